@@ -1,0 +1,58 @@
+# Two commands: `make paper` and `make test`. `make` alone explains them all.
+PYTHON  ?= python3.11
+PROFILE ?= ml-100k
+PARAMS  ?=
+
+PY  := .venv/bin/python
+RUN := $(PY) -m seqsae_utils.run
+# Kernels use the environment's own Python, and threads that sleep when they have nothing to do.
+export JUPYTER_PREFER_ENV_PATH = 1
+export OMP_WAIT_POLICY = PASSIVE
+export PYTHONHASHSEED = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help env data paper notebooks lab test lint clean
+
+help:  ## this list
+	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=python3.11]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s%s\n", $$1, $$2}' Makefile
+
+env: .venv/.done  ## create .venv with the pinned packages (paper and test do it by themselves)
+
+# The stamp comes last: an installation that was interrupted has none, and starts over.
+.venv/.done: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	  { echo 'error: `$(PYTHON)` is not Python 3.11; install it, or name it: make PYTHON=/path/to/python3.11'; exit 1; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -r requirements.txt
+	$(PY) -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+data: .venv/.done  ## fetch and check the dataset of PROFILE
+	@$(RUN) data --profile '$(PROFILE)' $(PARAMS)
+
+paper: .venv/.done  ## run the notebooks that changed, write figures/PROFILE/
+	@$(RUN) paper --profile '$(PROFILE)' $(PARAMS)
+
+notebooks: .venv/.done  ## execute the notebooks anew where needed and put them back, to be committed
+	@$(RUN) notebooks
+
+lab: .venv/.done  ## open JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+# The notebooks are executed in a folder of their own, so that artifacts/ and figures/ stay as
+# they are; then the numbers that they recorded are compared with the committed ones.
+test: export TQDM_DISABLE = 1
+test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every committed notebook
+	$(PY) -m pytest -m 'not rerun'
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export SEQSAE_WORKSPACE="$$scratch" && \
+	  $(PY) -m pytest -W default --nbval --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb && \
+	  $(PY) -m pytest -m rerun tests/test_notebooks.py
+
+lint: .venv/.done  ## check style
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:  ## remove artifacts/ and runs/ (keeps .venv, data/ and figures/)
+	rm -rf artifacts runs .pytest_cache .ruff_cache

@@ -1,0 +1,258 @@
+"""Data: interactions of users with items that carry attributes, ready for a sequence model.
+
+`load_raw` finds and reads a dataset as published, `prepare` makes it a `Dataset`: items and users
+renumbered, sequences in order, users in three groups that never mix.
+
+====================  ==========================================================================
+``sources``           where datasets come from, and the checksums they must have
+``formats``           readers of the publishers' formats
+``planted``           a made-up dataset with known concepts
+====================  ==========================================================================
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..workspace import write_json
+from .formats import DataError, Raw
+from .planted import synthetic
+from .sources import fetch, load_raw
+
+__all__ = [
+    "SPLITS", "DataError", "Dataset", "Raw",
+    "fetch", "load", "load_raw", "prepare", "save", "synthetic",
+]  # fmt: skip
+
+#: The three groups of users.
+SPLITS = ("recommender", "sae", "test")
+TABLES = ("interactions", "items", "users")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Sequences of items, the items' attributes, and three groups of users.
+
+    Attributes
+    ----------
+    interactions
+        DataFrame [user, item, timestamp, position], sorted by user and position (from 0).
+    items
+        DataFrame [item, item_id, title, attributes, popularity, year]: item runs from 1 to
+        `n_items`, 0 is padding; popularity is the number of recommender users who had it.
+    users
+        DataFrame [user, user_id, split]: user runs from 0, split is one of `SPLITS`.
+    counts
+        What was read, and what was dropped or lacked something on the way here.
+    """
+
+    interactions: pd.DataFrame
+    items: pd.DataFrame
+    users: pd.DataFrame
+    counts: dict[str, int]
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in the catalogue, padding not counted."""
+        return len(self.items)
+
+    @cached_property
+    def attributes(self) -> list[str]:
+        """Names of the attributes, the one that most items carry first; ties in alphabet order."""
+        return _by_frequency(self.items["attributes"]).index.tolist()
+
+    @cached_property
+    def attribute_matrix(self) -> np.ndarray:
+        """1 where the item carries the attribute: float32 [n_items + 1, n_attributes].
+
+        Row 0, padding, carries none.
+        """
+        carried = self.items.set_index("item")["attributes"].str.get_dummies("|")
+        return carried.reindex(
+            index=range(self.n_items + 1), columns=self.attributes, fill_value=0
+        ).to_numpy(np.float32)
+
+    @property
+    def titles(self) -> list[str]:
+        """Title of each item [n_items + 1]; padding has none."""
+        return ["", *self.items["title"]]
+
+    def sequences(self, split: str) -> dict[int, np.ndarray]:
+        """Items of each user of one group, oldest first: user -> int64 [length]."""
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        users = self.users["user"][self.users["split"] == split]
+        table = self.interactions[self.interactions["user"].isin(users)]
+        starts = _starts(table["user"])
+        items = np.split(table["item"].to_numpy(np.int64), starts[1:])
+        return dict(zip(table["user"].iloc[starts].tolist(), items, strict=True))
+
+
+def prepare(
+    raw: Raw,
+    *,
+    test_fraction: float = 0.1,
+    sae_fraction: float = 0.4,
+    min_attribute_items: int = 10,
+    max_attributes: int = 50,
+    seed: int = 0,
+) -> Dataset:
+    """Split the users, and number the items that the recommender will know.
+
+    Test users are the newest; SAE users are drawn at random from the rest; the recommender's
+    users are what remains. The catalogue is what the recommender's users had: other items are
+    taken out of the other users' histories. Of each user and item the first interaction counts,
+    and a user needs at least two of them, one to look at and one to predict.
+
+    Parameters
+    ----------
+    raw
+        The dataset as published. Where it has no times, only an order, no user is newer than
+        another, and the test users are drawn at random too.
+    test_fraction
+        Share of all users who become test users, rounded up.
+    sae_fraction
+        Share of the remaining users who become SAE users.
+    min_attribute_items
+        An attribute that fewer items of the catalogue carry is left out.
+    max_attributes
+        At most so many attributes, the most frequent first.
+    seed
+        Of the random choice of users.
+
+    Raises
+    ------
+    DataError
+        If a group would have no users, or no attribute is frequent enough.
+    """
+    table = raw.interactions
+    user, user_ids = pd.factorize(table["user_id"])
+    item, item_ids = pd.factorize(table["item_id"], sort=True)
+    time = table["timestamp"].to_numpy()
+    rng = np.random.default_rng(seed)
+    order = np.argsort(time[_starts(user)], kind="stable") if raw.timed else None
+    split = _split(len(user_ids), order, test_fraction, sae_fraction, rng)
+
+    first = ~pd.Series(user * len(item_ids) + item).duplicated().to_numpy()
+    known = first & (split == "recommender")[user]
+    known &= _at_least_two(user, known)
+    catalogue = np.unique(item[known])
+    number = np.zeros(len(item_ids), dtype=np.int32)
+    number[catalogue] = np.arange(1, len(catalogue) + 1)
+    kept = first & (number[item] > 0)
+    kept &= _at_least_two(user, kept)
+    members = np.unique(user[kept])
+    for name in SPLITS:
+        if not (split[members] == name).any():
+            raise DataError(f"no {name} users: {len(user_ids)} users are too few for this split")
+
+    interactions = pd.DataFrame(
+        {
+            "user": np.searchsorted(members, user[kept]).astype(np.int32),
+            "item": number[item[kept]],
+            "timestamp": time[kept],
+        }
+    )
+    interactions["position"] = interactions.groupby("user").cumcount().astype(np.int32)
+    items = _catalogue(raw.items, item_ids[catalogue])
+    items["popularity"] = np.bincount(number[item[known]], minlength=len(items) + 1)[1:]
+    described = items["attributes"] != ""
+    frequency = _by_frequency(items["attributes"])
+    attributes = frequency[frequency >= min_attribute_items].index[:max_attributes]
+    if attributes.empty:
+        raise DataError(
+            f"no attribute is carried by {min_attribute_items} items; the most frequent is "
+            f"{frequency.index[0]!r}, with {frequency.iloc[0]}: lower min_attribute_items"
+            if len(frequency)
+            else "no item of the catalogue has an attribute"
+        )
+    items["attributes"] = _keep(items["attributes"], set(attributes))
+    users = pd.DataFrame(
+        {
+            "user": np.arange(len(members), dtype=np.int32),
+            "user_id": np.asarray(user_ids)[members].astype(str),
+            "split": split[members],
+        }
+    )
+    counts = {
+        "interactions_read": len(table),
+        "users_read": len(user_ids),
+        "items_read": len(item_ids),
+        "interactions_without_time": 0 if raw.timed else len(table),
+        "repeated_interactions_dropped": (~first).sum(),
+        "items_outside_catalogue_dropped": len(item_ids) - len(catalogue),
+        "interactions_outside_catalogue_dropped": (first & (number[item] == 0)).sum(),
+        "users_below_two_items_dropped": len(user_ids) - len(members),
+        "items_without_title": (items["title"] == items["item_id"]).sum(),
+        "items_without_attributes": (~described).sum(),
+        "attributes_left_out": len(frequency) - len(attributes),
+    }
+    return Dataset(interactions, items, users, {name: int(n) for name, n in counts.items()})
+
+
+def save(dataset: Dataset, folder: Path) -> None:
+    """Write a dataset into a folder: three parquet tables, and its counts as JSON."""
+    for name in TABLES:
+        getattr(dataset, name).to_parquet(Path(folder) / f"{name}.parquet", index=False)
+    write_json(Path(folder) / "counts.json", dataset.counts)
+
+
+def load(folder: Path) -> Dataset:
+    """Read what `save` wrote."""
+    tables = [pd.read_parquet(Path(folder) / f"{name}.parquet") for name in TABLES]
+    return Dataset(*tables, counts=json.loads((Path(folder) / "counts.json").read_text()))
+
+
+def _starts(user) -> np.ndarray:
+    """Where each user's rows begin, in a column that is sorted by user."""
+    return np.flatnonzero(np.diff(user, prepend=-1))
+
+
+def _at_least_two(user: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """True for the rows of users who have two or more of the `rows` (all bool, [n])."""
+    return (np.bincount(user[rows], minlength=user[-1] + 1) >= 2)[user]
+
+
+def _split(n_users, oldest_first, test_fraction, sae_fraction, rng) -> np.ndarray:
+    """Name of each user's group [n_users]; without an order of arrival, chance decides."""
+    for name, value in (("test_fraction", test_fraction), ("sae_fraction", sae_fraction)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name}={value}: expected a share between 0 and 1")
+    order = rng.permutation(n_users) if oldest_first is None else oldest_first
+    n_test = math.ceil(round(test_fraction * n_users, 6))
+    rest = rng.permutation(np.sort(order[: n_users - n_test]))
+    split = np.full(n_users, "recommender", dtype=object)
+    split[order[n_users - n_test :]] = "test"
+    split[rest[: round(sae_fraction * len(rest))]] = "sae"
+    return split
+
+
+def _catalogue(items: pd.DataFrame, item_ids) -> pd.DataFrame:
+    """The items of the catalogue in their new order; one that nobody described has its id."""
+    items = items.set_index("item_id").reindex(item_ids).rename_axis("item_id").reset_index()
+    items["item_id"] = items["item_id"].astype(str)
+    items["title"] = items["title"].fillna(items["item_id"]).replace("", np.nan)
+    items["title"] = items["title"].fillna(items["item_id"])
+    items["attributes"] = items["attributes"].fillna("")
+    items.insert(0, "item", np.arange(1, len(items) + 1, dtype=np.int32))
+    year = items["title"].str.extract(r"\((\d{4})\)(?: \(\w+\))?$", expand=False)
+    return items.assign(popularity=0, year=year.astype("Int16"))
+
+
+def _by_frequency(attributes: pd.Series) -> pd.Series:
+    """Number of items by attribute, most frequent first, ties in alphabetical order."""
+    names = attributes.str.split("|").explode()
+    counts = names[names != ""].value_counts().rename_axis("attribute").reset_index()
+    return counts.sort_values(["count", "attribute"], ascending=[False, True]).set_index(
+        "attribute"
+    )["count"]
+
+
+def _keep(attributes: pd.Series, names: set[str]) -> pd.Series:
+    """Only the named attributes of each item."""
+    return attributes.map(lambda text: "|".join(a for a in text.split("|") if a in names))

@@ -1,0 +1,456 @@
+"""What a feature is about: every feature against every attribute, and whether chance would do.
+
+A *basis* is a way to describe a position by numbers: the hidden dimensions themselves
+(``neurons``), their principal components (``pca``), an untrained dictionary
+(``random_directions``), or the SAE's features (``sae``). An attribute (a genre) belongs to an
+item, and a position has the attributes of its item.
+
+The best feature for an attribute is the maximum of many scores, and a maximum over more
+candidates is larger by chance alone. Therefore a feature is chosen on the SAE users and scored
+on the test users, intervals come from a bootstrap over users, and the null hypothesis is tried
+out by giving each item the attributes of another.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.stats import rankdata
+from sklearn.decomposition import PCA
+
+from .activations import Normalisation
+from .sae import SAE, encode, untrained
+
+#: Codes [n_positions, n_features]: dense for signed bases, sparse for non-negative ones.
+Codes = NDArray | sparse.csr_array
+
+
+def score(codes: Codes, attributes: NDArray) -> dict[str, NDArray]:
+    """Score every feature against every attribute, exactly.
+
+    Parameters
+    ----------
+    codes
+        [n_positions, n_features]
+    attributes
+        [n_positions, n_attributes] of 0 and 1
+
+    Returns
+    -------
+    dict of arrays [n_features, n_attributes]
+        correlation (Pearson), auc (ROC, ties count half), precision (share of firings that have
+        the attribute), recall (share of the attribute's positions where the feature fires).
+        NaN where a score is not defined: a constant feature, an attribute that all positions or
+        none have.
+    """
+    positives = attributes.sum(axis=0, dtype=np.float64)
+    fires = (codes > 0).astype(np.float64)
+    hits = _dense(fires.T @ attributes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "correlation": _correlation(codes, attributes, positives),
+            "auc": _auc(codes, attributes, positives),
+            "precision": hits / np.asarray(fires.sum(axis=0)).reshape(-1, 1),
+            "recall": hits / positives,
+        }
+
+
+def _dense(matrix) -> NDArray:
+    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+
+
+def _correlation(codes: Codes, attributes: NDArray, positives: NDArray) -> NDArray:
+    n = len(attributes)
+    codes = codes.astype(np.float64)
+    total = np.asarray(codes.sum(axis=0)).reshape(-1, 1)
+    squares = np.asarray((codes * codes).sum(axis=0)).reshape(-1, 1)
+    covariance = _dense(codes.T @ attributes) - total * positives / n
+    return _ratio(covariance, squares - total**2 / n, positives - positives**2 / n)
+
+
+def _ratio(covariance: NDArray, variance_x: NDArray, variance_y: NDArray) -> NDArray:
+    """Covariance over both standard deviations; NaN where a variance is zero up to rounding."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = np.sqrt(np.maximum(variance_x, 0) * np.maximum(variance_y, 0))
+        return np.where(scale > 1e-9, covariance / scale, np.nan)
+
+
+def _auc(codes: Codes, attributes: NDArray, positives: NDArray) -> NDArray:
+    """ROC AUC from sums of ranks (Mann-Whitney U).
+
+    In a sparse code all zeros tie at the bottom, at the mean rank (n_zeros + 1) / 2, so only the
+    values that are not zero are ever sorted.
+    """
+    n = len(attributes)
+    if sparse.issparse(codes):
+        ranks = codes.astype(np.float64).tocsc()
+        if ranks.nnz and ranks.data.min() < 0:
+            raise ValueError("sparse codes must not be negative: give signed bases as dense arrays")
+        ranks.eliminate_zeros()
+        n_zeros = n - np.diff(ranks.indptr)
+        floor = (n_zeros + 1) / 2
+        for j, (start, end) in enumerate(zip(ranks.indptr[:-1], ranks.indptr[1:], strict=True)):
+            ranks.data[start:end] = n_zeros[j] + rankdata(ranks.data[start:end]) - floor[j]
+        rank_sum = _dense(ranks.T @ attributes) + floor[:, None] * positives
+    else:
+        rank_sum = rankdata(codes, axis=0).T @ attributes
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (rank_sum - positives * (positives + 1) / 2) / (positives * (n - positives))
+
+
+def choose(scores: NDArray, chance: float = 0.0) -> pd.DataFrame:
+    """The best feature for each attribute: the one furthest from chance, whatever its sign.
+
+    Parameters
+    ----------
+    scores
+        [n_features, n_attributes] on the users that are used to choose
+    chance
+        The score of a useless feature: 0 for a correlation, 0.5 for an AUC.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an attribute: attribute (its column), feature, sign (+1 or -1), score.
+
+    >>> choose(np.array([[0.1, 0.2], [-0.3, 0.1]])).to_dict("list")
+    {'attribute': [0, 1], 'feature': [1, 0], 'sign': [-1, 1], 'score': [-0.3, 0.2]}
+    """
+    away = np.nan_to_num(np.abs(scores - chance), nan=-1.0)
+    feature = away.argmax(axis=0)
+    attribute = np.arange(scores.shape[1])
+    best = scores[feature, attribute]
+    sign = np.where(best < chance, -1, 1)
+    return pd.DataFrame(
+        {"attribute": attribute, "feature": feature, "sign": sign, "score": best}
+    )
+
+
+def columns(codes: Codes, chosen: pd.DataFrame) -> NDArray:
+    """The chosen features' values [n_positions, n_attributes], turned so that more is more."""
+    picked = codes[:, chosen["feature"].to_numpy()]
+    return _dense(picked).astype(np.float64) * chosen["sign"].to_numpy()
+
+
+def paired_scores(x: NDArray, attributes: NDArray, weights: NDArray) -> dict[str, NDArray]:
+    """Correlation and AUC of column j of x with column j of the attributes, under weights.
+
+    Parameters
+    ----------
+    x, attributes
+        [n_positions, n_pairs]
+    weights
+        [n_draws, n_positions], how often each position is counted in each draw
+
+    Returns
+    -------
+    dict of arrays [n_draws, n_pairs]
+        correlation, auc; NaN where a draw holds no position with, or none without, the attribute.
+    """
+    weights = weights.astype(np.float64)
+    n = weights.sum(axis=1, keepdims=True)
+    sum_x, sum_y = weights @ x, weights @ attributes
+    covariance = weights @ (x * attributes) - sum_x * sum_y / n
+    correlation = _ratio(
+        covariance, weights @ (x * x) - sum_x**2 / n, sum_y - sum_y**2 / n
+    )
+    auc = np.empty_like(correlation)
+    for j in range(x.shape[1]):
+        order = np.argsort(x[:, j], kind="stable")
+        starts = np.flatnonzero(np.diff(x[order, j], prepend=-np.inf))  # where each tie begins
+        positive = weights[:, order] * attributes[order, j]
+        positive = np.add.reduceat(positive, starts, axis=1)
+        negative = np.add.reduceat(weights[:, order], starts, axis=1) - positive
+        below = np.cumsum(negative, axis=1) - negative / 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            auc[:, j] = (positive * below).sum(axis=1) / (
+                positive.sum(axis=1) * negative.sum(axis=1)
+            )
+    return {"correlation": correlation, "auc": auc}
+
+
+def bootstrap(
+    x: NDArray, attributes: NDArray, users: NDArray, n_draws: int = 500, seed: int = 0
+) -> dict[str, NDArray]:
+    """Scores of chosen features when the USERS are drawn again with replacement.
+
+    Positions of one user resemble each other, so users, not positions, are what is independent.
+    Returns correlation and auc, each [n_draws, n_pairs]; see `paired_scores`.
+    """
+    _, user = np.unique(users, return_inverse=True)
+    n_users = user.max() + 1
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
+    parts = [paired_scores(x, attributes, part[:, user]) for part in np.array_split(draws, -(-n_draws // 50))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def interval(values: NDArray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of bootstrap values, NaN left out."""
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
+    """Sums over the positions of each item: all that correlations with attributes depend on.
+
+    Returns value [n_items + 1, n_features], count [n_items + 1], and the feature's variance
+    times n, [n_features].
+    """
+    one_hot = sparse.csr_array(
+        (np.ones(len(items)), (items, np.arange(len(items)))), shape=(n_items + 1, len(items))
+    )
+    codes = codes.astype(np.float64)
+    total = np.asarray(codes.sum(axis=0)).ravel()
+    squares = np.asarray((codes * codes).sum(axis=0)).ravel()
+    return {
+        "value": _dense(one_hot @ codes),
+        "count": np.bincount(items, minlength=n_items + 1).astype(np.float64),
+        "variance": squares - total**2 / len(items),
+    }
+
+
+def correlation_from_sums(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:
+    """Correlations [n_features, n_attributes] for attributes of ITEMS [n_items + 1, n_attributes]."""
+    n = sums["count"].sum()
+    positives = sums["count"] @ attribute_matrix
+    covariance = sums["value"].T @ attribute_matrix
+    covariance -= sums["value"].sum(axis=0)[:, None] * positives / n
+    return _ratio(covariance, sums["variance"][:, None], positives - positives**2 / n)
+
+
+def permutation_null(
+    choose_sums: dict[str, NDArray],
+    score_sums: dict[str, NDArray],
+    attribute_matrix: NDArray,
+    n_permutations: int = 200,
+    seed: int = 0,
+) -> NDArray:
+    """Mean over attributes of the chosen features' correlation when attributes mean nothing.
+
+    Each permutation gives every item the attributes of another item, keeps everything else, and
+    repeats the whole procedure: choose on one group of users, score on the other. Items, not
+    positions, are permuted, because an attribute belongs to an item. Returns [n_permutations].
+    """
+    rng = np.random.default_rng(seed)
+    null = np.empty(n_permutations)
+    for i in range(n_permutations):
+        shuffled = attribute_matrix.copy()
+        shuffled[1:] = shuffled[1 + rng.permutation(len(shuffled) - 1)]
+        chosen = choose(correlation_from_sums(choose_sums, shuffled))
+        scored = correlation_from_sums(score_sums, shuffled)
+        feature, attribute = chosen["feature"], chosen["attribute"]
+        null[i] = np.nanmean(scored[feature, attribute] * chosen["sign"])
+    return null
+
+
+def output_effect(direction: NDArray, head: NDArray, attribute_matrix: NDArray) -> NDArray:
+    """Logit that items with an attribute gain, over the average item, per unit of a feature.
+
+    The direction is read as if it went straight to the head (the "logit lens"): what later blocks
+    make of it is left out.
+
+    Parameters
+    ----------
+    direction
+        [..., d_in], decoder directions
+    head
+        [n_items + 1, d_in], the tied item embedding
+    attribute_matrix
+        [n_items + 1, n_attributes]
+
+    Returns
+    -------
+    array [..., n_attributes]
+    """
+    logits = direction @ head[1:].T
+    with_attribute = logits @ attribute_matrix[1:] / attribute_matrix[1:].sum(axis=0)
+    return with_attribute - logits.mean(axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Positions of one group of users: whose they are, and which attributes their items have.
+
+    users, items : [n_positions]
+    attributes : [n_positions, n_attributes] of 0 and 1
+    """
+
+    users: NDArray
+    items: NDArray
+    attributes: NDArray
+
+    @classmethod
+    def of(cls, index: pd.DataFrame, attribute_matrix: NDArray) -> "Positions":
+        """From an activation index (user, item, position)."""
+        items = index["item"].to_numpy()
+        return cls(index["user"].to_numpy(), items, attribute_matrix[items])
+
+
+def bases(
+    sae: SAE, states: dict[str, NDArray], normalisation: Normalisation, seed: int = 0
+) -> dict[str, dict[str, Codes]]:
+    """The same positions in every basis that is compared: basis -> group of users -> codes.
+
+    `states` holds hidden states [n_positions, d_in] of the groups ``sae`` and ``test``. Whatever
+    is fitted (PCA) is fitted on the SAE users. The random dictionary has the SAE's size and as
+    many active features: it is a TopK SAE that was never trained.
+    """
+    dense = {group: normalisation.apply(np.asarray(x)) for group, x in states.items()}
+    pca = PCA(random_state=seed).fit(dense["sae"])
+    torch.manual_seed(seed)
+    trained = {group: encode(sae, x, normalisation) for group, x in states.items()}
+    k = max(1, round(trained["sae"].nnz / len(states["sae"])))
+    random = untrained(replace(sae.config, variant="topk", k=k), states["sae"], normalisation)
+    return {
+        "neurons": dense,
+        "pca": {group: pca.transform(x) for group, x in dense.items()},
+        "random_directions": {g: encode(random, x, normalisation) for g, x in states.items()},
+        "sae": trained,
+    }
+
+
+def best_features(
+    codes: dict[str, Codes], positions: dict[str, Positions], names: list[str]
+) -> pd.DataFrame:
+    """The best feature for each attribute by correlation: chosen on ``sae``, scored on ``test``.
+
+    Returns one row an attribute: attribute, feature, sign, correlation_chosen (on the users that
+    chose it), and correlation, auc, precision, recall on the test users.
+    """
+    chosen = choose(score(codes["sae"], positions["sae"].attributes)["correlation"])
+    tested = score(codes["test"], positions["test"].attributes)
+    feature, attribute, sign = (chosen[c].to_numpy() for c in ("feature", "attribute", "sign"))
+    auc = tested["auc"][feature, attribute]
+    return pd.DataFrame(
+        {
+            "attribute": names,
+            "feature": feature,
+            "sign": sign,
+            "correlation_chosen": chosen["score"] * sign,
+            "correlation": tested["correlation"][feature, attribute] * sign,
+            "auc": np.where(sign > 0, auc, 1 - auc),
+            "precision": tested["precision"][feature, attribute],
+            "recall": tested["recall"][feature, attribute],
+        }
+    )
+
+
+def summary(
+    codes: dict[str, Codes],
+    positions: dict[str, Positions],
+    attribute_matrix: NDArray,
+    seed: int = 0,
+    n_bootstrap: int = 500,
+    n_permutations: int = 200,
+) -> dict[str, float]:
+    """How well the best feature of a basis tells an attribute, as a mean over attributes.
+
+    Each score chooses its own features on the SAE users and is taken on the test users.
+
+    Returns
+    -------
+    dict
+        max_correlation and max_auc, each with ``_low`` and ``_high`` (95 %, bootstrap over the
+        test users), null_correlation (mean under permuted attributes) and p_value.
+    """
+    found = {}
+    test = positions["test"]
+    chosen_scores = score(codes["sae"], positions["sae"].attributes)
+    for name, chance in {"correlation": 0.0, "auc": 0.5}.items():
+        x = columns(codes["test"], choose(chosen_scores[name], chance))
+        point = paired_scores(x, test.attributes, np.ones((1, len(x))))[name]
+        drawn = bootstrap(x, test.attributes, test.users, n_bootstrap, seed)[name]
+        low, high = interval(np.nanmean(drawn, axis=1))
+        found |= {
+            f"max_{name}": float(np.nanmean(point)),
+            f"max_{name}_low": low,
+            f"max_{name}_high": high,
+        }
+    sums = {g: item_sums(codes[g], positions[g].items, len(attribute_matrix) - 1) for g in codes}
+    null = permutation_null(sums["sae"], sums["test"], attribute_matrix, n_permutations, seed)
+    beaten = int((null >= found["max_correlation"]).sum())
+    return found | {
+        "null_correlation": float(null.mean()),
+        "p_value": (1 + beaten) / (1 + n_permutations),
+    }
+
+
+def tidy(scores: dict[str, NDArray], names: list[str]) -> pd.DataFrame:
+    """Scores of `score` as one row a pair: feature, attribute, and a column for each score."""
+    n_features, n_attributes = next(iter(scores.values())).shape
+    feature, attribute = np.indices((n_features, n_attributes)).reshape(2, -1)
+    table = pd.DataFrame({"feature": feature, "attribute": np.asarray(names)[attribute]})
+    return table.assign(**{name: values.ravel() for name, values in scores.items()})
+
+
+def top_items(codes: Codes, feature: int, items: NDArray, n: int = 10) -> pd.DataFrame:
+    """Items on which a feature is strongest: item, activation (mean), positions (how many).
+
+    Items with fewer than three positions are left out, unless no item has that many.
+    """
+    values = _dense(codes[:, [feature]]).ravel()
+    table = pd.DataFrame({"item": items, "activation": values}).groupby("item")["activation"]
+    table = table.agg(activation="mean", positions="size").reset_index()
+    enough = table[table["positions"] >= 3]
+    return (enough if len(enough) else table).nlargest(n, "activation").reset_index(drop=True)
+
+
+def feature_table(
+    correlation: NDArray, effect: NDArray, density: NDArray, names: list[str]
+) -> pd.DataFrame:
+    """One row a feature: what it reads and what it promotes.
+
+    Parameters
+    ----------
+    correlation, effect
+        [n_features, n_attributes]: from `score` on the SAE users, and from `output_effect`
+    density
+        [n_features], share of positions on which it fires
+
+    Returns
+    -------
+    pandas.DataFrame
+        feature, density, label (attribute with the highest correlation), correlation, promotes
+        (attribute whose items gain most), effect (logit they gain per unit).
+    """
+    known = np.nan_to_num(correlation, nan=-1.0)
+    names = np.asarray(names)
+    return pd.DataFrame(
+        {
+            "feature": np.arange(len(known)),
+            "density": density,
+            "label": names[known.argmax(axis=1)],
+            "correlation": known.max(axis=1),
+            "promotes": names[effect.argmax(axis=1)],
+            "effect": effect.max(axis=1),
+        }
+    )
+
+
+def conclusion(table: pd.DataFrame) -> str:
+    """One sentence that follows from the table of summaries, whatever it is."""
+    rows = table.set_index("basis")
+    sae, neurons = rows.loc["sae"], rows.loc["neurons"]
+    better = sae["max_correlation_low"] > neurons["max_correlation_high"]
+    above = sae["above_null"] > neurons["above_null"]
+    first = (
+        "SAE features tell attributes better than hidden dimensions"
+        if better
+        else "SAE features do not tell attributes better than hidden dimensions"
+    )
+    second = (
+        f"above what permuted attributes give, they lead by "
+        f"{sae['above_null'] - neurons['above_null']:.3f}"
+        if above
+        else f"but above what permuted attributes give, they do not lead "
+        f"({sae['above_null']:.3f} against {neurons['above_null']:.3f})"
+    )
+    return (
+        f"{first} ({sae['max_correlation']:.3f} against {neurons['max_correlation']:.3f} "
+        f"correlation); {second}."
+    )

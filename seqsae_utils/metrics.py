@@ -1,0 +1,107 @@
+"""Ranking metrics and reconstruction metrics, each a few lines.
+
+A list of recommendations holds items 1..n_items, best first. `rank` is the place of the held-out
+item among all items that the user has not seen, 1 being the best.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def ndcg(rank: NDArray, k: int = 10) -> NDArray:
+    """NDCG@k of each user with one relevant item: 1 / log2(1 + rank) within the first k, else 0.
+
+    >>> ndcg(np.array([1, 3, 11]))
+    array([1. , 0.5, 0. ])
+    """
+    return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
+
+
+def hit_rate(rank: NDArray, k: int = 10) -> NDArray:
+    """1 where the held-out item is within the first k, else 0 (with one item also Recall@k)."""
+    return (rank <= k).astype(float)
+
+
+def mrr(rank: NDArray, k: int = 10) -> NDArray:
+    """Reciprocal rank within the first k, else 0."""
+    return np.where(rank <= k, 1 / rank, 0.0)
+
+
+def coverage(lists: NDArray, n_items: int) -> float:
+    """Share of the catalogue that is recommended to anybody. `lists` is [n_users, k].
+
+    >>> coverage(np.array([[1, 2], [2, 3]]), n_items=6)
+    0.5
+    """
+    return len(np.unique(lists)) / n_items
+
+
+def novelty(lists: NDArray, popularity: NDArray, n_users: int) -> float:
+    """Mean self-information of the recommended items, as a share of its maximum.
+
+    An item that a share p of the `n_users` training users took carries -log2(p) bits; one that a
+    single user took carries log2(n_users), the maximum. 0: everybody took it. 1: nearly nobody.
+    `popularity` is [n_items + 1], the number of training users that took each item.
+    """
+    share = np.maximum(popularity[lists], 1) / n_users
+    return float(-np.log2(share).mean() / np.log2(n_users))
+
+
+def diversity(lists: NDArray) -> float:
+    """Inter-list diversity: 1 minus the mean share of items that two users' lists have in common.
+
+    Exact over all pairs without forming them: an item in c lists is shared by c (c - 1) pairs.
+
+    >>> diversity(np.array([[1, 2], [1, 3]]))
+    0.5
+    """
+    n_users, k = lists.shape
+    counts = np.bincount(lists.ravel())
+    return float(1 - (counts * (counts - 1.0)).sum() / (n_users * (n_users - 1) * k))
+
+
+def explained_variance(x: NDArray, reconstruction: NDArray) -> float:
+    """Share of the variance of x [n, d] that the reconstruction keeps: 1 - |x - r|^2 / |x - mean|^2."""
+    residual = np.square(x - reconstruction, dtype=np.float64).sum()
+    return float(1 - residual / np.square(x - x.mean(axis=0), dtype=np.float64).sum())
+
+
+def bootstrap_mean(
+    values: NDArray, n_draws: int = 1_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the mean of values [n_users] when users are drawn again.
+
+    >>> low, high = bootstrap_mean(np.array([0.0, 1.0] * 50))
+    >>> low < 0.5 < high
+    True
+    """
+    rng = np.random.default_rng(seed)
+    n_users, tail = len(values), (1 - level) / 2
+    draws = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
+    low, high = np.quantile(draws @ values / n_users, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def summary(
+    lists: NDArray, rank: NDArray, popularity: NDArray, n_users: int, seed: int = 0
+) -> dict[str, float]:
+    """All ranking metrics of one model, NDCG and HitRate with 95 % intervals over users.
+
+    Parameters
+    ----------
+    lists, rank
+        [n_users_ranked, k] recommended items, and the place of each held-out item
+    popularity, n_users
+        [n_items + 1], how many of the `n_users` training users took each item
+    """
+    k = lists.shape[1]
+    found = {}
+    for name, values in {"ndcg": ndcg(rank, k), "hit_rate": hit_rate(rank, k)}.items():
+        low, high = bootstrap_mean(values, seed=seed)
+        found |= {f"{name}@{k}": values.mean(), f"{name}@{k}_low": low, f"{name}@{k}_high": high}
+    return found | {
+        f"mrr@{k}": mrr(rank, k).mean(),
+        f"coverage@{k}": coverage(lists, len(popularity) - 1),
+        f"novelty@{k}": novelty(lists, popularity, n_users),
+        f"diversity@{k}": diversity(lists),
+    }

@@ -1,0 +1,105 @@
+"""Whether a notebook must run again, told by the content of all that it depends on and left."""
+
+import ast
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import nbformat
+
+from ..workspace import STAGES, StageError, Workspace, output_root, project, sha256
+from .parameters import notebook
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def imports(source: str, depth: int = 0) -> set[str]:
+    """Names that a source may import from the package; `depth` dots reach it from a module."""
+    names = set()
+    for node in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))):
+        if isinstance(node, ast.Import):
+            paths = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level in (0, depth):
+            base = f"{PACKAGE.name}." * bool(node.level) + (node.module or "")
+            paths = [f"{base.rstrip('.')}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        names |= {p.split(".")[1] for p in paths if p.startswith(f"{PACKAGE.name}.")}
+    return names
+
+
+def modules(code: str) -> dict[str, str]:
+    """Checksums of the package's files that a notebook's code imports, however indirectly."""
+    files, waiting, seen = {PACKAGE / "__init__.py"}, imports(code), set()
+    while waiting:
+        seen.add(name := waiting.pop())
+        for path in (PACKAGE / f"{name}.py", *(PACKAGE / name).rglob("*.py")):
+            if path.is_file():
+                files.add(path)
+                depth = len(path.relative_to(PACKAGE).parts)
+                waiting |= imports(path.read_text(), depth) - seen
+    return {path.relative_to(PACKAGE).as_posix(): sha256(path) for path in sorted(files)}
+
+
+def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str, str]:
+    """Checksums of all that the outputs of one notebook depend on, by the name of the thing."""
+    cells = nbformat.read(notebook(STAGES[stage]), as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    earlier = list(STAGES)[: list(STAGES).index(stage)]
+    read = {name for name in earlier if re.search(rf"""["']{name}["']""", code)}
+    manifest = workspace.artifacts / stage / "manifest.json"
+    if manifest.is_file():
+        read |= json.loads(manifest.read_text())["reads"].keys()
+    manifests = {name: workspace.artifacts / name / "manifest.json" for name in sorted(read)}
+    return {
+        "a cell": _digest([[cell.cell_type, cell.source] for cell in cells]),
+        **{f"parameter {key}": _digest(value) for key, value in parameters.items()},
+        **modules(code),
+        "requirements.txt": sha256(project() / "requirements.txt"),
+        "SEQSAE_THREADS": _digest(os.environ.get("SEQSAE_THREADS")),
+        **{f"stage {n}": sha256(p) for n, p in manifests.items() if p.is_file()},
+        **({} if earlier else _own_data(parameters)),
+    }
+
+
+def _own_data(parameters: dict) -> dict[str, str]:
+    """Checksums of the files in the folders of the reader's own that the parameters name."""
+    roots = [project() / "notebooks", Path(os.environ.get("SEQSAE_DATA_DIR", os.devnull))]
+    names = [value for value in parameters.values() if isinstance(value, str) and value]
+    folders = [root / name for root in roots for name in names if (root / name).is_dir()]
+    return {p.name: sha256(p) for f in folders for p in sorted(f.rglob("*")) if p.is_file()}
+
+
+def _digest(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def outdated(workspace: Workspace, stage: str, parameters: dict) -> str:
+    """Why a notebook must run again; empty where it need not."""
+    record = workspace.runs / f"{STAGES[stage]}.json"
+    if not record.is_file():
+        return "not run yet"
+    record = json.loads(record.read_text())
+    now, then = fingerprint(workspace, stage, parameters), record["fingerprint"]
+    changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    if changed:
+        return f"{', '.join(changed[:3])}{' ...' * (len(changed) > 3)} changed"
+    for name, expected in record["files"].items():
+        path = output_root() / name
+        if not path.is_file() or sha256(path) != expected:
+            return f"{name} was altered or is gone"
+    if metrics(workspace).get(stage) != record["metrics"]:
+        return "its numbers in metrics.json were altered or are gone"
+    try:
+        workspace.load(stage)
+    except StageError as error:
+        return str(error).partition(": ")[0]
+    return ""
+
+
+def metrics(workspace: Workspace) -> dict:
+    """The numbers that the notebooks of a profile recorded, by stage."""
+    path = workspace.artifacts / "metrics.json"
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,0 +1,83 @@
+"""What each notebook is to be run with: its defaults, the profile, and what is asked for."""
+
+import ast
+import difflib
+import re
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from ..workspace import STAGES, project
+
+TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on; the message says why and what to do."""
+
+
+def notebook(name: str) -> Path:
+    """Path of a notebook by its name, e.g. ``04_sae``."""
+    return project() / "notebooks" / f"{name}.ipynb"
+
+
+def declared(path: Path) -> dict[str, tuple[str, object]]:
+    """Type and default of each line of a notebook's parameters cell, by name."""
+    cells = nbformat.read(path, as_version=4).cells
+    cell = next((c for c in cells if "parameters" in c.metadata.get("tags", [])), None)
+    lines = ast.parse(cell.source).body if cell else []
+    return {
+        line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value))
+        for line in lines
+        if isinstance(line, ast.AnnAssign)
+    }
+
+
+def resolve(profile: str, overrides: dict) -> dict[str, dict]:
+    """Values of the declared parameters, by notebook: defaults, then profile, then overrides.
+
+    Raises
+    ------
+    RunError
+        If there is no such profile, no notebook declares a key, or a value does not fit the type.
+    """
+    profiles = {path.stem: path for path in (project() / "notebooks/params").glob("*.yaml")}
+    if profile not in profiles:
+        raise RunError(f"no profile {profile!r}{_nearest(profile, profiles)}")
+    given = yaml.safe_load(profiles[profile].read_text()) or {}
+    given = given | overrides | {"profile": profile}
+    known = {name: declared(notebook(name)) for name in STAGES.values()}
+    every_key = {key for parameters in known.values() for key in parameters}
+    for key in given:
+        if key not in every_key:
+            raise RunError(f"no notebook has a parameter {key!r}{_nearest(key, every_key)}")
+    return {
+        name: {
+            key: fit(key, given[key], kind) if key in given else default
+            for key, (kind, default) in parameters.items()
+        }
+        for name, parameters in known.items()
+    }
+
+
+def fit(key: str, value, kind: str):
+    """The value as the declared type has it; raises `RunError` where it does not fit.
+
+    >>> fit("lr", "1e-3", "float")  # YAML reads a number without a point as text
+    0.001
+    """
+    kinds = [part.strip().partition("[")[0] for part in kind.split("|")]
+    if "float" in kinds and isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value):
+        return float(value)
+    if (value is None and "None" in kinds) or any(name not in (*TYPES, "None") for name in kinds):
+        return value
+    fits = [isinstance(value, TYPES[name]) for name in kinds if name != "None"]
+    if not any(fits) or (isinstance(value, bool) and "bool" not in kinds):
+        raise RunError(f"parameter {key!r} is {value!r}, but the notebooks declare `{key}: {kind}`")
+    return value
+
+
+def _nearest(word: str, known) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" * bool(close) + f" Known: {', '.join(sorted(known))}"

@@ -1,0 +1,258 @@
+"""Where everything lies: paths, stages, manifests, atomic writes and seeds.
+
+Notebooks hand on files, never state. Each notebook reads the *stages* before it and writes one
+stage: a folder of ``artifacts/<profile>/`` that exists complete or not at all, with a
+``manifest.json`` that names its parameters and the SHA-256 of all that it read and wrote.
+No other module knows a path.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# Idle OpenMP threads that spin make small matrices 14 times slower on a busy laptop. Read by
+# torch when it is first imported, so it is set here, in the module that everything imports first.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+
+from . import __version__
+
+#: The stages in their order, each with the notebook that writes it.
+STAGES = {
+    "data": "01_data",
+    "recommender": "02_recommender",
+    "activations": "03_activations",
+    "sae": "04_sae",
+    "interpretability": "05_interpretability",
+    "control": "06_control",
+}
+
+
+class StageError(RuntimeError):
+    """A stage is missing, altered, or does not fit the stages it was made from."""
+
+
+def project() -> Path:
+    """Folder of the project: the nearest one upwards from here that holds ``notebooks/params``."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks" / "params").is_dir():
+            return folder
+    return here
+
+
+def output_root() -> Path:
+    """Folder that receives artifacts, runs and figures: ``$SEQSAE_WORKSPACE`` or the project."""
+    return Path(os.environ.get("SEQSAE_WORKSPACE") or project())
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, so that a rename never outruns its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON that is complete or not there: to a temporary name first, then renamed.
+
+    Floats keep six significant digits, so that two runs compare byte for byte and readers
+    are not offered digits that mean nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    fsync(temporary)
+    temporary.replace(path)
+
+
+def _plain(value):
+    """Plain Python for JSON: NumPy scalars unwrapped, floats to six significant digits."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, and fix the number of threads.
+
+    Sums are added in another order by another number of threads, so the number is part of the
+    result: two, the reference machine's, unless ``$SEQSAE_THREADS`` says otherwise.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(int(os.environ.get("SEQSAE_THREADS", 2)))
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device by name (``cpu``, ``cuda``, ``mps``); ``auto`` takes a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r}: torch sees no GPU here; use 'cpu' or 'auto'")
+    return device
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one profile, and the only door to its stages.
+
+    >>> Workspace("ml-100k").artifacts.parts[-2:]
+    ('artifacts', 'ml-100k')
+    """
+
+    profile: str
+
+    @property
+    def artifacts(self) -> Path:
+        """What notebooks hand on to each other."""
+        return output_root() / "artifacts" / self.profile
+
+    @property
+    def figures(self) -> Path:
+        """Figures, tables and metrics that are meant to be looked at."""
+        return output_root() / "figures" / self.profile
+
+    @property
+    def runs(self) -> Path:
+        """Executed copies of the notebooks, and what they were executed with."""
+        return output_root() / "runs" / self.profile
+
+    @property
+    def label(self) -> str:
+        """Name of the dataset as results must show it, e.g. ``ML-1M (rebuilt)``."""
+        return self.manifest("data")["label"]
+
+    def manifest(self, stage: str) -> dict:
+        """The manifest of a stage; raises `StageError` where there is none."""
+        path = self.artifacts / stage / "manifest.json"
+        if not path.is_file():
+            raise StageError(f"{path.parent} is missing: {self._repair(stage)}")
+        return json.loads(path.read_text())
+
+    def load(self, stage: str) -> Path:
+        """Folder of a complete stage, after every file and the chain before it has been checked.
+
+        Raises
+        ------
+        StageError
+            If the stage is missing, a file differs from its checksum, or a stage that it was
+            made from has been made again since. The message says which command repairs it.
+        """
+        folder = self.artifacts / stage
+        for name, expected in self.manifest(stage)["files"].items():
+            path = folder / name
+            if not path.is_file():
+                raise StageError(f"{path} is missing: {self._repair(stage)}")
+            if sha256(path) != expected:
+                raise StageError(
+                    f"{path} was altered since {STAGES[stage]} wrote it: {self._repair(stage)}"
+                )
+        self._check_chain(stage)
+        return folder
+
+    def _check_chain(self, stage: str) -> None:
+        for earlier, expected in self.manifest(stage)["reads"].items():
+            self._check_chain(earlier)
+            if sha256(self.artifacts / earlier / "manifest.json") != expected:
+                raise StageError(
+                    f"{self.artifacts / stage} was made from another {earlier!r} than the one "
+                    f"that lies there now: {self._repair(stage)}"
+                )
+
+    def _repair(self, stage: str) -> str:
+        return f"run `make paper PROFILE={self.profile}`, or notebook {STAGES[stage]}"
+
+    @contextmanager
+    def save(self, stage: str, *, reads=(), parameters=None, seed=None, label=None, resume=False):
+        """Give an empty folder to write a stage into, and put it in place when the block ends.
+
+        Until then it is called ``<stage>.partial``. An error in the block, or a kill, leaves the
+        stage as it was before. With ``resume=True`` a partial folder of the same parameters,
+        seed, inputs and code is handed out as it was left, so that long work can go on.
+
+        Parameters
+        ----------
+        stage, reads
+            Name of this stage, and names of the stages that it was made from.
+        parameters, seed
+            What the manifest shall say of how it was made.
+        label
+            Name of the dataset for figures; only the first stage gives one.
+        """
+        manifest = {
+            "stage": stage,
+            "profile": self.profile,
+            "label": label or self.label,
+            "parameters": _plain(parameters or {}),
+            "seed": seed,
+            "version": __version__,
+            "reads": {name: sha256(self.artifacts / name / "manifest.json") for name in reads},
+        }
+        partial = self.artifacts / f"{stage}.partial"
+        claim = json.dumps({**manifest, "code": _code_digest()})
+        claim_file = partial / "claim.json"
+        if not (resume and claim_file.is_file() and claim_file.read_text() == claim):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            claim_file.write_text(claim)
+
+        yield partial
+
+        claim_file.unlink()
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        for path in files:
+            fsync(path)
+        manifest["files"] = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
+        write_json(partial / "manifest.json", manifest)
+        final, old = self.artifacts / stage, self.artifacts / f"{stage}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():
+            final.rename(old)
+        partial.rename(final)
+        fsync(self.artifacts)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def record(self, stage: str, numbers: dict) -> dict:
+        """Record the numbers of one stage in ``metrics.json``, in place of what it recorded before.
+
+        Returns the numbers as written. A number that is not finite is written as null.
+        """
+        path = self.artifacts / "metrics.json"
+        metrics = json.loads(path.read_text()) if path.is_file() else {}
+        metrics[stage] = _plain(numbers)
+        write_json(path, {name: metrics[name] for name in STAGES if name in metrics})
+        return metrics[stage]
+
+
+def _code_digest() -> str:
+    """One SHA-256 over the package's source: half-done work of other code is not continued."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,340 @@
+"""Reading, splitting and numbering: on tiny hand-written files and on the planted dataset."""
+
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqsae_utils import data
+from seqsae_utils.data import formats
+from seqsae_utils.data.sources import content_checksum
+
+# One dataset in all five layouts. User 2's rows are tied in time and not in the order of items.
+ROWS = [(2, 30, 4, 100), (2, 10, 5, 100), (1, 20, 3, 300), (2, 20, 1, 100), (1, 10, 2, 200)]
+ITEMS = [(10, "Café, The (1995)", "Drama|War"), (20, "Bare", ""), (30, "Last (1980)", "War")]
+
+
+def flags(attributes: str) -> list[str]:
+    return [str(int(genre in attributes.split("|"))) for genre in formats.GENRES_100K]
+
+
+def mirror_item(number: int, title: str, attributes: str) -> str:
+    title, year = (title[:-7], title[-5:-1]) if title.endswith(")") else (title, "unkonwn")
+    return f"{number}\t{title}\t{year}\t{attributes.replace('|', ' ') or 'unknown'}"
+
+
+def lines(rows, separator: str, header: str = "") -> str:
+    return "\n".join([header] * bool(header) + [separator.join(map(str, row)) for row in rows])
+
+
+LAYOUTS = {
+    "100k": {
+        "u.data": lines(ROWS, "\t"),
+        "u.item": lines([(n, t, "", "", "", *flags(a)) for n, t, a in ITEMS], "|"),
+    },
+    "mirror": {
+        "ml-100k.inter": lines(
+            ROWS, "\t", "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+        ),
+        "ml-100k.item": "\n".join(
+            ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
+            + [mirror_item(*item) for item in ITEMS]
+        ),
+    },
+    "1m": {"ratings.dat": lines(ROWS, "::"), "movies.dat": lines(ITEMS, "::")},
+    "20m": {
+        "ratings.csv": lines(ROWS, ",", "userId,movieId,rating,timestamp"),
+        "movies.csv": lines(
+            [(n, f'"{t}"', a or "(no genres listed)") for n, t, a in ITEMS],
+            ",",
+            "movieId,title,genres",
+        ),
+    },
+    "own": {
+        "interactions.csv": lines(ROWS, ",", "user_id,item_id,rating,timestamp"),
+        "items.csv": lines(
+            [(n, f'"{t}"', a) for n, t, a in ITEMS], ",", "item_id,title,attributes"
+        ),
+    },
+}
+
+
+def write(folder, files: dict[str, str], encoding: str = "utf-8"):
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_bytes((text + "\n").encode(encoding))
+    return folder
+
+
+def read(folder):
+    return formats.read(folder, source="", label="")
+
+
+@pytest.mark.parametrize(
+    "name, encoding",
+    [(name, encoding) for name in LAYOUTS for encoding in ("utf-8", "latin-1")]
+    + [("20m", "utf-8-sig"), ("own", "utf-8-sig")],
+)
+def test_every_layout_reads_to_the_same_tables(tmp_path, name, encoding):
+    raw = read(write(tmp_path / "d", LAYOUTS[name], encoding))
+    expected = [(1, 10, 2, 200), (1, 20, 3, 300), (2, 30, 4, 100), (2, 10, 5, 100), (2, 20, 1, 100)]
+    numbers = raw.interactions.astype(float).to_numpy()
+    np.testing.assert_array_equal(numbers, np.array(expected, float))
+    titles = ["unknown" if name == "mirror" and t == "Bare" else t for _, t, _ in ITEMS]
+    assert raw.items["title"].tolist() == titles
+    assert raw.items["attributes"].tolist() == [attributes for *_, attributes in ITEMS]
+
+
+def test_the_content_checksum_is_that_of_the_content_not_of_the_format(tmp_path):
+    sums = {
+        content_checksum(read(write(tmp_path / name, LAYOUTS[name])).interactions)
+        for name in ("100k", "mirror", "1m", "20m")
+    }
+    assert len(sums) == 1
+    swapped = [ROWS[1], ROWS[0], *ROWS[2:]]
+    other = write(tmp_path / "other", LAYOUTS["100k"] | {"u.data": lines(swapped, "\t")})
+    assert content_checksum(read(other).interactions) not in sums, "order within ties must count"
+
+
+def test_a_zip_is_read_in_place(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for name, text in LAYOUTS["1m"].items():
+            archive.writestr(f"inner/{name}", text.replace("\n", "\r\n"))
+    raw = read(zipfile.Path(tmp_path / "d.zip", "inner/"))
+    assert raw.interactions["item_id"].tolist() == [10, 20, 30, 10, 20]
+
+
+def test_own_data_may_have_any_ids_an_order_and_further_columns(tmp_path):
+    files = {
+        "interactions.csv": 'order,x,item_id,user_id\n2,,"a,1",u\n1,,b,u\n7,,b,"ü"',
+        "items.csv": 'attributes,item_id,title,x\nred| red |blue,"a,1",First  one,\n,b,,',
+    }
+    raw = read(write(tmp_path / "d", files))
+    assert not raw.timed
+    assert raw.interactions["user_id"].tolist() == ["u", "u", "ü"]
+    assert raw.interactions["item_id"].tolist() == ["b", "a,1", "b"]
+    assert raw.items["attributes"].tolist() == ["red|blue", ""]
+    assert raw.items["title"].tolist() == ["First one", ""]
+
+
+BAD = {
+    "fields": ("1m", "ratings.dat", "3::4::5", "line 6 has 3 fields, expected 4 (user::item::"),
+    "gap": ("1m", "ratings.dat", "3:x:4::5::6", "line 6 has 3 fields, expected 4"),
+    "tabs": ("100k", "u.data", "3\t4\t5\t6\t7", r"line 6 has 5 fields, expected 4 (user\titem\t"),
+    "comma": ("20m", "ratings.csv", "3,4,5", "line 7 has 3 fields, expected 4 (userId,movieId,"),
+    "id": ("20m", "ratings.csv", "x3,4,5,6", "line 7 has userId 'x3', expected a whole number"),
+    "negative id": ("1m", "ratings.dat", "3::-4::5::6", "line 6 has item '-4', expected a whole"),
+    "huge id": ("1m", "ratings.dat", f"{2**31}::4::5::6", f"line 6 has user '{2**31}'"),
+    "nan": ("20m", "ratings.csv", "3,4,5,NaN", "line 7 has timestamp 'NaN', expected a number"),
+    "no time": ("20m", "ratings.csv", "3,4,5,", "line 7 has timestamp '', expected a number"),
+    "negative": ("100k", "u.data", "3\t4\t5\t-6", "line 6 has timestamp '-6', expected a number"),
+    "infinite": ("own", "interactions.csv", "3,4,5,inf", "line 7 has timestamp 'inf', expected"),
+    "rating": ("1m", "ratings.dat", "3::4::good::6", "line 6 has rating 'good', expected a number"),
+    "empty id": ("own", "interactions.csv", ",4,5,6", "line 7 has user_id '', expected an id"),
+    "item fields": ("1m", "movies.dat", "40::Title", "line 4 has 2 fields, expected 3 (item::"),
+    "item id": ("20m", "movies.csv", "x,Title,War", "line 5 has item 'x', expected a whole number"),
+    "item twice": ("own", "items.csv", "10,Again,War", "line 5 describes item '10', as line 2 did"),
+    "flags": ("100k", "u.item", "40|Title||||1|0", "line 4 has 7 fields, expected 24"),
+}
+
+
+@pytest.mark.parametrize("layout, file, line, message", BAD.values(), ids=BAD)
+def test_a_bad_line_is_refused_with_file_line_and_expectation(
+    tmp_path, layout, file, line, message
+):
+    files = LAYOUTS[layout] | {file: LAYOUTS[layout][file] + "\n" + line}
+    with pytest.raises(data.DataError) as error:
+        read(write(tmp_path / "d", files))
+    assert f"{file}: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "layout, file, header, missing",
+    [
+        ("20m", "ratings.csv", "userId,movieId,rating,time", "missing: timestamp"),
+        ("own", "interactions.csv", "user_id,item,rating,when", "item_id, timestamp (or order)"),
+        ("own", "items.csv", "item_id,title,genres", "missing: attributes"),
+    ],
+)
+def test_a_missing_column_is_named(tmp_path, layout, file, header, missing):
+    text = LAYOUTS[layout][file].split("\n", 1)[1]
+    with pytest.raises(data.DataError, match="line 1 names the columns") as error:
+        read(write(tmp_path / "d", LAYOUTS[layout] | {file: f"{header}\n{text}"}))
+    assert file in str(error.value)
+    assert missing in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "userId,movieId,rating,timestamp"])
+def test_a_file_without_interactions_is_refused(tmp_path, text):
+    with pytest.raises(data.DataError, match=r"ratings\.csv"):
+        read(write(tmp_path / "d", LAYOUTS["20m"] | {"ratings.csv": text}))
+
+
+def test_a_folder_without_a_known_file_or_without_items_is_refused(tmp_path):
+    with pytest.raises(data.DataError, match=r"expected one of: u\.data \+ u\.item"):
+        read(write(tmp_path / "a", {"ratings.txt": ""}))
+    with pytest.raises(data.DataError, match=r"movies\.dat is missing beside ratings\.dat"):
+        read(write(tmp_path / "b", {"ratings.dat": LAYOUTS["1m"]["ratings.dat"]}))
+
+
+def raw_of(rows, items, *, timed=True) -> data.Raw:
+    """A dataset from (user, item, time) rows and (item, title, attributes) rows."""
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).assign(rating=np.nan)
+    items = pd.DataFrame(items, columns=["item_id", "title", "attributes"])
+    return data.Raw(formats.by_user_and_time(table), items, "", "", timed)
+
+
+def test_the_split_has_the_sizes_and_the_newcomers_of_the_protocol():
+    raw = data.synthetic(n_users=943)
+    users = data.prepare(raw).users
+    assert users["split"].value_counts().to_dict() == {"recommender": 509, "sae": 339, "test": 95}
+    arrival = raw.interactions.groupby("user_id")["timestamp"].min()
+    newest = set(arrival.nlargest(95).index.astype(str))
+    assert set(users["user_id"][users["split"] == "test"]) == newest
+
+
+def test_only_the_seed_moves_the_sae_users_and_nothing_moves_the_test_users():
+    raw = data.synthetic(n_users=100)
+    first, again, other = (data.prepare(raw, seed=seed).users for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(first, again)
+    assert (first["split"] != other["split"]).any()
+    assert ((first["split"] == "test") == (other["split"] == "test")).all()
+
+
+@pytest.fixture(scope="module")
+def small() -> data.Dataset:
+    """Ten users; user 9 is the newest. What is dropped and why is in the test below."""
+    rows = [
+        (user, item, 10 * user + place) for user in range(9) for place, item in enumerate("cab")
+    ]
+    rows += [(9, "b", 95), (9, "only-nine", 96), (9, "c", 97), (9, "b", 98), (10, "a", 0)]
+    items = [("a", "A (1995)", "x|y|rare"), ("b", "B (2001) (V)", "y"), ("only-nine", "N", "y")]
+    return data.prepare(raw_of(rows, items), min_attribute_items=1, max_attributes=2, seed=3)
+
+
+def test_what_cannot_be_used_is_dropped_and_counted(small):
+    assert small.counts == {
+        "interactions_read": 32,
+        "users_read": 11,
+        "items_read": 4,
+        "interactions_without_time": 0,
+        "repeated_interactions_dropped": 1,
+        "items_outside_catalogue_dropped": 1,
+        "interactions_outside_catalogue_dropped": 1,
+        "users_below_two_items_dropped": 1,
+        "items_without_title": 1,
+        "items_without_attributes": 1,
+        "attributes_left_out": 1,
+    }
+    assert "10" not in set(small.users["user_id"])
+    assert small.users["user"].tolist() == list(range(10))
+
+
+def test_items_are_numbered_from_one_with_their_attributes(small):
+    assert small.n_items == 3
+    assert small.items["item_id"].tolist() == ["a", "b", "c"]
+    assert small.titles == ["", "A (1995)", "B (2001) (V)", "c"]
+    assert small.items["year"].fillna(0).tolist() == [1995, 2001, 0]
+    assert small.attributes == ["y", "rare"], "most frequent first, then alphabetical"
+    assert small.items["attributes"].tolist() == ["y|rare", "y", ""]
+    np.testing.assert_array_equal(small.attribute_matrix, [[0, 0], [1, 1], [1, 0], [0, 0]])
+    assert small.attribute_matrix.dtype == np.float32
+    n_recommender = (small.users["split"] == "recommender").sum()
+    assert small.items["popularity"].tolist() == [n_recommender] * 3
+
+
+def test_sequences_keep_the_order_and_the_first_of_repeated_items(small):
+    for split in data.SPLITS:
+        for user, items in small.sequences(split).items():
+            expected = [2, 3] if small.users["user_id"][user] == "9" else [3, 1, 2]
+            assert items.tolist() == expected
+            assert items.dtype == np.int64
+    assert list(small.sequences("test")) == [8, 9]
+    assert small.interactions["position"].max() == 2
+    with pytest.raises(ValueError, match="'train' is none of recommender, sae, test"):
+        small.sequences("train")
+
+
+def test_ties_in_time_keep_the_rows_order():
+    rows = [(place % 7, place, place % 3) for place in range(2000)]
+    table = raw_of(rows, []).interactions
+    expected = sorted(rows, key=lambda row: (row[0], row[2], row[1]))
+    assert list(table[["user_id", "item_id", "timestamp"]].itertuples(index=False)) == expected
+
+
+def test_groups_never_share_a_user_and_the_catalogue_is_the_recommenders():
+    dataset = data.prepare(data.synthetic(n_users=40, n_items=600), min_attribute_items=1)
+    users = [set(dataset.sequences(split)) for split in data.SPLITS]
+    assert set.union(*users) == set(dataset.users["user"])
+    assert sum(map(len, users)) == len(dataset.users)
+    trained = np.unique(np.concatenate(list(dataset.sequences("recommender").values())))
+    np.testing.assert_array_equal(trained, np.arange(1, dataset.n_items + 1))
+    assert dataset.counts["items_outside_catalogue_dropped"] > 0
+    assert (dataset.items["popularity"] > 0).all()
+
+
+def test_without_times_the_test_users_are_random_and_it_is_counted():
+    raw = replace(data.synthetic(n_users=200), timed=False)
+    first, other = (data.prepare(raw, seed=seed) for seed in (0, 1))
+    assert first.counts["interactions_without_time"] == len(raw.interactions)
+    tests = [set(d.users["user_id"][d.users["split"] == "test"]) for d in (first, other)]
+    assert len(tests[0]) == len(tests[1]) == 20
+    assert tests[0] != tests[1]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"min_attribute_items": 999}, "most frequent is 'Desert', with 54: lower min_attribute"),
+        ({"test_fraction": 1.5}, "test_fraction=1.5: expected a share between 0 and 1"),
+        ({"sae_fraction": 0}, "sae_fraction=0: expected a share"),
+        ({"test_fraction": 0.999}, "no recommender users|no sae users"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        data.prepare(data.synthetic(n_users=60), **settings)
+
+
+def test_a_dataset_without_attributes_is_refused():
+    raw = data.synthetic(n_users=60)
+    raw = replace(raw, items=raw.items.assign(attributes=""))
+    with pytest.raises(data.DataError, match="no item of the catalogue has an attribute"):
+        data.prepare(raw)
+
+
+def test_save_and_load_give_the_same_dataset_back(tmp_path, small):
+    data.save(small, tmp_path)
+    loaded = data.load(tmp_path)
+    for name in ("interactions", "items", "users"):
+        pd.testing.assert_frame_equal(getattr(loaded, name), getattr(small, name))
+    assert loaded.counts == small.counts
+    assert loaded.attributes == small.attributes
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"interactions.parquet", "items.parquet", "users.parquet", "counts.json"}
+
+
+def test_the_planted_dataset_is_seeded_and_follows_its_concepts():
+    raw, again, other = data.synthetic(0), data.synthetic(0), data.synthetic(1)
+    pd.testing.assert_frame_equal(raw.interactions, again.interactions)
+    assert len(raw.interactions) != len(other.interactions)
+    assert raw.items["title"].is_unique
+    assert not raw.interactions.duplicated(["user_id", "item_id"]).any()
+    assert raw.interactions.groupby("user_id").size().between(20, 60).all()
+
+    dataset = data.prepare(raw)
+    assert len(dataset.attributes) == 12
+    assert (dataset.attribute_matrix[1:].sum(1) == 2).all()
+    table = dataset.interactions
+    same_user = table["user"].diff().eq(0).to_numpy()[1:]
+    carried = dataset.attribute_matrix[table["item"]]
+    neighbours = (carried[1:] * carried[:-1]).any(axis=1)[same_user].mean()
+    distant = (carried[500:] * carried[:-500]).any(axis=1).mean()
+    assert neighbours > 0.8 > 0.4 > distant, "a mood must last, and differ between users"
+
+
+def test_too_many_planted_items_are_refused():
+    with pytest.raises(ValueError, match="at most 10 items"):
+        data.synthetic(n_items=11, concepts=("a", "b"))

@@ -1,0 +1,380 @@
+"""What every committed notebook keeps to. Each rule is also seen to fail, on a broken notebook."""
+
+import ast
+import copy
+import json
+import os
+import re
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from seqsae_utils.run.clean import normalise
+from seqsae_utils.run.parameters import TYPES, declared, resolve
+from seqsae_utils.workspace import STAGES, sha256
+
+PROJECT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("0*.ipynb"))
+PROFILES = sorted((PROJECT / "notebooks" / "params").glob("*.yaml"))
+FIGURES = PROJECT / "figures" / "ml-100k"
+MEGABYTE = 2**20
+#: How far a number may be from the committed one: another processor adds in another order, and
+#: training carries that on. Numbers below NOISE are rounding errors themselves.
+TOLERANCE, NOISE = 0.1, 1e-4
+
+
+# The rules
+
+
+def code_cells(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def texts(book):
+    """Everything of a notebook that is text: sources and outputs, without images."""
+    for cell in book.cells:
+        yield cell.source
+        for output in cell.get("outputs", []):
+            yield output.get("text", "")
+            yield from (v for kind, v in output.get("data", {}).items() if kind.startswith("text/"))
+
+
+def is_executed_in_order(book):
+    counts = [cell.execution_count for cell in code_cells(book)]
+    assert counts == list(range(1, len(counts) + 1)), f"executed as {counts}"
+
+
+def shows_no_error_or_warning(book):
+    for cell in code_cells(book):
+        for output in cell.outputs:
+            assert output.output_type != "error", f"an error below {cell.source!r}"
+            assert output.get("name") != "stderr", f"{output.text!r} below {cell.source!r}"
+
+
+def is_compared(cell) -> bool:
+    """Whether nbval would notice another result: text that is more than the name of a figure."""
+    if {"nbval-ignore-output", "nbval-skip"} & {*tags(cell)}:
+        return False
+    shown = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
+    return any(text and not text.startswith("<Figure") for text in shown)
+
+
+def has_enough_compared_cells(book):
+    cells = code_cells(book)
+    compared = sum(map(is_compared, cells))
+    assert 3 * compared >= len(cells), f"only {compared} of {len(cells)} code cells are compared"
+
+
+def has_short_cells(book):
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(book)]
+    assert max(lengths) <= 25, f"a cell of {max(lengths)} lines"
+    lengths = [len(c.source.splitlines()) for c in code_cells(book) if "parameters" not in tags(c)]
+    assert median(lengths) <= 7, f"cells have {median(lengths)} lines in the median"
+
+
+def has_enough_prose(book):
+    prose = sum(cell.cell_type == "markdown" for cell in book.cells) / len(book.cells)
+    assert prose >= 0.45, f"{prose:.0%} of the cells are prose"
+
+
+def defines_little(book):
+    for cell in code_cells(book):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.ClassDef), f"class {node.name} belongs into the package"
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 5, f"{node.name} has {lines} lines: it belongs into the package"
+
+
+def names_no_absolute_path(book):
+    absolute = r"""(?<![\w.:/-])/(home|Users|tmp|work|root|mnt|opt|var)/|\b[A-Z]:\\"""
+    for text in texts(book):
+        assert not (found := re.search(absolute, text)), f"{found[0]!r} in {text[:200]!r}"
+
+
+def shows_png_only(book):
+    for cell in code_cells(book):
+        for output in cell.outputs:
+            kinds = {*output.get("data", {})} - {"text/plain", "text/html", "image/png"}
+            assert not kinds, f"{kinds} below {cell.source!r}"
+
+
+def is_small(book):
+    size = len(nbformat.writes(book))
+    assert size <= 2 * MEGABYTE, f"{size / MEGABYTE:.1f} MB"
+
+
+def has_typed_and_commented_parameters(book):
+    found = [cell for cell in code_cells(book) if "parameters" in tags(cell)]
+    assert len(found) == 1, f"{len(found)} cells are tagged `parameters`"
+    lines = [line for line in found[0].source.splitlines() if line.strip()]
+    for line in lines:
+        assert re.fullmatch(r"\w+: [^=]+ = .+?  # .+", line), (
+            f"not `name: type = value  # why`: {line}"
+        )
+        (node,) = ast.parse(line).body
+        try:
+            ast.literal_eval(node.value)
+        except ValueError:
+            raise AssertionError(f"derived, so papermill cannot set it: {line}") from None
+        kinds = {kind.partition("[")[0].strip() for kind in ast.unparse(node.annotation).split("|")}
+        assert kinds <= {*TYPES, "None"}, f"a type that the runner does not check: {line}"
+    assert lines[0].startswith("profile: str"), f"profile comes first, not {lines[0]}"
+
+
+def is_normalised(book):
+    assert nbformat.writes(book) == nbformat.writes(normalise(copy.deepcopy(book))), (
+        "not as `make notebooks` writes it: times, papermill's notes or progress bars are left"
+    )
+
+
+def records_last(book):
+    """The last code cell shows what the notebook recorded; floats there are left to pytest."""
+    cell = code_cells(book)[-1]
+    assert "ws.record(" in cell.source, f"the last code cell records nothing: {cell.source!r}"
+    recorded = recorded_numbers(book)
+    if any(isinstance(value, float) for _, value in leaves(recorded)):
+        assert "nbval-ignore-output" in tags(cell), (
+            "it shows measured numbers: tag it nbval-ignore-output, metrics.json is compared"
+        )
+
+
+def recorded_numbers(book) -> dict:
+    outputs = [o for o in code_cells(book)[-1].outputs if o.output_type == "execute_result"]
+    assert len(outputs) == 1, "the last code cell does not show what it recorded"
+    return ast.literal_eval(outputs[0].data["text/plain"])
+
+
+def leaves(numbers, path=()):
+    """Pairs of path and number of a nested dictionary."""
+    if not isinstance(numbers, dict):
+        yield path, numbers
+        return
+    for key, value in numbers.items():
+        yield from leaves(value, (*path, key))
+
+
+RULES = [
+    is_executed_in_order,
+    shows_no_error_or_warning,
+    has_enough_compared_cells,
+    has_short_cells,
+    has_enough_prose,
+    defines_little,
+    names_no_absolute_path,
+    shows_png_only,
+    is_small,
+    has_typed_and_commented_parameters,
+    is_normalised,
+    records_last,
+]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_committed_notebook(path, rule):
+    rule(nbformat.read(path, as_version=4))
+
+
+# Each rule fails where it should
+
+
+def result(text: str, **data) -> list:
+    return [new_output("execute_result", {"text/plain": text, **data}, execution_count=1)]
+
+
+def good_notebook():
+    cells = [
+        new_markdown_cell("# Title", id="title"),
+        new_code_cell(
+            'profile: str = "toy"  # name\nk: int = 8  # features',
+            metadata={"tags": ["parameters"]},
+        ),
+        new_markdown_cell("One value.", id="one"),
+        new_code_cell("1 + 1", outputs=result("2")),
+        new_markdown_cell("And what is recorded.", id="two"),
+        new_code_cell('ws.record("data", {"users": 2})', outputs=result("{'users': 2}")),
+    ]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    return normalise(new_notebook(cells=cells))
+
+
+def test_a_good_notebook_passes():
+    for rule in RULES:
+        rule(good_notebook())
+
+
+def cell(book, source=None, outputs=None, tags=None, index=3):
+    """Change one cell of a notebook."""
+    changed = book.cells[index]
+    changed.source = changed.source if source is None else source
+    changed.outputs = changed.outputs if outputs is None else outputs
+    if tags:
+        changed.metadata["tags"] = tags
+
+
+def stream(name, text):
+    return [new_output("stream", name=name, text=text)]
+
+
+FLOATS = result("{'ndcg': 0.5}")
+ERROR = [new_output("error", ename="E", evalue="", traceback=[])]
+BROKEN = [
+    (is_executed_in_order, lambda b: b.cells[3].update(execution_count=5)),
+    (is_executed_in_order, lambda b: b.cells[3].update(execution_count=None)),
+    (shows_no_error_or_warning, lambda b: cell(b, outputs=ERROR)),
+    (shows_no_error_or_warning, lambda b: cell(b, outputs=stream("stderr", "careful"))),
+    (has_enough_compared_cells, lambda b: [cell(b, outputs=[], index=i) for i in (3, 5)]),
+    (
+        has_enough_compared_cells,
+        lambda b: [cell(b, tags=["nbval-ignore-output"], index=i) for i in (3, 5)],
+    ),
+    (
+        has_enough_compared_cells,
+        lambda b: [cell(b, outputs=result("<Figure size 1>"), index=i) for i in (3, 5)],
+    ),
+    (has_short_cells, lambda b: cell(b, source="1\n" * 26)),
+    (has_short_cells, lambda b: [cell(b, source="1\n" * 8, index=i) for i in (1, 3, 5)]),
+    (has_enough_prose, lambda b: b.cells.pop(0)),
+    (defines_little, lambda b: cell(b, source="class A:\n    pass")),
+    (defines_little, lambda b: cell(b, source="def f():\n" + "    1\n" * 5)),
+    (names_no_absolute_path, lambda b: cell(b, source='open("/home/me/x.csv")')),
+    (names_no_absolute_path, lambda b: cell(b, outputs=stream("stdout", "in /tmp/abc"))),
+    (names_no_absolute_path, lambda b: cell(b, outputs=result("PosixPath('/Users/me')"))),
+    (names_no_absolute_path, lambda b: cell(b, source=r'open("C:\\x")')),
+    (shows_png_only, lambda b: cell(b, outputs=result("", **{"image/svg+xml": "<svg/>"}))),
+    (shows_png_only, lambda b: cell(b, outputs=result("", **{"application/pdf": "x"}))),
+    (is_small, lambda b: cell(b, outputs=result("x" * 2 * MEGABYTE))),
+    (has_typed_and_commented_parameters, lambda b: b.cells[1].metadata.clear()),
+    *(
+        (has_typed_and_commented_parameters, lambda b, s=source: cell(b, source=s, index=1))
+        for source in (
+            "k: int = 8  # profile is missing",
+            'profile: str = "a"  # name\nk = 8  # not typed',
+            'profile: str = "a"  # name\nk: int = 8',
+            'profile: str = "a"  # name\nk: int = 2 * 4  # derived',
+            'profile: str = "a"  # name\nk: float = d / 4  # derived',
+            'profile: str = "a"  # name\nk: Size = 8  # not checked',
+        )
+    ),
+    (is_normalised, lambda b: b.metadata.update(papermill={"duration": 1})),
+    (is_normalised, lambda b: b.cells[3].metadata.update(execution={"t": "now"})),
+    (is_normalised, lambda b: cell(b, outputs=stream("stderr", "\r10%|#  | 1/9"))),
+    (records_last, lambda b: cell(b, source="print(1)", index=5)),
+    (records_last, lambda b: cell(b, outputs=[], index=5)),
+    (records_last, lambda b: cell(b, outputs=FLOATS, index=5)),
+]
+
+
+@pytest.mark.parametrize("rule, damage", BROKEN, ids=lambda part: part.__name__)
+def test_a_rule_refuses_a_broken_notebook(rule, damage):
+    book = good_notebook()
+    damage(book)
+    with pytest.raises(AssertionError):
+        rule(book)
+
+
+# The notebooks together
+
+
+def test_there_are_six_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == list(STAGES.values())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_metrics_are_what_the_notebook_shows(path):
+    metrics = json.loads((FIGURES / "metrics.json").read_text())
+    stage = next(stage for stage, name in STAGES.items() if name == path.stem)
+    assert recorded_numbers(nbformat.read(path, as_version=4)) == metrics[stage]
+
+
+def test_the_figures_are_those_of_the_manifest():
+    listed = json.loads((FIGURES / "manifest.json").read_text())["files"]
+    own = {"metrics.json", "manifest.json", "timings.json"}
+    lying = {path.relative_to(FIGURES).as_posix() for path in FIGURES.rglob("*") if path.is_file()}
+    assert lying - own == set(listed)
+    assert {name: sha256(FIGURES / name) for name in listed} == listed
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_fits_the_notebooks(path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    resolved = resolve(path.stem, {})
+    given = yaml.safe_load(path.read_text()) or {}
+    assert given.get("profile", path.stem) == path.stem
+    assert all(values["profile"] == path.stem for values in resolved.values())
+
+
+def test_the_defaults_of_the_notebooks_are_the_profile_ml_100k(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    for name, values in resolve("ml-100k", {}).items():
+        defaults = declared(PROJECT / "notebooks" / f"{name}.ipynb").items()
+        assert values == {key: default for key, (_, default) in defaults}
+
+
+def test_a_parameter_of_two_notebooks_is_one_parameter():
+    """A profile sets a key in all notebooks at once, so it must mean the same in each."""
+    seen = {}
+    for path in NOTEBOOKS:
+        for key, value in declared(path).items():
+            first, other = seen.setdefault(key, (path.stem, value))
+            assert value == other, f"{key} is {other} in {first}, but {value} in {path.stem}"
+
+
+# The numbers, after nbval has executed the notebooks again
+
+
+def differences(now: dict, committed: dict) -> list[str]:
+    """What is not as committed: counts and names must be equal, measures within `TOLERANCE`."""
+    now, committed = dict(leaves(now)), dict(leaves(committed))
+    found = []
+    for path in {**committed, **now}:
+        a, b = now.get(path, "nothing"), committed.get(path, "nothing")
+        close = a == b and type(a) is type(b)
+        if isinstance(a, float) and isinstance(b, float):
+            close = abs(a - b) <= max(TOLERANCE * abs(b), NOISE)
+        if not close:
+            found.append(f"{'.'.join(path)} is {a}, committed {b}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "now, equal",
+    [
+        ({"users": 9, "sae": {"ndcg": 0.0801, "change": 9e-7}, "site": "a", "p": None}, True),
+        ({"users": 10, "sae": {"ndcg": 0.08, "change": 1e-7}, "site": "a", "p": None}, False),
+        ({"users": 9, "sae": {"ndcg": 0.0, "change": 1e-7}, "site": "a", "p": None}, False),
+        ({"users": 9, "sae": {"ndcg": 0.0895, "change": 1e-7}, "site": "a", "p": None}, False),
+        ({"users": 9, "sae": {"ndcg": 0.08, "change": 1e-2}, "site": "a", "p": None}, False),
+        ({"users": 9, "sae": {"ndcg": 0.08, "change": 1e-7}, "site": "b", "p": None}, False),
+        ({"users": 9, "sae": {"ndcg": 0.08, "change": 1e-7}, "site": "a", "p": 0.5}, False),
+        ({"users": 9, "sae": {"change": 1e-7}, "site": "a", "p": None}, False),
+        (
+            {"users": 9, "sae": {"ndcg": 0.08, "change": 1e-7}, "site": "a", "p": None, "x": 1},
+            False,
+        ),
+    ],
+)
+def test_differences_are_noticed(now, equal):
+    committed = {"users": 9, "sae": {"ndcg": 0.08, "change": 1e-7}, "site": "a", "p": None}
+    assert (differences(now, committed) == []) == equal
+
+
+@pytest.mark.rerun
+def test_the_notebooks_give_the_committed_numbers_again():
+    root = os.environ.get("SEQSAE_WORKSPACE")
+    if not root:
+        pytest.skip("needs the SEQSAE_WORKSPACE in which nbval executed the notebooks: `make test`")
+    now = json.loads(Path(root, "artifacts/ml-100k/metrics.json").read_text())
+    committed = json.loads((FIGURES / "metrics.json").read_text())
+    assert list(now) == list(STAGES)
+    assert not differences(now, committed)

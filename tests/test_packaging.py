@@ -1,0 +1,152 @@
+"""The two commands, the pins, and what they promise."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import seqsae_utils
+
+PROJECT = Path(__file__).parents[1]
+
+
+def read(name: str) -> str:
+    return (PROJECT / name).read_text()
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins() -> dict[str, str]:
+    lines = [line.partition("#")[0].strip() for line in read("requirements.txt").splitlines()]
+    return {normal(line.partition("==")[0]): line.partition("==")[2] for line in lines if line}
+
+
+def test_everything_installed_is_pinned_exactly():
+    assert all(re.fullmatch(r"\d[\w.]*", version) for version in pins().values()), pins()
+    for name, version in pins().items():
+        assert importlib.metadata.version(name).partition("+")[0] == version, name
+
+
+def test_pins_bring_along_nothing_unpinned():
+    pinned, waiting = pins(), {"seqsae", *pins()}
+    for name in waiting:
+        for requirement in importlib.metadata.requires(name) or []:
+            spec, _, marker = requirement.partition(";")
+            if not marker:  # what a platform or an extra adds is not for everybody
+                needed = normal(re.match(r"[\w.-]+", spec)[0])
+                assert needed in pinned, f"{name} needs {needed}, which requirements.txt lacks"
+
+
+def test_each_direct_pin_has_its_reason():
+    direct = read("requirements.txt").split("# Brought along")[0].splitlines()
+    lines = [line for line in direct if "==" in line]
+    assert len(lines) >= 15 and all(re.search(r"  # \S+", line) for line in lines)
+
+
+def test_conda_gets_the_same_pins():
+    environment = yaml.safe_load(read("environment.yml"))["dependencies"]
+    conda = [line for line in environment if isinstance(line, str)]
+    (extra,) = [line["pip"] for line in environment if isinstance(line, dict)]
+    assert conda == ["python=3.11", "pip"]
+    assert extra == ["-r requirements.txt"]
+
+
+def test_what_the_package_needs_is_pinned_and_fits():
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    for requirement in project["dependencies"]:
+        name, _, least = requirement.partition(">=")
+        found = pins()[normal(name)]
+        assert [*map(int, found.split("."))] >= [*map(int, least.split("."))], requirement
+    assert set(project["optional-dependencies"]) == {"app", "interop"}
+
+
+def test_every_import_of_the_package_is_declared():
+    source = "\n".join(path.read_text() for path in (PROJECT / "seqsae_utils").rglob("*.py"))
+    names = set(re.findall(r"(?m)^\s*(?:import|from) (\w+)", source)) - set(sys.stdlib_module_names)
+    aliases = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    declared = {requirement.partition(">=")[0] for requirement in project["dependencies"]}
+    assert {aliases.get(name, name) for name in names} - {"seqsae_utils"} <= declared
+
+
+def test_one_version():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == seqsae_utils.__version__
+    assert importlib.metadata.version("seqsae") == seqsae_utils.__version__
+    assert citation["license"] == "MIT" and read("LICENSE").startswith("MIT License")
+
+
+def test_the_robot_calls_the_test_command_and_nothing_more():
+    lines = read(".ci/run").splitlines()
+    assert os.access(PROJECT / ".ci/run", os.X_OK)
+    assert lines[:2] == ["#!/usr/bin/env bash", "set -euo pipefail"] and lines[-1] == "make test"
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    # Without the variables of a `make test` around this one.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def test_help_is_the_default_and_explains_each_target():
+    targets = re.search(r"(?m)^\.PHONY: (.*)", read("Makefile"))[1].split()
+    shown = make(PROJECT).stdout
+    assert shown == make(PROJECT, "help").stdout
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == targets
+    assert {"env", "data", "paper", "notebooks", "lab", "test", "lint", "clean"} < {*targets}
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Path:
+    """A checkout without an environment, in a path with a space."""
+    folder = tmp_path / "a checkout"
+    folder.mkdir()
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        (folder / name).write_text(read(name))
+    return folder
+
+
+def fake_python(folder: Path, version: str = "0", pip: str = "true") -> str:
+    """A Python that answers what the Makefile asks of it, and installs nothing."""
+    path = folder / "python"
+    path.write_text(f"""#!/bin/sh
+    case "$*" in
+      -c*) exit {version} ;;
+      "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo created ;;
+      "-m pip"*) {pip} ;;
+    esac""")
+    path.chmod(0o755)
+    return f"PYTHON={'./python'}"
+
+
+@pytest.mark.parametrize("version", [None, "1"])
+def test_a_missing_or_other_python_is_named(fresh, version):
+    python = fake_python(fresh, version) if version else "PYTHON=python3.11-that-nobody-has"
+    made = make(fresh, "env", python)
+    assert made.returncode != 0 and not (fresh / ".venv").exists()
+    assert f"`{python.partition('=')[2]}` is not Python 3.11" in made.stdout + made.stderr
+
+
+def test_an_interrupted_installation_starts_over(fresh):
+    assert make(fresh, "env", fake_python(fresh, pip="exit 1")).returncode != 0
+    (fresh / ".venv" / "half-installed").touch()
+    assert "created" in make(fresh, "env", fake_python(fresh)).stdout
+    assert not (fresh / ".venv" / "half-installed").exists()
+    assert "created" not in make(fresh, "env", fake_python(fresh)).stdout
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "pyproject.toml"])
+def test_new_pins_make_a_new_environment(fresh, name):
+    make(fresh, "env", fake_python(fresh))
+    later = (fresh / ".venv/.done").stat().st_mtime + 10
+    os.utime(fresh / name, (later, later))
+    assert "created" in make(fresh, "env", fake_python(fresh)).stdout

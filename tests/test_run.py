@@ -1,0 +1,386 @@
+"""The runner, on a project of three notebooks of one cell each and a package of three modules."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from seqsae_utils import run, workspace
+from seqsae_utils.run import changes, parameters
+from seqsae_utils.run.clean import normalise
+
+NAMES = ["01_data", "02_recommender", "03_activations"]
+#: What notebooks need of the real `Workspace`, without waiting for torch in every kernel.
+FAKE_WORKSPACE = '''
+import hashlib, json, os
+from pathlib import Path
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+def hand_on(profile, stage, text, reads=()):
+    """Write a stage, a figure and a number, and note that the notebook ran."""
+    root = Path(os.environ["SEQSAE_WORKSPACE"])
+    artifacts, figures = root / "artifacts" / profile, root / "figures" / profile
+    folder = artifacts / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    figures.mkdir(parents=True, exist_ok=True)
+    (folder / "content.txt").write_text(text)
+    (figures / f"{stage}.csv").write_text(text)
+    manifest = dict(stage=stage, profile=profile, label="Toy", parameters={}, seed=0, version="1")
+    manifest["reads"] = {name: sha256(artifacts / name / "manifest.json") for name in reads}
+    manifest["files"] = {"content.txt": sha256(folder / "content.txt")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    path = artifacts / "metrics.json"
+    metrics = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**metrics, stage: {"length": len(text)}}))
+    with open(root / "ran.txt", "a") as file:
+        print(stage, file=file)
+'''
+BODY = {
+    "01_data": "from seqsae_utils import data\nhand_on(profile, 'data', data.TEXT + str(size))",
+    "02_recommender": "from seqsae_utils.recommender import size\n"
+    "hand_on(profile, 'recommender', f'{size} {rate}', reads=['data'])",
+    "03_activations": "hand_on(profile, 'activations', 'states', reads=['recommender'])",
+}
+PARAMETERS = {
+    "01_data": "size: int = 3  # how many",
+    "02_recommender": "rate: float = 0.1  # of learning\nname: str | None = None  # of nobody",
+    "03_activations": "site: str = 'last'  # where",
+}
+
+
+def write_notebook(path: Path, parameters: str, body: str) -> None:
+    start = "from seqsae_utils.workspace import hand_on"
+    cells = [
+        new_markdown_cell("# A notebook", id="title"),
+        new_code_cell(
+            f'profile: str = "toy"  # name\n{parameters}',
+            id="parameters",
+            metadata={"tags": ["parameters"]},
+        ),
+        new_code_cell(f"{start}\n{body}", id="body"),
+    ]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project of its own kind, with the working directory in it."""
+    root = tmp_path / "a project"
+    (root / "notebooks" / "params").mkdir(parents=True)
+    (root / "notebooks/params/toy.yaml").write_text("size: 3\n")
+    (root / "notebooks/params/tiny.yaml").write_text("size: 1\n")
+    (root / "requirements.txt").write_text("")
+    package = root / "seqsae_utils"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "workspace.py").write_text(FAKE_WORKSPACE)
+    (package / "data/__init__.py").write_text("from .source import TEXT\n")
+    (package / "data/source.py").write_text("TEXT = 'abc'\n")
+    (package / "recommender.py").write_text("from .metrics import size\n")
+    (package / "metrics.py").write_text("size = 8\n")
+    for name in NAMES:
+        write_notebook(root / f"notebooks/{name}.ipynb", PARAMETERS[name], BODY[name])
+    for stage in list(workspace.STAGES)[3:]:
+        monkeypatch.delitem(workspace.STAGES, stage)
+    monkeypatch.setattr(changes, "PACKAGE", package)
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(root))
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    for name in run.KERNEL:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(root)
+    return root
+
+
+def paper(project, *arguments) -> list[str]:
+    """The stages that a run executed, in order."""
+    (project / "ran.txt").write_text("")
+    run.main(["paper", "--profile", "toy", *arguments])
+    return (project / "ran.txt").read_text().split()
+
+
+ALL = ["data", "recommender", "activations"]
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def built(project) -> Path:
+    """The project after a first run."""
+    assert paper(project) == ALL
+    return project
+
+
+def test_a_second_run_executes_nothing(built, capsys):
+    capsys.readouterr()
+    before = {p: p.read_bytes() for p in built.rglob("figures/*/*") if p.name != "timings.json"}
+    for path in built.rglob("*.py"):
+        os.utime(path)  # as git does on checkout
+    assert paper(built) == []
+    shown = capsys.readouterr().out
+    assert shown.count("up to date") == 3
+    assert "[2/3] 02_recommender" in shown
+    assert "figures/toy/data.csv" in shown
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_results_are_gathered_without_times(built):
+    figures = built / "figures" / "toy"
+    assert json.loads((figures / "metrics.json").read_text())["data"] == {"length": 4}
+    manifest = json.loads((figures / "manifest.json").read_text())
+    assert manifest["label"] == "Toy" and manifest["seed"] == 0
+    assert manifest["files"] == {
+        f"{stage}.csv": workspace.sha256(figures / f"{stage}.csv") for stage in sorted(ALL)
+    }
+    assert set(json.loads((figures / "timings.json").read_text())["seconds"]) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "path, old, new, expected",
+    [
+        ("notebooks/03_activations.ipynb", "'states'", "'other'", ["activations"]),
+        ("notebooks/02_recommender.ipynb", "# A notebook", "# Better", ["recommender"]),
+        # Another output of the first stage: the others follow.
+        ("notebooks/01_data.ipynb", "str(size)", "str(2 * size)", ALL),
+        ("notebooks/params/toy.yaml", "3", "4", ALL),
+        ("seqsae_utils/data/source.py", "abc", "xyz", ALL),
+        # Found through another module. The third notebook does not import it, but reads the stage.
+        ("seqsae_utils/metrics.py", "8", "9", ["recommender", "activations"]),
+        ("seqsae_utils/metrics.py", "size", "# why\nsize", ["recommender"]),
+        ("seqsae_utils/workspace.py", "import hashlib", "# why\nimport hashlib", ALL),
+        ("artifacts/toy/recommender/content.txt", "8", "7", ["recommender"]),
+        ("figures/toy/recommender.csv", "8", "7", ["recommender"]),
+        ("artifacts/toy/metrics.json", '{"length": 4}', '{"length": 5}', ["data"]),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it_and_only_that(built, path, old, new, expected):
+    replace(built / path, old, new)
+    assert paper(built) == expected
+    assert paper(built) == []
+
+
+@pytest.mark.parametrize("path", ["figures/toy/data.csv", "artifacts/toy/data", "runs/toy"])
+def test_what_was_deleted_is_made_again(built, path):
+    subprocess.run(["rm", "-r", built / path], check=True)
+    assert paper(built) == (ALL if path == "runs/toy" else ["data"])
+
+
+def test_new_pins_rerun_everything(built):
+    (built / "requirements.txt").write_text("numpy==3\n")
+    assert paper(built) == ALL
+
+
+def test_only_changed_parameters_reach_only_the_notebooks_that_declare_them(project):
+    assert paper(project, "-p", "rate", "1e-3") == ALL
+    books = [nbformat.read(project / f"runs/toy/{name}.ipynb", 4) for name in NAMES]
+    tags = [[tag for c in book.cells for tag in c.metadata.get("tags", [])] for book in books]
+    assert tags == [["parameters"], ["parameters", "injected-parameters"], ["parameters"]]
+    assert "rate = 0.001" in books[1].cells[2].source
+    assert paper(project) == ["recommender", "activations"]
+
+
+def test_the_profile_is_the_name_of_its_file(project):
+    (project / "notebooks/params/tiny.yaml").write_text("profile: toy\n")
+    assert run.main(["paper", "--profile", "tiny"]) == 0
+    assert (project / "figures/tiny/metrics.json").is_file()
+    assert not (project / "figures/toy").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["-p", "rat", "1"], "no notebook has a parameter 'rat'; did you mean 'rate'?"),
+        (["-p", "size", "big"], "parameter 'size' is 'big', but the notebooks declare `size: int`"),
+        (["-p", "size", "2.5"], "parameter 'size' is 2.5"),
+        (["-p", "size", "true"], "parameter 'size' is True"),
+        (["-p", "name", "3"], "declare `name: str | None`"),
+        (["--profile", "toi"], "no profile 'toi'; did you mean 'toy'? Known: tiny, toy"),
+    ],
+)
+def test_a_wrong_parameter_or_profile_is_refused_before_anything_runs(
+    project, arguments, message, capsys
+):
+    assert run.main(["paper", "--profile", "toy", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (project / "ran.txt").exists()
+
+
+def test_a_misspelt_key_of_a_profile_is_refused(project, capsys):
+    (project / "notebooks/params/toy.yaml").write_text("siz: 3\n")
+    assert run.main(["paper", "--profile", "toy"]) == 1
+    assert "did you mean 'size'?" in capsys.readouterr().err
+
+
+def test_a_failed_notebook_is_not_taken_for_built(built, capsys):
+    path, runs = built / "notebooks/02_recommender.ipynb", built / "runs/toy"
+    replace(path, "hand_on(profile", "1 / 0  # hand_on(profile")
+    for _ in range(2):
+        assert run.main(["paper", "--profile", "toy"]) == 1
+    shown = capsys.readouterr().err
+    assert "02_recommender failed in cell [2]: ZeroDivisionError: division by zero" in shown
+    assert str(runs / "02_recommender.failed.ipynb") in shown
+    assert "ZeroDivisionError" in (runs / "02_recommender.failed.ipynb").read_text()
+    assert not (runs / "02_recommender.json").exists()
+    assert not list(runs.glob("*.partial.ipynb"))
+
+    replace(path, "1 / 0  # hand_on(profile", "hand_on(profile")
+    assert paper(built) == ["recommender"]
+    assert not list(runs.glob("*.failed.ipynb"))
+
+
+def test_a_notebook_that_leaves_no_stage_has_failed(project, capsys):
+    replace(project / "notebooks/01_data.ipynb", "hand_on(profile, ", "print(profile, ")
+    assert run.main(["paper", "--profile", "toy"]) == 1
+    assert "01_data failed: StageError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_at_the_same_notebook(project, kind):
+    path, wait = project / "notebooks/02_recommender.ipynb", "open('on', 'w'), time.sleep(60), "
+    replace(path, "hand_on(profile", f"import time; {wait}hand_on(profile")
+    # As `python -m seqsae_utils.run`, but with the three stages and the modules of this project.
+    script = f"""if True:
+        import runpy, sys
+        sys.path[:0] = [{str(Path(run.__file__).parents[2])!r}]
+        from pathlib import Path
+        from seqsae_utils import run, workspace
+        from seqsae_utils.run import changes
+        changes.PACKAGE = Path({str(project / "seqsae_utils")!r})
+        for stage in list(workspace.STAGES)[3:]:
+            del workspace.STAGES[stage]
+        sys.argv = ["run", "paper", "--profile", "toy"]
+        runpy.run_module("seqsae_utils.run", run_name="__main__")"""
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not (project / "notebooks/on").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(kind)
+    shown = process.communicate(timeout=30)[1]
+    assert process.returncode == (-kind if kind == signal.SIGKILL else 130)
+    assert ("the next run goes on" in shown) == (kind != signal.SIGKILL)
+
+    replace(path, wait, "")
+    assert paper(project) == ["recommender", "activations"]
+
+
+def test_two_runs_of_one_profile_do_not_mix(project, capsys):
+    with run.locked(workspace.Workspace("toy")):
+        assert run.main(["paper", "--profile", "toy"]) == 1
+        assert "profile toy is being run already" in capsys.readouterr().err
+        assert run.main(["paper", "--profile", "tiny"]) == 0
+
+
+def test_executed_notebooks_replace_the_committed_ones(project, monkeypatch, capsys):
+    (project / "notebooks/params/ml-100k.yaml").write_text("")
+    assert run.main(["notebooks"]) == 1  # their default is the profile toy
+    assert "a notebook's defaults are that profile" in capsys.readouterr().err
+    for name in NAMES:
+        replace(project / f"notebooks/{name}.ipynb", '\\"toy\\"', '\\"ml-100k\\"')
+    assert run.main(["notebooks"]) == 0
+    first = [(project / f"notebooks/{name}.ipynb").read_bytes() for name in NAMES]
+    subprocess.run(["rm", "-r", project / "runs"], check=True)
+    assert run.main(["notebooks"]) == 0
+    assert [(project / f"notebooks/{name}.ipynb").read_bytes() for name in NAMES] == first
+    book = nbformat.reads(first[0].decode(), as_version=4)
+    assert [cell.execution_count for cell in book.cells[1:]] == [1, 2]
+    assert [cell.id for cell in book.cells] == ["title", "parameters", "body"]
+
+
+def test_a_changed_file_of_the_readers_own_is_noticed(project, monkeypatch):
+    folder = project / "datasets" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "interactions.csv").write_text("1,2,3\n")
+    monkeypatch.setenv("SEQSAE_DATA_DIR", str(folder.parent))
+    ws = workspace.Workspace("toy")
+    before = changes.fingerprint(ws, "data", {"dataset": "mine"})
+    assert before == changes.fingerprint(ws, "data", {"dataset": "mine"})
+    (folder / "interactions.csv").write_text("1,2,4\n")
+    assert before != changes.fingerprint(ws, "data", {"dataset": "mine"})
+
+
+@pytest.mark.parametrize(
+    "source, depth, expected",
+    [
+        ("import seqsae_utils.sae as s", 0, {"sae"}),
+        ("from seqsae_utils import data, figures", 0, {"data", "figures"}),
+        ("from seqsae_utils.data import load", 0, {"data"}),
+        ("%matplotlib inline\nimport numpy, os.path", 0, set()),
+        ("from . import metrics\nfrom .sae import SAE", 1, {"metrics", "sae"}),
+        ("from .formats import read\nfrom ..workspace import project", 2, {"workspace"}),
+        ("def f():\n    from seqsae_utils import control", 0, {"control"}),
+    ],
+)
+def test_imports_are_found(source, depth, expected):
+    assert changes.imports(source, depth) == expected
+
+
+def test_a_value_of_an_unknown_type_is_passed_on():
+    assert parameters.fit("mode", "a", "Literal['a', 'b']") == "a"
+    assert parameters.fit("sizes", [1, 2], "list[int]") == [1, 2]
+    assert parameters.fit("rate", 1, "float") == 1
+
+
+def bar(percent: int) -> str:
+    return f"\rtrain: {percent:3d}%|{'#' * (percent // 20):5}| {percent}/100 [00:01<00:01, 9.9it/s]"
+
+
+def executed(outputs: list, times: str) -> nbformat.NotebookNode:
+    cell = new_code_cell("1", id="a", outputs=outputs, execution_count=7)
+    cell.metadata = {"execution": {"t": times}, "papermill": {"duration": times}, "tags": []}
+    metadata = {"papermill": {"start": times}, "language_info": {"name": "python", "version": "3"}}
+    return new_notebook(cells=[cell, new_code_cell("", id="b")], metadata=metadata)
+
+
+def test_normalising_leaves_only_results():
+    first = executed(
+        [
+            new_output("stream", name="stderr", text=bar(10)),
+            new_output("stream", name="stdout", text="one\n"),
+            new_output("stream", name="stderr", text=bar(90) + "\r" + " " * 60 + "\r"),
+            new_output("stream", name="stdout", text="two\n"),
+            new_output("execute_result", {"text/plain": "1"}, execution_count=7),
+        ],
+        "now",
+    )
+    second = executed(
+        [
+            new_output("stream", name="stdout", text="one\ntwo\n"),
+            new_output("execute_result", {"text/plain": "1"}, execution_count=9),
+        ],
+        "later",
+    )
+    first, second = normalise(first), normalise(second)
+    assert nbformat.writes(first) == nbformat.writes(second)
+    assert nbformat.writes(normalise(first)) == nbformat.writes(second)
+    assert first.cells[0].execution_count == first.cells[0].outputs[1].execution_count == 1
+    assert first.cells[0].metadata == {} and first.cells[1].execution_count is None
+
+
+@pytest.mark.parametrize(
+    "text, left",
+    [
+        (bar(50) + bar(100) + "\n", None),
+        (bar(50) + "\n" + bar(10) + "\x1b[A" + bar(100) + "\n" + " " * 60 + "\r\x1b[A", None),
+        ("careful\n" + bar(50) + "\r" + " " * 60 + "\r", "careful\n"),
+        ("UserWarning: 50% lost\n", "UserWarning: 50% lost\n"),
+    ],
+)
+def test_only_progress_bars_are_dropped_from_stderr(text, left):
+    book = executed([new_output("stream", name="stderr", text=text)], "")
+    shown = [output.text for output in normalise(book).cells[0].outputs]
+    assert shown == [left] * (left is not None)

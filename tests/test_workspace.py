@@ -1,0 +1,146 @@
+"""Stages are complete or not there, and nothing altered is ever read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from seqsae_utils import workspace
+from seqsae_utils.workspace import StageError, Workspace
+
+
+@pytest.fixture
+def ws(tmp_path, monkeypatch) -> Workspace:
+    """A workspace with two stages, the second made from the first."""
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    ws = Workspace("toy")
+    write(ws, "data", "old", label="Toy")
+    write(ws, "recommender", "weights", reads=["data"])
+    return ws
+
+
+def write(ws, stage, text, **how):
+    with ws.save(stage, **how) as folder:
+        (folder / "content.txt").write_text(text)
+
+
+def test_a_stage_is_read_back_with_its_label(ws):
+    assert (ws.load("recommender") / "content.txt").read_text() == "weights"
+    assert ws.label == "Toy"
+    assert ws.manifest("recommender")["label"] == "Toy"
+    assert sorted(path.name for path in ws.artifacts.iterdir()) == ["data", "recommender"]
+
+
+def test_a_missing_stage_names_what_makes_it(ws):
+    with pytest.raises(StageError, match="make paper PROFILE=toy`, or notebook 04_sae"):
+        ws.load("sae")
+
+
+def test_an_error_while_saving_leaves_the_old_stage(ws):
+    with pytest.raises(ZeroDivisionError), ws.save("data", label="Toy") as folder:
+        (folder / "content.txt").write_text("new")
+        raise ZeroDivisionError
+    assert (ws.load("data") / "content.txt").read_text() == "old"
+
+
+def test_a_kill_while_saving_leaves_the_old_stage(ws):
+    script = """if True:
+        import os, signal
+        from seqsae_utils.workspace import Workspace
+        with Workspace("toy").save("data", label="Toy") as folder:
+            (folder / "content.txt").write_text("new")
+            os.kill(os.getpid(), signal.SIGKILL)"""
+    killed = subprocess.run([sys.executable, "-c", script], env=dict(os.environ))
+    assert killed.returncode == -signal.SIGKILL
+    assert (ws.artifacts / "data.partial" / "content.txt").read_text() == "new"
+    assert (ws.load("data") / "content.txt").read_text() == "old"
+
+
+def test_a_kill_between_the_two_renames_is_repaired_by_the_next_run(ws):
+    (ws.artifacts / "data").rename(ws.artifacts / "data.old")  # what such a kill leaves
+    with pytest.raises(StageError, match="data is missing"):
+        ws.load("data")
+    write(ws, "data", "new", label="Toy")
+    assert (ws.load("data") / "content.txt").read_text() == "new"
+    assert not (ws.artifacts / "data.old").exists()
+
+
+def test_one_altered_byte_is_refused(ws):
+    path = ws.artifacts / "recommender" / "content.txt"
+    path.write_bytes(path.read_bytes().replace(b"w", b"W"))
+    with pytest.raises(StageError, match=r"altered since 02_recommender wrote it: run `make paper"):
+        ws.load("recommender")
+
+
+def test_a_missing_file_is_refused(ws):
+    (ws.artifacts / "recommender" / "content.txt").unlink()
+    with pytest.raises(StageError, match=r"content.txt is missing: run `make paper PROFILE=toy`"):
+        ws.load("recommender")
+
+
+def test_a_stage_made_from_another_one_is_refused(ws):
+    write(ws, "activations", "states", reads=["recommender"])
+    write(ws, "data", "new", label="Toy")
+    for stage in ("recommender", "activations"):
+        with pytest.raises(StageError, match="made from another 'data'"):
+            ws.load(stage)
+
+
+def test_the_same_content_written_again_keeps_the_chain(ws):
+    write(ws, "data", "old", label="Toy")
+    assert ws.load("recommender")
+
+
+@pytest.mark.parametrize("k, found", [(8, ["claim.json", "epoch.txt"]), (16, ["claim.json"])])
+def test_half_done_work_goes_on_only_with_the_same_parameters(ws, k, found):
+    with pytest.raises(KeyboardInterrupt), ws.save("sae", parameters={"k": 8}) as folder:
+        (folder / "epoch.txt").write_text("3")
+        raise KeyboardInterrupt
+    with ws.save("sae", parameters={"k": k}, resume=True) as folder:
+        assert sorted(path.name for path in folder.iterdir()) == found
+
+
+def test_half_done_work_of_other_code_is_discarded(ws, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), ws.save("sae") as folder:
+        (folder / "epoch.txt").write_text("3")
+        raise KeyboardInterrupt
+    monkeypatch.setattr(workspace, "_code_digest", lambda: "other code")
+    with ws.save("sae", resume=True) as folder:
+        assert not (folder / "epoch.txt").exists()
+
+
+def test_records_are_merged_in_the_order_of_the_stages(ws):
+    ws.record("sae", {"l0": np.float32(8), "dead": np.int64(0), "ok": np.True_})
+    ws.record("data", {"users": 3})
+    shown = ws.record("sae", {"l0": 7.99999999, "variance": float("nan")})
+    assert shown == {"l0": 8.0, "variance": None}
+    metrics = json.loads((ws.artifacts / "metrics.json").read_text())
+    assert list(metrics.items()) == [("data", {"users": 3}), ("sae", shown)]
+
+
+def test_json_keeps_six_digits_and_no_half_written_file(tmp_path):
+    path = tmp_path / "numbers.json"
+    workspace.write_json(path, {"a": 1 / 3, "b": [1e-9 / 7, 12345678], "c": np.array([0.5])})
+    assert json.loads(path.read_text()) == {"a": 0.333333, "b": [1.42857e-10, 12345678], "c": [0.5]}
+    with pytest.raises(TypeError):
+        workspace.write_json(path, {"a": object()})
+    assert json.loads(path.read_text())["a"] == 0.333333
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    draws = []
+    for seed in (1, 1, 2):
+        workspace.seed_everything(seed)
+        draws.append((np.random.rand(), float(workspace.torch.rand(1))))
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_an_absent_gpu_is_named(monkeypatch):
+    monkeypatch.setattr(workspace.torch.cuda, "is_available", lambda: False)
+    assert workspace.pick_device().type == "cpu"
+    with pytest.raises(ValueError, match="'cuda': torch sees no GPU"):
+        workspace.pick_device("cuda")
