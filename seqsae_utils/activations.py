@@ -40,6 +40,7 @@ def hooked(model: nn.Module, site: str, function: Callable[[Tensor], Tensor | No
 
     `function` takes hidden states [batch, length, d]. If it returns a tensor, the model goes on
     with that; if it returns None, nothing changes. The hook is removed whatever happens.
+    A tensor of another shape is refused: broadcasting would hide the mistake.
     """
 
     def hook(module, inputs, output):
@@ -47,6 +48,11 @@ def hooked(model: nn.Module, site: str, function: Callable[[Tensor], Tensor | No
         changed = function(hidden)
         if changed is None:
             return None
+        if changed.shape != hidden.shape:
+            raise ValueError(
+                f"site {site!r}: the replacement is {list(changed.shape)}, "
+                f"the hidden states are {list(hidden.shape)}"
+            )
         return (changed, *rest) if isinstance(output, tuple) else changed
 
     handle = find_site(model, site).register_forward_hook(hook)
@@ -93,6 +99,12 @@ def harvest(
     -------
     pandas.DataFrame
         One row a position: user, item, position (in the user's whole sequence).
+
+    Raises
+    ------
+    ValueError
+        If the module at `site` is not called exactly once in a forward pass, or returns anything
+        but hidden states [batch, length, d_in].
     """
     device = next(model.parameters()).device
     pieces = [
@@ -100,13 +112,22 @@ def harvest(
         for user, sequence in sequences.items()
         for start, piece in chunks(sequence, model.config.max_length)
     ]
+    if not pieces:
+        raise ValueError(f"no sequences to harvest {site!r} from: the group of users is empty")
     seen: list[Tensor] = []
     states, row = None, 0
     n_positions = sum(len(piece) for _, _, piece in pieces)
     with hooked(model, site, seen.append):
         for first in tqdm(range(0, len(pieces), batch_size), desc=f"harvest {site}", leave=False):
-            items = pad([p for *_, p in pieces[first : first + batch_size]], model.config.max_length)
+            batch = [piece for *_, piece in pieces[first : first + batch_size]]
+            items = pad(batch, model.config.max_length)
             model.eval()(items.to(device))
+            shapes = [list(hidden.shape) for hidden in seen]
+            if [shape[:-1] for shape in shapes] != [list(items.shape)]:
+                raise ValueError(
+                    f"site {site!r} returns {shapes or 'nothing'} in a forward pass, expected one "
+                    f"output [{items.shape[0]}, {items.shape[1]}, d_in]; a block has it: 'blocks.0'"
+                )
             hidden = seen.pop().cpu()[items > 0].numpy()
             if states is None:
                 shape = (n_positions, hidden.shape[1])
@@ -136,14 +157,18 @@ class Normalisation:
 
     @classmethod
     def of(cls, states: np.ndarray) -> "Normalisation":
-        """Measure it on hidden states [n_positions, d_in]: the SAE users', never the test users'."""
-        normalisation = cls(float(states.mean(dtype=np.float64)), float(states.std(dtype=np.float64)))
-        if not (np.isfinite(normalisation.std) and normalisation.std > 0):
+        """Measure it on hidden states [n_positions, d_in] of the SAE users, never the test users."""
+        # In blocks: a double-precision copy of a large memory map would not fit into memory.
+        blocks = [states[start : start + 65_536] for start in range(0, len(states), 65_536)]
+        with np.errstate(invalid="ignore"):
+            mean = sum(block.sum(dtype=np.float64) for block in blocks) / states.size
+            std = np.sqrt(sum(np.square(block - mean).sum() for block in blocks) / states.size)
+        if not 1e-6 * abs(mean) < std < np.inf:  # less is rounding of float32, and NaN is nothing
             raise ValueError(
-                f"hidden states have mean {normalisation.mean} and standard deviation "
-                f"{normalisation.std}: look for NaN or a dead site before training on them"
+                f"hidden states have mean {mean:g} and standard deviation {std:g}: "
+                "look for NaN or a dead site before training on them"
             )
-        return normalisation
+        return cls(float(mean), float(std))
 
     def apply(self, x):
         """To the normalised space."""
@@ -196,10 +221,10 @@ def probe_auc(
     """ROC AUC of a linear probe (ridge regression) for each column of 0/1 labels.
 
     Fitted on x [n_positions, d_in] and labels [n_positions, n_labels], scored on the test ones.
-    NaN where the test positions all have the label, or none has.
+    NaN where the positions of either group all have the label, or none has.
     """
-    scores = Ridge(alpha=1.0).fit(x, labels).predict(x_test)
+    scores = Ridge(alpha=1.0).fit(x, labels).predict(x_test).reshape(labels_test.shape)
     return [
-        roc_auc_score(label, score) if 0 < label.sum() < len(label) else np.nan
-        for label, score in zip(labels_test.T, scores.T, strict=True)
+        roc_auc_score(label, score) if np.ptp(fitted) and np.ptp(label) else np.nan
+        for fitted, label, score in zip(labels.T, labels_test.T, scores.T, strict=True)
     ]

@@ -59,7 +59,9 @@ def sae_delta(sae: SAE, normalisation: Normalisation, edits: list[Edit]) -> Delt
     """The error-preserving edit: s * (f' - f) @ W_dec, which is s * (decode(f') - decode(f))."""
     for edit in edits:
         if not 0 <= edit.feature < sae.config.d_sae:
-            raise ValueError(f"feature {edit.feature}: the SAE has 0 to {sae.config.d_sae - 1}")
+            raise ValueError(
+                f"feature {edit.feature}: the SAE has features 0 to {sae.config.d_sae - 1}"
+            )
 
     def delta(hidden: Tensor) -> Tensor:
         code = sae.encode(normalisation.apply(hidden))
@@ -74,6 +76,11 @@ def sae_delta(sae: SAE, normalisation: Normalisation, edits: list[Edit]) -> Delt
 def direction_delta(direction: Tensor, dose: float, normalisation: Normalisation) -> Delta:
     """Add a direction [d_in] of norm 1, `dose` units of the normalised space, at every position."""
     step = normalisation.std * dose * direction
+    if not torch.isfinite(step).all():
+        raise ValueError(
+            f"dose {dose} of this direction is not finite; a difference of means is NaN for an "
+            "attribute that no position, or every position, has"
+        )
     return lambda hidden: step
 
 
@@ -88,16 +95,18 @@ def mean_difference(states: np.ndarray, attributes: np.ndarray) -> np.ndarray:
     """Supervised directions [n_attributes, d_in]: mean with the attribute minus mean without.
 
     Each has norm 1. The baseline that sparse autoencoders often lose to (arXiv 2501.17148).
-    `states` is [n_positions, d_in], `attributes` [n_positions, n_attributes] of 0 and 1.
+    `states` is [n_positions, d_in], `attributes` [n_positions, n_attributes] of 0 and 1; one that
+    no position has, or every position, has no direction: NaN.
     """
-    with_it = attributes.T @ states / attributes.sum(axis=0)[:, None]
-    without = (1 - attributes).T @ states / (1 - attributes).sum(axis=0)[:, None]
+    with np.errstate(invalid="ignore"):
+        with_it = attributes.T @ states / attributes.sum(axis=0)[:, None]
+        without = (1 - attributes).T @ states / (1 - attributes).sum(axis=0)[:, None]
     difference = with_it - without
     return difference / np.linalg.norm(difference, axis=1, keepdims=True)
 
 
 def share(lists: np.ndarray, attribute_matrix: np.ndarray) -> np.ndarray:
-    """Share of each user's list that has each attribute: [n_users, k] -> [n_users, n_attributes]."""
+    """Share of each list that has each attribute: [n_users, k] -> [n_users, n_attributes]."""
     return attribute_matrix[lists].mean(axis=1)
 
 
@@ -144,14 +153,16 @@ def dose_response(
     Returns
     -------
     curves
-        A row for each method, attribute and dose: share (of the attribute in the lists), ndcg,
-        each with ``_low`` and ``_high`` (95 %, bootstrap over users), coverage, diversity.
+        A row for each method, attribute and dose: share (of the attribute in the lists) and
+        ndcg_change (against the same users' unsteered lists), each with ``_low`` and ``_high``
+        (95 %, bootstrap over users), ndcg, coverage, diversity.
     side_effects
         A row for each method, attribute, dose and other attribute: change of the other's share.
     """
     n_items = len(attribute_matrix) - 1
     before = ranking_of(None)
     share_before = share(before.lists, attribute_matrix).mean(axis=0)
+    ndcg_before = metrics.ndcg(before.rank)
     curves, side_effects = [], []
     settings = [(m, a, d) for m in methods for a in attributes for d in doses]
     for method, attribute, dose in tqdm(settings, desc="doses", leave=False):
@@ -159,10 +170,10 @@ def dose_response(
         after = ranking_of(methods[method](column, dose))
         shares, ndcg = share(after.lists, attribute_matrix), metrics.ndcg(after.rank)
         row = {"method": method, "attribute": attribute, "dose": dose}
-        curve = {"share": shares[:, column].mean(), "ndcg": ndcg.mean()}
-        for name, values in {"share": shares[:, column], "ndcg": ndcg}.items():
+        curve = {"ndcg": ndcg.mean()}
+        for name, values in {"share": shares[:, column], "ndcg_change": ndcg - ndcg_before}.items():
             low, high = metrics.bootstrap_mean(values, seed=seed)
-            curve |= {f"{name}_low": low, f"{name}_high": high}
+            curve |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
         curve["coverage"] = metrics.coverage(after.lists, n_items)
         curve["diversity"] = metrics.diversity(after.lists)
         curves.append(row | curve)
@@ -180,12 +191,12 @@ def turn_feature(sae: SAE, normalisation: Normalisation, features) -> Method:
 def pick_attributes(wanted: str, names: list[str], attribute_matrix: np.ndarray) -> list[str]:
     """Attributes named in `wanted`, separated by ``|``; the six of most items where it is empty.
 
-    >>> pick_attributes("b|a", ["a", "b"], np.zeros((3, 2)))
+    >>> pick_attributes("b | a", ["a", "b"], np.zeros((3, 2)))
     ['b', 'a']
     """
     if not wanted:
         return [names[i] for i in np.argsort(-attribute_matrix.sum(axis=0), kind="stable")[:6]]
-    chosen = wanted.split("|")
+    chosen = list(dict.fromkeys(name.strip() for name in wanted.split("|")))
     for name in chosen:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
@@ -200,8 +211,11 @@ def headline(curves: pd.DataFrame, strong: float) -> dict[str, dict]:
     """The numbers of a sweep for ``metrics.json``: method -> attribute -> share and ndcg.
 
     Each at dose 0 and at the strong dose: share_at_0, share_at_strong, ndcg_at_0, ndcg_at_strong.
+    ``mean`` is the mean over the attributes.
     """
     found: dict[str, dict] = {}
+    mean = curves.groupby(["method", "dose"], sort=False)[["share", "ndcg"]].mean().reset_index()
+    curves = pd.concat([curves, mean.assign(attribute="mean")])
     for (method, attribute), curve in curves.groupby(["method", "attribute"], sort=False):
         at = curve.set_index("dose")
         found.setdefault(method, {})[attribute] = {

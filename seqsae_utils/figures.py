@@ -59,6 +59,7 @@ def save(figure: plt.Figure, table: pd.DataFrame, name: str, workspace: Workspac
 
 # 01_data
 
+
 def long_tail(table: pd.DataFrame) -> plt.Figure:
     """Draw how unevenly interactions fall on items, from columns rank, interactions, share.
 
@@ -131,7 +132,9 @@ def learning_curve(history: pd.DataFrame) -> plt.Figure:
         axes, ("loss", "ndcg@10"), ("training loss (nats)", "validation NDCG@10"), strict=True
     ):
         axis.plot(history["epoch"], history[column], color=BLUE)
-        axis.plot(best["epoch"], best[column], "o", color=RED, label=f"kept: epoch {best['epoch']:.0f}")
+        axis.plot(
+            best["epoch"], best[column], "o", color=RED, label=f"kept: epoch {best['epoch']:.0f}"
+        )
         axis.set(xlabel="epoch", ylabel=label)
     axes[1].legend()
     return figure
@@ -156,7 +159,9 @@ def probe(table: pd.DataFrame) -> plt.Figure:
     table = table.sort_values("auc")
     figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 0.9), layout="constrained")
     axis.hlines(table["attribute"], table["auc_shuffled"], table["auc"], color=GREY, linewidth=1)
-    axis.plot(table["auc_shuffled"], table["attribute"], "o", color=ORANGE, label="items' labels permuted")
+    axis.plot(
+        table["auc_shuffled"], table["attribute"], "o", color=ORANGE, label="items' labels permuted"
+    )
     axis.plot(table["auc"], table["attribute"], "o", color=BLUE, label="true labels")
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="AUC of a linear probe, test users", ylabel="")
@@ -249,22 +254,32 @@ def bases(table: pd.DataFrame) -> plt.Figure:
         axes, ("max_correlation", "max_auc"), ("correlation", "AUC"), strict=True
     ):
         for y, (basis, row) in enumerate(table.iterrows()):
-            axis.plot([row[f"{name}_low"], row[f"{name}_high"]], [y, y], color=BASIS_COLORS[basis], linewidth=3)
+            axis.plot(
+                [row[f"{name}_low"], row[f"{name}_high"]],
+                [y, y],
+                color=BASIS_COLORS[basis],
+                linewidth=3,
+            )
             axis.plot(row[name], y, "o", color=BASIS_COLORS[basis], markersize=8)
             if name == "max_correlation":
                 axis.plot(row["null_correlation"], y, "x", color="black",
                           label="attributes permuted" if y == 0 else None)  # fmt: skip
         axis.set_yticks(range(len(order)), [BASES[basis] for basis in order])
-        axis.set(xlabel=f"{label} of the best feature, mean over attributes", ylim=(len(order) - 0.5, -0.5))
+        axis.set(
+            xlabel=f"{label} of the best feature, mean over attributes",
+            ylim=(len(order) - 0.5, -0.5),
+        )
         axis.grid(axis="y", visible=False)
     axes[1].set_yticklabels([])
-    axes[0].legend(loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left")
     return figure
 
 
 def feature_page(histogram: pd.DataFrame, promoted: pd.DataFrame, title: str) -> plt.Figure:
     """One feature: how strongly it fires with and without its attribute, and what it promotes."""
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 3.0), layout="constrained", width_ratios=(1, 1))
+    figure, axes = plt.subplots(
+        1, 2, figsize=(PAGE, 3.0), layout="constrained", width_ratios=(1, 1)
+    )
     sns.histplot(
         histogram, x="activation", hue="group", bins=40, multiple="stack", ax=axes[0],
         palette=[BLUE, GREY], edgecolor=None,
@@ -290,16 +305,22 @@ METHODS = {
 
 
 def dose_response(curves: pd.DataFrame) -> plt.Figure:
-    """Share of the steered attribute, NDCG@10 and coverage as a feature is turned."""
-    panels = {"share": "share in the top 10", "ndcg": "NDCG@10", "coverage": "coverage"}
+    """Share of the steered attribute, change of NDCG@10, and coverage, as a feature is turned."""
+    panels = {
+        "share": "share in the top 10",
+        "ndcg_change": "change of NDCG@10",
+        "coverage": "coverage",
+    }
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 3.1), layout="constrained")
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
         for color, (attribute, curve) in zip(
             sns.color_palette(), curves.groupby("attribute", sort=False), strict=False
         ):
-            axis.plot(curve["dose"], curve[column], marker="o", markersize=3, color=color, label=attribute)
+            dose = curve["dose"]
+            axis.plot(dose, curve[column], "o-", markersize=3, color=color, label=attribute)
             if f"{column}_low" in curve:
-                axis.fill_between(curve["dose"], curve[f"{column}_low"], curve[f"{column}_high"], color=color, alpha=0.12, linewidth=0)  # fmt: skip
+                low, high = curve[f"{column}_low"], curve[f"{column}_high"]
+                axis.fill_between(dose, low, high, color=color, alpha=0.1, linewidth=0)
         axis.axvline(0, color=GREY, linestyle=":", linewidth=1)
         axis.set(xlabel="dose (normalised units)", ylabel=label)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
@@ -319,7 +340,15 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
         for method, (label, color, line) in METHODS.items():
             curve = curves[(curves["attribute"] == attribute) & (curves["method"] == method)]
             curve = curve[curve["dose"] >= 0].sort_values("dose")
-            axis.plot(curve["share"], curve["ndcg"], line, marker="o", markersize=3, color=color, label=label)
+            axis.plot(
+                curve["share"],
+                curve["ndcg"],
+                line,
+                marker="o",
+                markersize=3,
+                color=color,
+                label=label,
+            )
         axis.set(title=attribute)
     for axis in axes[:, 0]:
         axis.set(ylabel="NDCG@10")
@@ -332,7 +361,7 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
 
 def side_effects(table: pd.DataFrame) -> plt.Figure:
     """Change of every attribute's share, in points, when one is turned up (SAE feature)."""
-    wide = 100 * table.pivot(index="attribute", columns="other", values="change")
+    wide = (100 * table.pivot(index="attribute", columns="other", values="change")).round() + 0.0
     wide = wide.loc[list(dict.fromkeys(table["attribute"])), list(dict.fromkeys(table["other"]))]
     limit = np.abs(wide.to_numpy()).max()
     figure, axis = plt.subplots(figsize=(PAGE, 0.32 * len(wide) + 1.5), layout="constrained")

@@ -43,8 +43,8 @@ def score(codes: Codes, attributes: NDArray) -> dict[str, NDArray]:
     dict of arrays [n_features, n_attributes]
         correlation (Pearson), auc (ROC, ties count half), precision (share of firings that have
         the attribute), recall (share of the attribute's positions where the feature fires).
-        NaN where a score is not defined: a constant feature, an attribute that all positions or
-        none have.
+        NaN where a score is not defined: the correlation of a constant feature, the precision of
+        one that never fires, an attribute that no position has or (not recall) that all have.
     """
     positives = attributes.sum(axis=0, dtype=np.float64)
     fires = (codes > 0).astype(np.float64)
@@ -68,14 +68,18 @@ def _correlation(codes: Codes, attributes: NDArray, positives: NDArray) -> NDArr
     total = np.asarray(codes.sum(axis=0)).reshape(-1, 1)
     squares = np.asarray((codes * codes).sum(axis=0)).reshape(-1, 1)
     covariance = _dense(codes.T @ attributes) - total * positives / n
-    return _ratio(covariance, squares - total**2 / n, positives - positives**2 / n)
+    return _ratio(covariance, _variance(squares, total, n), _variance(positives, positives, n))
+
+
+def _variance(squares: NDArray, total: NDArray, n: NDArray | float) -> NDArray:
+    """n times the variance, from the sum of squares and the sum; NaN where it is but rounding."""
+    variance = squares - total**2 / n
+    return np.where(variance > 1e-12 * squares, variance, np.nan)
 
 
 def _ratio(covariance: NDArray, variance_x: NDArray, variance_y: NDArray) -> NDArray:
-    """Covariance over both standard deviations; NaN where a variance is zero up to rounding."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scale = np.sqrt(np.maximum(variance_x, 0) * np.maximum(variance_y, 0))
-        return np.where(scale > 1e-9, covariance / scale, np.nan)
+    """Covariance over both standard deviations."""
+    return covariance / np.sqrt(variance_x * variance_y)
 
 
 def _auc(codes: Codes, attributes: NDArray, positives: NDArray) -> NDArray:
@@ -124,9 +128,7 @@ def choose(scores: NDArray, chance: float = 0.0) -> pd.DataFrame:
     attribute = np.arange(scores.shape[1])
     best = scores[feature, attribute]
     sign = np.where(best < chance, -1, 1)
-    return pd.DataFrame(
-        {"attribute": attribute, "feature": feature, "sign": sign, "score": best}
-    )
+    return pd.DataFrame({"attribute": attribute, "feature": feature, "sign": sign, "score": best})
 
 
 def columns(codes: Codes, chosen: pd.DataFrame) -> NDArray:
@@ -154,9 +156,8 @@ def paired_scores(x: NDArray, attributes: NDArray, weights: NDArray) -> dict[str
     n = weights.sum(axis=1, keepdims=True)
     sum_x, sum_y = weights @ x, weights @ attributes
     covariance = weights @ (x * attributes) - sum_x * sum_y / n
-    correlation = _ratio(
-        covariance, weights @ (x * x) - sum_x**2 / n, sum_y - sum_y**2 / n
-    )
+    variance_x = _variance(weights @ (x * x), sum_x, n)
+    correlation = _ratio(covariance, variance_x, _variance(sum_y, sum_y, n))
     auc = np.empty_like(correlation)
     for j in range(x.shape[1]):
         order = np.argsort(x[:, j], kind="stable")
@@ -184,7 +185,8 @@ def bootstrap(
     n_users = user.max() + 1
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
-    parts = [paired_scores(x, attributes, part[:, user]) for part in np.array_split(draws, -(-n_draws // 50))]
+    some = np.array_split(draws, -(-n_draws // 50))  # not all at once: [n_draws, n_positions]
+    parts = [paired_scores(x, attributes, counts[:, user]) for counts in some]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -210,17 +212,17 @@ def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
     return {
         "value": _dense(one_hot @ codes),
         "count": np.bincount(items, minlength=n_items + 1).astype(np.float64),
-        "variance": squares - total**2 / len(items),
+        "variance": _variance(squares, total, len(items)),
     }
 
 
 def correlation_from_sums(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:
-    """Correlations [n_features, n_attributes] for attributes of ITEMS [n_items + 1, n_attributes]."""
+    """Correlations [n_features, n_attributes]; `attribute_matrix` is [n_items + 1, n_attributes]."""
     n = sums["count"].sum()
     positives = sums["count"] @ attribute_matrix
     covariance = sums["value"].T @ attribute_matrix
     covariance -= sums["value"].sum(axis=0)[:, None] * positives / n
-    return _ratio(covariance, sums["variance"][:, None], positives - positives**2 / n)
+    return _ratio(covariance, sums["variance"][:, None], _variance(positives, positives, n))
 
 
 def permutation_null(
@@ -265,10 +267,11 @@ def output_effect(direction: NDArray, head: NDArray, attribute_matrix: NDArray) 
 
     Returns
     -------
-    array [..., n_attributes]
+    array [..., n_attributes], NaN where no item has the attribute
     """
     logits = direction @ head[1:].T
-    with_attribute = logits @ attribute_matrix[1:] / attribute_matrix[1:].sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        with_attribute = logits @ attribute_matrix[1:] / attribute_matrix[1:].sum(axis=0)
     return with_attribute - logits.mean(axis=-1, keepdims=True)
 
 
@@ -320,24 +323,26 @@ def best_features(
     """The best feature for each attribute by correlation: chosen on ``sae``, scored on ``test``.
 
     Returns one row an attribute: attribute, feature, sign, correlation_chosen (on the users that
-    chose it), and correlation, auc, precision, recall on the test users.
+    chose it), and correlation, auc, precision, recall on the test users. A feature of sign -1 is
+    turned over first, for all four: a dimension that is low where the attribute is.
     """
     chosen = choose(score(codes["sae"], positions["sae"].attributes)["correlation"])
-    tested = score(codes["test"], positions["test"].attributes)
-    feature, attribute, sign = (chosen[c].to_numpy() for c in ("feature", "attribute", "sign"))
-    auc = tested["auc"][feature, attribute]
-    return pd.DataFrame(
-        {
-            "attribute": names,
-            "feature": feature,
-            "sign": sign,
-            "correlation_chosen": chosen["score"] * sign,
-            "correlation": tested["correlation"][feature, attribute] * sign,
-            "auc": np.where(sign > 0, auc, 1 - auc),
-            "precision": tested["precision"][feature, attribute],
-            "recall": tested["recall"][feature, attribute],
-        }
-    )
+    x, y = columns(codes["test"], chosen), positions["test"].attributes
+    point = paired_scores(x, y, np.ones((1, len(x))))
+    hits = ((x > 0) * y).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame(
+            {
+                "attribute": names,
+                "feature": chosen["feature"],
+                "sign": chosen["sign"],
+                "correlation_chosen": chosen["score"] * chosen["sign"],
+                "correlation": point["correlation"][0],
+                "auc": point["auc"][0],
+                "precision": hits / (x > 0).sum(axis=0),
+                "recall": hits / y.sum(axis=0),
+            }
+        )
 
 
 def summary(
@@ -416,16 +421,18 @@ def feature_table(
     -------
     pandas.DataFrame
         feature, density, label (attribute with the highest correlation), correlation, promotes
-        (attribute whose items gain most), effect (logit they gain per unit).
+        (attribute whose items gain most), effect (logit they gain per unit). The label of a
+        feature without any correlation, because it never fires, is empty.
     """
-    known = np.nan_to_num(correlation, nan=-1.0)
-    names = np.asarray(names)
+    known = np.nan_to_num(correlation, nan=-np.inf)
+    effect = np.nan_to_num(effect, nan=-np.inf)
+    best, names = known.max(axis=1), np.asarray(names)
     return pd.DataFrame(
         {
             "feature": np.arange(len(known)),
             "density": density,
-            "label": names[known.argmax(axis=1)],
-            "correlation": known.max(axis=1),
+            "label": np.where(np.isfinite(best), names[known.argmax(axis=1)], ""),
+            "correlation": np.where(np.isfinite(best), best, np.nan),
             "promotes": names[effect.argmax(axis=1)],
             "effect": effect.max(axis=1),
         }

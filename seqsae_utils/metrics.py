@@ -1,7 +1,8 @@
 """Ranking metrics and reconstruction metrics, each a few lines.
 
-A list of recommendations holds items 1..n_items, best first. `rank` is the place of the held-out
-item among all items that the user has not seen, 1 being the best.
+A list of recommendations holds items 1..n_items, best first; 0 is an empty place, where a user
+has too few unseen items left. `rank` is the place of the held-out item among all items that the
+user has not seen, 1 being the best.
 """
 
 import numpy as np
@@ -33,7 +34,7 @@ def coverage(lists: NDArray, n_items: int) -> float:
     >>> coverage(np.array([[1, 2], [2, 3]]), n_items=6)
     0.5
     """
-    return len(np.unique(lists)) / n_items
+    return len(np.unique(lists[lists > 0])) / n_items
 
 
 def novelty(lists: NDArray, popularity: NDArray, n_users: int) -> float:
@@ -43,27 +44,34 @@ def novelty(lists: NDArray, popularity: NDArray, n_users: int) -> float:
     single user took carries log2(n_users), the maximum. 0: everybody took it. 1: nearly nobody.
     `popularity` is [n_items + 1], the number of training users that took each item.
     """
-    share = np.maximum(popularity[lists], 1) / n_users
+    share = np.maximum(popularity[lists[lists > 0]], 1) / n_users
     return float(-np.log2(share).mean() / np.log2(n_users))
 
 
 def diversity(lists: NDArray) -> float:
     """Inter-list diversity: 1 minus the mean share of items that two users' lists have in common.
 
-    Exact over all pairs without forming them: an item in c lists is shared by c (c - 1) pairs.
+    Exact over all pairs without forming them: an item in c lists is shared by c (c - 1) ordered
+    pairs. NaN for a single list, which has no other to differ from.
 
     >>> diversity(np.array([[1, 2], [1, 3]]))
     0.5
     """
     n_users, k = lists.shape
-    counts = np.bincount(lists.ravel())
+    if n_users < 2:
+        return float("nan")
+    counts = np.bincount(lists[lists > 0])
     return float(1 - (counts * (counts - 1.0)).sum() / (n_users * (n_users - 1) * k))
 
 
 def explained_variance(x: NDArray, reconstruction: NDArray) -> float:
-    """Share of the variance of x [n, d] that the reconstruction keeps: 1 - |x - r|^2 / |x - mean|^2."""
+    """Share of the variance of x [n, d] that a reconstruction r keeps.
+
+    1 - |x - r|^2 / |x - mean|^2: 1 for a perfect one, 0 for the mean, negative for a worse one.
+    """
+    mean = x.mean(axis=0, dtype=np.float64).astype(x.dtype)  # float32 sums drift over many rows
     residual = np.square(x - reconstruction, dtype=np.float64).sum()
-    return float(1 - residual / np.square(x - x.mean(axis=0), dtype=np.float64).sum())
+    return float(1 - residual / np.square(x - mean, dtype=np.float64).sum())
 
 
 def bootstrap_mean(

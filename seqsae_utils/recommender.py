@@ -26,6 +26,15 @@ from tqdm import tqdm
 from . import metrics
 from .workspace import fsync, write_json
 
+#: Where training keeps its state between epochs.
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def _require_positive(settings, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name}={getattr(settings, name)} must be at least 1")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -41,6 +50,7 @@ class Config:
     def __post_init__(self):
         if self.n_items < 2:
             raise ValueError(f"n_items={self.n_items}: ranking needs at least two items")
+        _require_positive(self, "d_model", "n_layers", "n_heads", "max_length")
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model={self.d_model} is no multiple of n_heads={self.n_heads}")
 
@@ -56,6 +66,9 @@ class Training:
     max_epochs: int = 100
     patience: int = 10
     seed: int = 0
+
+    def __post_init__(self):
+        _require_positive(self, "batch_size", "stride", "max_epochs", "patience")
 
 
 class Attention(nn.Module):
@@ -123,7 +136,13 @@ class CausalTransformer(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """Final hidden states [batch, length, d_model] of items [batch, length]."""
-        positions = torch.arange(items.shape[1], device=items.device)
+        length = items.shape[1]
+        if length > self.config.max_length:
+            raise ValueError(
+                f"sequences of {length} items, but the model sees max_length="
+                f"{self.config.max_length}: cut them with `pad`"
+            )
+        positions = torch.arange(length, device=items.device)
         x = self.dropout(self.item_embedding(items) + self.position_embedding(positions))
         for block in self.blocks:
             x = block(x)
@@ -151,11 +170,19 @@ def pad(sequences: list[np.ndarray], max_length: int) -> Tensor:
 
 
 def windows(sequence: np.ndarray, length: int, stride: int) -> list[np.ndarray]:
-    """Overlapping windows of at most `length` items, the last of them at the end of the sequence.
+    """Overlapping windows of at most `length` items, the last of the sequence first.
+
+    Every item but the first follows another one in some window, so it is a target of training;
+    a stride that would leave items out is refused.
 
     >>> [window.tolist() for window in windows(np.arange(1, 8), length=4, stride=2)]
     [[4, 5, 6, 7], [2, 3, 4, 5], [1, 2, 3]]
     """
+    if stride >= length:
+        raise ValueError(
+            f"stride={stride} leaves items out of windows of {length - 1} inputs: "
+            f"use at most {length - 1}"
+        )
     ends = range(len(sequence), 1, -stride)
     last = next((i for i, end in enumerate(ends) if end <= length), len(ends) - 1)
     return [sequence[max(0, end - length) : end] for end in ends[: last + 1]]
@@ -184,44 +211,60 @@ def train(
     -------
     pandas.DataFrame
         One row an epoch: epoch, loss (cross-entropy in nats), ndcg@10 (validation).
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss or the scores stop being numbers: the model diverged.
     """
-    device = next(model.parameters()).device
     length = model.config.max_length + 1  # one more than the model sees: inputs and targets overlap
     samples = [w for s in sequences for w in windows(s, length, training.stride)]
+    for name, users in (("training", samples), ("validation", validation[0])):
+        if not len(users):
+            raise ValueError(f"no {name} user has two items: there is no next item to predict")
     optimizer = torch.optim.AdamW(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay
     )
     state = _State(model, optimizer, checkpoint)
-    bar = tqdm(total=training.max_epochs, initial=state.epoch, desc="epochs", leave=False)
-    while state.epoch < training.max_epochs and state.epochs_without_gain < training.patience:
-        generator = np.random.default_rng([training.seed, state.epoch])
-        torch.manual_seed(int(generator.integers(2**32)))  # an epoch is the same, resumed or not
-        model.train()
-        losses = []
-        for batch in _batches(samples, training.batch_size, generator):
-            batch = batch.to(device)
-            inputs, targets = batch[:, :-1], batch[:, 1:]
-            known = targets > 0
-            logits = model.scores(model(inputs)[known])  # never computed at padded positions
-            loss = F.cross_entropy(logits, targets[known])
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"loss is {loss.item()} in epoch {state.epoch + 1}: "
-                    f"lower learning_rate={training.learning_rate}"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        rank = rank_items(partial(next_item_scores, model), *validation).rank
-        ndcg = metrics.ndcg(rank).mean()
-        state.finish_epoch(float(np.mean(losses)), float(ndcg))
-        bar.update()
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", ndcg=f"{ndcg:.4f}")
-    bar.close()
+    with tqdm(total=training.max_epochs, initial=state.epoch, desc="epochs", leave=False) as bar:
+        while state.epoch < training.max_epochs and state.epochs_without_gain < training.patience:
+            loss = _train_epoch(model, optimizer, samples, training, state.epoch)
+            rank = rank_items(partial(next_item_scores, model), *validation).rank
+            ndcg = float(metrics.ndcg(rank).mean())
+            state.finish_epoch(loss, ndcg)
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{ndcg:.4f}")
     model.load_state_dict(state.best)
     model.eval()
     return pd.DataFrame(state.history)
+
+
+def _train_epoch(model, optimizer, samples, training: Training, epoch: int) -> float:
+    """Train once on all samples, in an order and with a dropout that belong to this epoch.
+
+    So an epoch is the same whether training was interrupted before it or not.
+    """
+    device = next(model.parameters()).device
+    generator = np.random.default_rng([training.seed, epoch])
+    torch.manual_seed(int(generator.integers(2**32)))
+    model.train()
+    losses = []
+    for batch in _batches(samples, training.batch_size, generator):
+        batch = batch.to(device)
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        known = targets > 0
+        logits = model.scores(model(inputs)[known])  # never computed at padded positions
+        loss = F.cross_entropy(logits, targets[known])
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"loss is {loss.item()} in epoch {epoch + 1}: "
+                f"lower learning_rate={training.learning_rate}"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return float(np.mean(losses))
 
 
 def _batches(samples: list[np.ndarray], size: int, generator) -> Iterator[Tensor]:
@@ -240,7 +283,7 @@ class _State:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path | None):
         self.model, self.optimizer = model, optimizer
-        self.file = folder / "checkpoint.safetensors" if folder else None
+        self.file = folder / CHECKPOINT if folder else None
         self.history: list[dict] = []
         self.best = _copy(model.state_dict())
         if self.file and self.file.is_file():
@@ -333,8 +376,9 @@ def hold_out_last(sequences: dict[int, np.ndarray]) -> tuple[list[np.ndarray], n
 class Ranking(NamedTuple):
     """What each user is recommended, and where the item that the user took next stands.
 
-    lists : [n_users, k] items, best first
-    rank : [n_users] place of the held-out item among all unseen items, from 1
+    lists : [n_users, k] items, best first; 0 where a user has fewer than k unseen items
+    rank : [n_users] place of the held-out item among all unseen items, from 1; ties count
+        against it, so that a model that tells no items apart scores nothing
     loss : [n_users] cross-entropy of the held-out item over the whole catalogue, in nats
     """
 
@@ -354,26 +398,44 @@ def rank_items(
         Gives the scores of all items for some histories; see `next_item_scores`.
     histories, targets
         Items of each user in order, and the item [n_users] that each took next.
+
+    Raises
+    ------
+    FloatingPointError
+        If scores are NaN. They compare as false, and every target would seem to come first.
     """
+    if not len(histories):
+        raise ValueError("no users to rank: none of them has two items")
     lists, ranks, losses = [], [], []
     for start in range(0, len(histories), 256):
         chosen = histories[start : start + 256]
-        target = torch.as_tensor(targets[start : start + 256]).unsqueeze(1)
+        target = torch.as_tensor(targets[start : start + 256], dtype=torch.int64).unsqueeze(1)
         scores = scorer(chosen)
+        if scores.isnan().any():
+            raise FloatingPointError(
+                f"scores of {int(scores.isnan().any(dim=1).sum())} users are NaN: the model "
+                "diverged (train with a lower learning_rate), or an edit of its states did"
+            )
         score_of_target = scores.gather(1, target)
         losses.append(scores.logsumexp(dim=1) - score_of_target.squeeze(1))
         rows = np.repeat(np.arange(len(chosen)), [len(history) for history in chosen])
-        scores[rows, np.concatenate(chosen)] = -torch.inf
-        scores.scatter_(1, target, score_of_target)
-        lists.append(scores.topk(k, dim=1).indices)
-        ranks.append(1 + (scores > score_of_target).sum(dim=1))
+        filtered = torch.zeros_like(scores, dtype=torch.bool)
+        filtered[rows, np.concatenate(chosen)] = True
+        filtered[:, 0] = True
+        filtered.scatter_(1, target, False)
+        scores = scores.masked_fill(filtered, -torch.inf)  # a copy: the scorer may own the scores
+        best = scores.topk(min(k, scores.shape[1]), dim=1)
+        items = best.indices.masked_fill(best.values == -torch.inf, 0)
+        lists.append(F.pad(items, (0, k - items.shape[1])))
+        ranks.append((scores >= score_of_target).sum(dim=1))  # the target itself makes it 1
     return Ranking(*(torch.cat(parts).numpy() for parts in (lists, ranks, losses)))
 
 
 def save(model: CausalTransformer, folder: Path) -> None:
-    """Write ``config.json`` and ``model.safetensors``."""
+    """Write ``config.json`` and ``model.safetensors``; a checkpoint has served and is removed."""
     write_json(folder / "config.json", asdict(model.config))
     save_file(_copy(model.state_dict()), folder / "model.safetensors")
+    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> CausalTransformer:

@@ -20,7 +20,7 @@ Two activations, two ways to make the code sparse:
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +40,8 @@ from .workspace import write_json
 
 #: Our variants, and what SAELens calls them.
 ARCHITECTURES = {"topk": "topk", "l1": "standard"}
+#: The SAELens whose on-disk layout `save` writes. It drops the metadata of files that name none.
+SAELENS_VERSION = "6.54.12"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,12 @@ class Config:
     def __post_init__(self):
         if self.variant not in ARCHITECTURES:
             raise ValueError(f"variant {self.variant!r}: choose from {', '.join(ARCHITECTURES)}")
+        if min(self.d_in, self.d_sae) < 1:
+            raise ValueError(f"d_in={self.d_in}, d_sae={self.d_sae}: both must be at least 1")
         if self.variant == "topk" and not 1 <= self.k <= self.d_sae:
             raise ValueError(f"k={self.k} must lie between 1 and d_sae={self.d_sae}")
+        if not 0 <= self.l1_coefficient < float("inf"):
+            raise ValueError(f"l1_coefficient={self.l1_coefficient} must be 0 or positive")
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,11 @@ class Training:
     aux_coefficient: float = 1 / 32  # weight of the auxiliary loss of topk
     dead_after: int = 100_000  # positions without firing after which a feature counts as dead
     seed: int = 0
+
+    def __post_init__(self):
+        for name in ("learning_rate", "steps", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
 
     def learning_rate_factor(self, step: int) -> float:
         """Share of the learning rate at a step, from 0.
@@ -170,12 +181,26 @@ def train(
     -------
     pandas.DataFrame
         A row for each of about 200 steps: step, explained_variance, l0, dead_fraction.
+
+    Raises
+    ------
+    ValueError
+        Before any step: states of another width than d_in, fewer positions than a batch, or
+        values that are not finite.
+    FloatingPointError
+        If the loss ceases to be finite.
     """
     n_positions, d_in = states.shape
     if d_in != sae.config.d_in:
-        raise ValueError(f"states have {d_in} dimensions, the SAE d_in={sae.config.d_in}")
+        raise ValueError(
+            f"the hidden states have {d_in} dimensions, the SAE expects {sae.config.d_in}: "
+            f"make it with d_in={d_in}"
+        )
     if n_positions < training.batch_size:
-        raise ValueError(f"batch_size={training.batch_size} is over the {n_positions} positions")
+        raise ValueError(
+            f"batch_size={training.batch_size} is over the {n_positions} positions: "
+            f"take at most {n_positions}"
+        )
     rng = np.random.default_rng(training.seed)
     batch_of = _shuffled(n_positions, training.batch_size, rng)
     start_at_mean(sae, states, normalisation)
@@ -184,12 +209,12 @@ def train(
     silent = torch.zeros(sae.config.d_sae)  # positions since each feature last fired
     history, every = [], max(1, training.steps // 200)
     for step in tqdm(range(training.steps), desc=f"{sae.config.variant} steps", leave=False):
-        x = torch.from_numpy(normalisation.apply(states[next(batch_of)]))
+        x = _input(states[next(batch_of)], normalisation)
         total, code = loss(sae, x, silent > training.dead_after, training.aux_coefficient)
         if not torch.isfinite(total):
             raise FloatingPointError(
-                f"loss is {total.item()} at step {step}: look for NaN in the hidden states, "
-                f"or lower learning_rate={training.learning_rate}"
+                f"loss is {total.item()} at step {step}: "
+                f"lower learning_rate={training.learning_rate}"
             )
         optimizer.zero_grad()
         total.backward()
@@ -206,9 +231,20 @@ def train(
     return pd.DataFrame(history)
 
 
+def _input(states: np.ndarray, normalisation: Normalisation) -> Tensor:
+    """Normalised hidden states as the SAE takes them, in float32 whatever they come in."""
+    return torch.from_numpy(normalisation.apply(np.asarray(states)).astype(np.float32, copy=False))
+
+
 def start_at_mean(sae: SAE, states: np.ndarray, normalisation: Normalisation) -> None:
     """Set b_dec to the mean of the hidden states, so that the directions need not describe it."""
     mean = normalisation.apply(np.mean(states, axis=0, dtype=np.float64))
+    if not np.isfinite(mean).all():  # one bad value anywhere shows in the mean of its dimension
+        raise ValueError(
+            f"hidden states: NaN or infinite values in dimensions "
+            f"{np.flatnonzero(~np.isfinite(mean)).tolist()}; "
+            "look at the recommender's training, then run notebook 03_activations again"
+        )
     with torch.no_grad():
         sae.b_dec.copy_(torch.from_numpy(mean))
 
@@ -244,7 +280,7 @@ def encode(
     """Sparse codes [n_positions, d_sae] of hidden states [n_positions, d_in]."""
     rows = []
     for start in range(0, len(states), batch_size):
-        x = torch.from_numpy(normalisation.apply(np.asarray(states[start : start + batch_size])))
+        x = _input(states[start : start + batch_size], normalisation)
         rows.append(sparse.csr_array(sae.encode(x).numpy()))
     return sparse.vstack(rows, format="csr")
 
@@ -319,6 +355,9 @@ def cost_of_replacing(
         catalogue, in nats), and how much of the way from ``mean`` to ``original`` each of the two
         recovers: ndcg_recovered, loss_recovered. 1 is no loss, 0 is no better than the mean.
     """
+    for end in ("original", "mean"):
+        if end not in replacements:
+            raise ValueError(f"replacements: {end!r} is missing, an end of the scale")
     rows = {}
     for name, function in replacements.items():
         with hooked(model, site, function):
@@ -342,7 +381,7 @@ def save(sae: SAE, folder: Path) -> None:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"seqsae": config},
+        "metadata": {"sae_lens_version": SAELENS_VERSION, "seqsae": config},
     }
     if sae.config.variant == "topk":
         cfg |= {"k": sae.config.k, "rescale_acts_by_decoder_norm": False}
@@ -354,8 +393,8 @@ def save(sae: SAE, folder: Path) -> None:
 def load(folder: Path) -> SAE:
     """Read an SAE that `save` wrote."""
     cfg = json.loads((folder / "cfg.json").read_text())
-    known = {field.name for field in fields(Config)}
-    config = {key: value for key, value in cfg["metadata"]["seqsae"].items() if key in known}
-    sae = SAE(Config(**config))
+    if "seqsae" not in cfg.get("metadata", {}):
+        raise ValueError(f"{folder / 'cfg.json'}: not written by seqsae_utils.sae.save")
+    sae = SAE(Config(**cfg["metadata"]["seqsae"]))
     sae.load_state_dict(load_file(folder / "sae_weights.safetensors"))
     return sae.eval()

@@ -180,6 +180,14 @@ def test_what_was_deleted_is_made_again(built, path):
     assert paper(built) == (ALL if path == "runs/toy" else ["data"])
 
 
+def test_a_stage_that_a_notebook_reads_without_saying_so_counts_too(built):
+    replace(
+        built / "notebooks/03_activations.ipynb", "reads=['recommender']", "['recommender'][1:]"
+    )
+    assert paper(built) == ["activations"]
+    assert paper(built, "-p", "rate", "0.2") == ["recommender", "activations"]
+
+
 def test_new_pins_rerun_everything(built):
     (built / "requirements.txt").write_text("numpy==3\n")
     assert paper(built) == ALL

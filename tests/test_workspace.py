@@ -104,6 +104,14 @@ def test_half_done_work_goes_on_only_with_the_same_parameters(ws, k, found):
         assert sorted(path.name for path in folder.iterdir()) == found
 
 
+def test_half_done_work_is_discarded_unless_asked_for(ws):
+    with pytest.raises(KeyboardInterrupt), ws.save("sae") as folder:
+        (folder / "epoch.txt").write_text("3")
+        raise KeyboardInterrupt
+    with ws.save("sae") as folder:
+        assert not (folder / "epoch.txt").exists()
+
+
 def test_half_done_work_of_other_code_is_discarded(ws, monkeypatch):
     with pytest.raises(KeyboardInterrupt), ws.save("sae") as folder:
         (folder / "epoch.txt").write_text("3")

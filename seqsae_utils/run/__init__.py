@@ -42,7 +42,8 @@ HEADLINES = {
     "correlation with attributes, neurons": "interpretability.neurons.max_correlation",
     "correlation with attributes, SAE": "interpretability.sae.max_correlation",
     "largest logit change of the zero edit": "control.zero_edit.max_logit_change",
-    "Pareto area of control, SAE": "control.sae.pareto_area",
+    "share of a steered attribute before": "control.sae.mean.share_at_0",
+    "share of it with its feature turned up": "control.sae.mean.share_at_strong",
 }
 
 
