@@ -157,7 +157,7 @@ class Normalisation:
 
     @classmethod
     def of(cls, states: np.ndarray) -> "Normalisation":
-        """Measure it on hidden states [n_positions, d_in] of the SAE users, never the test users."""
+        """Measure it on the hidden states [n_positions, d_in] of the SAE users, never the test."""
         # In blocks: a double-precision copy of a large memory map would not fit into memory.
         blocks = [states[start : start + 65_536] for start in range(0, len(states), 65_536)]
         with np.errstate(invalid="ignore"):

@@ -217,7 +217,7 @@ def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
 
 
 def correlation_from_sums(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:
-    """Correlations [n_features, n_attributes]; `attribute_matrix` is [n_items + 1, n_attributes]."""
+    """Correlations [n_features, n_attributes]; attributes are of items: [n_items + 1, ...]."""
     n = sums["count"].sum()
     positives = sums["count"] @ attribute_matrix
     covariance = sums["value"].T @ attribute_matrix

@@ -57,7 +57,8 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
         runs / f"{name}{end}" for end in (".ipynb", ".partial.ipynb", ".failed.ipynb")
     )
     runs.mkdir(parents=True, exist_ok=True)
-    (runs / f"{name}.json").unlink(missing_ok=True)
+    for old in (runs / f"{name}.json", partial, failed):
+        old.unlink(missing_ok=True)
     depends = fingerprint(workspace, stage, parameters)
     before, start = _figures(workspace), time.perf_counter()
     defaults = declared(notebook(name))
@@ -75,16 +76,16 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
         )
         workspace.load(stage)
     except Exception as error:  # also a kernel that died, e.g. for want of memory
+        where = ""
         if partial.is_file():
-            partial.replace(failed)
+            where = f"\nTraceback: {partial.replace(failed)}"
         what = f": {type(error).__name__}: {error}"
         if isinstance(error, PapermillExecutionError):
             what = f" in cell [{error.exec_count}]: {error.ename}: {error.evalue}"
-        raise RunError(f"{name} failed{what}\nTraceback: {failed}") from error
+        raise RunError(f"{name} failed{what}{where}") from error
     seconds = round(time.perf_counter() - start, 1)
     nbformat.write(normalise(nbformat.read(partial, as_version=4)), partial)
     partial.replace(final)
-    failed.unlink(missing_ok=True)
     written = [path for path, state in _figures(workspace).items() if before.get(path) != state]
     # What it read is known only now that its manifest says so; the rest may have been edited since.
     now = fingerprint(workspace, stage, parameters)

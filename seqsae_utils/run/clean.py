@@ -54,7 +54,7 @@ def _without_progress(outputs: list) -> list:
 def _terminal(text: str) -> str:
     r"""What is left to see of a text with carriage returns and steps up to an earlier line.
 
-    >>> _terminal("50%|##  |\r100%|####|\r         \rdone\n")
+    >>> _terminal("50%|##  |\r100%|####|\r          \rdone\n")
     'done\n'
     """
     if "\r" not in text:
