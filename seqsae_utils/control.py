@@ -182,10 +182,19 @@ def dose_response(
     return pd.DataFrame(curves), pd.DataFrame(side_effects)
 
 
-def turn_feature(sae: SAE, normalisation: Normalisation, features) -> Method:
-    """The method that adds the dose to one SAE feature; `features` holds one for each column."""
-    features = [int(feature) for feature in features]
-    return lambda column, dose: sae_delta(sae, normalisation, [Edit(features[column], dose)])
+def turn_feature(sae: SAE, normalisation: Normalisation, features, signs) -> Method:
+    """The method that adds the dose to one SAE feature for each attribute.
+
+    `features` and `signs` hold one value for each column of the attribute matrix. A feature that
+    was chosen because it is silent where the attribute is (sign -1) is turned the other way.
+    """
+    knobs = [(int(feature), int(sign)) for feature, sign in zip(features, signs, strict=True)]
+
+    def method(column: int, dose: float) -> Delta:
+        feature, sign = knobs[column]
+        return sae_delta(sae, normalisation, [Edit(feature, sign * dose)])
+
+    return method
 
 
 def pick_attributes(wanted: str, names: list[str], attribute_matrix: np.ndarray) -> list[str]:

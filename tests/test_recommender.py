@@ -185,14 +185,14 @@ def test_saved_and_loaded_it_is_the_same_and_ready_to_predict(tmp_path):
 
 def test_the_loss_is_that_of_the_real_positions():
     """One batch of windows of different lengths, against each window alone and unpadded."""
-    sequences = [np.array([4, 9, 1, 20, 7]), np.array([3, 2]), np.array([5, 6, 8])]
+    sequences = [np.array([4, 9, 1, 20, 7, 2, 11]), np.array([3, 2]), np.array([5, 6, 8])]
     model = fresh_model(replace(CONFIG, dropout=0.0)).eval()
     losses = []
     with torch.no_grad():
         for sequence in sequences:
             scores = model.scores(model(torch.from_numpy(sequence[:-1])[None])[0])[:, 1:].numpy()
             losses += list(-log_softmax(scores, axis=1)[np.arange(len(scores)), sequence[1:] - 1])
-    assert len(losses) == 4 + 1 + 2
+    assert len(losses) == 6 + 1 + 2  # the longest fills the model: six inputs, six targets
     once = replace(TRAINING, max_epochs=1)
     history = recommender.train(model, sequences, held_out(sequences), once)
     assert history["loss"].item() == pytest.approx(np.mean(losses), rel=1e-5)
@@ -246,6 +246,13 @@ def test_the_seed_decides():
     assert same_weights(models[0], models[1])
     assert (first["loss"] != other["loss"]).all()
     assert not same_weights(models[0], models[2])
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    """Nothing is learned and nothing dropped: other batches alone make another mean loss."""
+    model = fresh_model(replace(CONFIG, dropout=0.0))
+    history = train(model, replace(TRAINING, learning_rate=1e-30, max_epochs=4))
+    assert history["loss"].nunique() == 4
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,20 @@ from seqsae_utils.workspace import seed_everything
 D_IN, D_SAE, DIRECTIONS = 24, 64, 48
 CONFIGS = {
     "topk": sae.Config(D_IN, D_SAE, "topk", k=3),
-    "l1": sae.Config(D_IN, D_SAE, "l1", l1_coefficient=0.5),
+    "l1": sae.Config(D_IN, D_SAE, "l1", l1_coefficient=1.5),
 }
 TRAINING = sae.Training(
-    learning_rate=3e-3, steps=600, batch_size=512, warmup_steps=50, dead_after=5_000
+    learning_rate=3e-3, steps=1_000, batch_size=512, warmup_steps=50, dead_after=5_000
 )
 SHORT = sae.Training(steps=5, batch_size=64, warmup_steps=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Matrices this small are slower on two threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQSAE_THREADS", "1")
+        yield
 
 
 def numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -44,7 +52,7 @@ def random_sae(config: sae.Config, seed: int = 0) -> sae.SAE:
 
 @pytest.fixture(scope="module")
 def planted():
-    """Hidden states that are sparse sums of known directions, not orthogonal, shifted and scaled."""
+    """Hidden states made of a few of many known directions, then shifted and scaled."""
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(DIRECTIONS, D_IN))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -108,7 +116,7 @@ def test_l1_loss_by_hand():
     total, code = sae.loss(dictionary, x, torch.zeros(D_SAE, dtype=torch.bool), 1.0)
     f = numpy(dictionary.encode(x))
     squared = [np.sum((numpy(a) - numpy(b)) ** 2) for a, b in zip(x, dictionary(x), strict=True)]
-    assert total.item() == pytest.approx(np.mean(squared) + 0.5 * f.sum() / 9, rel=1e-5)
+    assert total.item() == pytest.approx(np.mean(squared) + 1.5 * f.sum() / 9, rel=1e-5)
     assert torch.equal(code, dictionary.encode(x))
 
 
@@ -196,7 +204,7 @@ def test_training_recovers_planted_directions(trained, planted):
     torch.manual_seed(0)
     start = best_match(sae.untrained(dictionary.config, states, normalisation), directions)
     found = best_match(dictionary, directions)
-    assert found > 0.9 > start + 0.3, f"mean best-match cosine {found:.3f}, untrained {start:.3f}"
+    assert found > 0.85 > start + 0.35, f"mean best-match cosine {found:.3f}, untrained {start:.3f}"
 
 
 def test_decoder_has_unit_rows_after_training(trained):
@@ -296,7 +304,7 @@ def test_l1_does_not_care_for_k():
     ("change", "training", "message"),
     [
         (lambda x: x[:50], SHORT, "batch_size=64 is over the 50 positions: take at most 50"),
-        (lambda x: x[:, :20], SHORT, "have 20 dimensions, the SAE expects 24: make it with d_in=20"),
+        (lambda x: x[:, :20], SHORT, "20 dimensions, the SAE expects 24: make it with d_in=20"),
         (lambda x: np.where(x == x[70, 5], np.nan, x), SHORT, r"NaN or infinite .* \[5\]"),
         (lambda x: np.where(x == x[70, 5], np.inf, x), SHORT, r"NaN or infinite .* \[5\]"),
     ],

@@ -1,0 +1,192 @@
+"""Every figure draws from the smallest table that makes sense, without a warning."""
+
+import inspect
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqsae_utils import figures
+from seqsae_utils.workspace import Workspace, sha256
+
+NAMES = ["Noir", "Children's", "Sci-Fi"]
+SCORES = ["max_correlation", "max_auc"]
+
+
+@pytest.fixture(autouse=True)
+def close_figures(monkeypatch):
+    """Figures of one test never reach the next one, nor a screen."""
+    monkeypatch.setattr(plt, "show", lambda: None)
+    figures.style()
+    yield
+    plt.close("all")
+    plt.rcdefaults()
+
+
+def rows(columns: dict, **values) -> pd.DataFrame:
+    """A row for each combination of the columns' values; `values` are filled in by a cycle."""
+    table = pd.DataFrame(list(product(*columns.values())), columns=list(columns))
+    return table.assign(**{name: np.resize(cycle, len(table)) for name, cycle in values.items()})
+
+
+LONG_TAIL = pd.DataFrame({"rank": [1, 2, 3], "interactions": [8, 2, 0], "share": [0.8, 1.0, 1.0]})
+LENGTHS = rows({"split": ["recommender", "sae", "test"], "length": [2, 30]}, users=[5, 1])
+OVERLAP = rows({"attribute": NAMES, "other": NAMES}, items=[9, 2, 1], share=[1.0, 0.2, 0.1])
+LEARNING = pd.DataFrame({"epoch": [1, 2, 3], "loss": [7, 6, 5], "ndcg@10": [0.1, 0.3, 0.2]})
+NORMS = pd.DataFrame({"norm": np.linspace(3, 9, 50)})
+SPECTRUM = pd.DataFrame(
+    {"component": [1, 2], "variance": [0.8, 0.2], "cumulative_variance": [0.8, 1.0]}
+)
+PROBE = pd.DataFrame({"attribute": NAMES, "auc": [0.9, np.nan, 0.7], "auc_shuffled": 0.5})
+TRAINING = rows(
+    {"variant": ["topk", "l1"], "step": [0, 20, 40]}, explained_variance=[0.1, 0.7, 0.9], l0=[30, 9]
+)
+DENSITY = rows({"variant": ["topk", "l1"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
+REPLACEMENT = pd.DataFrame({"replacement": ["original", "topk", "mean"], "ndcg@10": [0.2, 0.1, 0]})
+PAIRED = rows({"attribute": NAMES, "basis": list(figures.BASES)}, correlation=[0.1, 0.2, 0.3, 0.5])
+BASES = pd.DataFrame({"basis": list(figures.BASES), "null_correlation": 0.1}).assign(
+    **{f"{name}{end}": 0.5 + shift for name in SCORES
+       for end, shift in {"": 0, "_low": -0.1, "_high": 0.1}.items()}
+)  # fmt: skip
+HISTOGRAM = rows({"group": ["Noir", "not Noir"], "i": range(9)}, activation=np.linspace(0.1, 3, 9))
+PROMOTED = pd.DataFrame(
+    {"title": ["The Third Man (1949)", "A Title That Goes On and On and On and On (1950)"],
+     "logit": [2.0, 1.0], "has_attribute": [True, False]}
+)  # fmt: skip
+CURVES = rows(
+    {"method": list(figures.METHODS), "attribute": NAMES, "dose": [-4.0, 0.0, 4.0]},
+    share=[0.1, 0.2, 0.6], ndcg=[0.1, 0.2, 0.15], ndcg_change=[-0.1, 0.0, -0.05],
+    coverage=[0.3, 0.5, 0.2],
+)  # fmt: skip
+for column in ("share", "ndcg_change"):
+    CURVES[f"{column}_low"], CURVES[f"{column}_high"] = CURVES[column] - 0.1, CURVES[column] + 0.1
+SIDE_EFFECTS = rows({"attribute": NAMES[:2], "other": NAMES}, change=[0.47, -0.013, -0.001])
+
+DRAWN = {
+    "long_tail": lambda: figures.long_tail(LONG_TAIL),
+    "sequence_lengths": lambda: figures.sequence_lengths(LENGTHS),
+    "attribute_overlap": lambda: figures.attribute_overlap(OVERLAP),
+    "learning_curve": lambda: figures.learning_curve(LEARNING),
+    "hidden_states": lambda: figures.hidden_states(NORMS, SPECTRUM),
+    "probe": lambda: figures.probe(PROBE),
+    "sae_training": lambda: figures.sae_training(TRAINING),
+    "density": lambda: figures.density(DENSITY),
+    "replacement_cost": lambda: figures.replacement_cost(REPLACEMENT),
+    "paired_bars": lambda: figures.paired_bars(PAIRED),
+    "bases": lambda: figures.bases(BASES),
+    "feature_page": lambda: figures.feature_page(HISTOGRAM, PROMOTED, "Feature 3: Noir"),
+    "dose_response": lambda: figures.dose_response(CURVES[CURVES["method"] == "sae"]),
+    "gain_against_loss": lambda: figures.gain_against_loss(CURVES),
+    "side_effects": lambda: figures.side_effects(SIDE_EFFECTS),
+}
+
+
+def test_every_figure_is_tried_here():
+    functions = inspect.getmembers(figures, inspect.isfunction)
+    drawing = {name for name, f in functions if f.__annotations__.get("return") is plt.Figure}
+    assert drawing == set(DRAWN)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_draws_fits_the_page_and_names_its_axes(name):
+    figure = DRAWN[name]()
+    figure.canvas.draw()  # warnings of the layout come only now
+    assert figures.COLUMN <= figure.get_figwidth() <= figures.PAGE
+    labels = [axis.get_xlabel() for axis in figure.axes] + [
+        axis.get_ylabel() for axis in figure.axes
+    ]
+    assert any(labels), "no axis says what it shows"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_same_figure_gives_the_same_files(name, tmp_path, monkeypatch):
+    digests = []
+    for run in ("first", "second"):
+        monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path / run))
+        folder = Workspace("toy").figures
+        figures.save(DRAWN[name](), CURVES, name, Workspace("toy"))
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [path.relative_to(folder).as_posix() for path in files]
+        assert names == [f"{name}.pdf", f"{name}.png", f"tables/{name}.csv"]
+        assert files[0].read_bytes().startswith(b"%PDF")
+        assert files[1].read_bytes().startswith(b"\x89PNG")
+        digests.append([sha256(path) for path in files])
+    assert digests[0] == digests[1]
+
+
+def test_the_saved_table_is_what_was_plotted(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    figures.save(DRAWN["dose_response"](), CURVES, "curves", Workspace("toy"))
+    saved = pd.read_csv(Workspace("toy").figures / "tables" / "curves.csv")
+    pd.testing.assert_frame_equal(saved, CURVES, rtol=1e-5, check_dtype=False)
+
+
+# What is drawn is what the table says
+
+
+def test_long_tail_and_learning_curve_show_their_columns():
+    left, right = figures.long_tail(LONG_TAIL).axes
+    assert left.lines[0].get_ydata().tolist() == [8, 2, 1]  # a logarithm needs at least one
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [80, 100, 100])
+    loss, ndcg = figures.learning_curve(LEARNING).axes
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [6]]
+    assert ndcg.lines[1].get_xydata().tolist() == [[2, 0.3]]  # the best epoch
+
+
+def test_sequence_lengths_counts_users_from_the_long_end():
+    axes = figures.sequence_lengths(LENGTHS).axes[0]
+    assert axes.lines[0].get_label() == "recommender (6)"
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [100, 100 / 6])
+
+
+def test_attribute_overlap_reads_rows_as_attributes():
+    left, right, *_ = figures.attribute_overlap(OVERLAP).axes
+    shown = right.collections[0].get_array().reshape(3, 3)
+    share = OVERLAP.pivot(index="attribute", columns="other", values="share").loc[NAMES, NAMES]
+    off = ~np.eye(3, dtype=bool)
+    np.testing.assert_allclose(shown[off], 100 * share.to_numpy()[off])
+    assert np.ma.getmaskarray(shown).diagonal().all()
+    assert [bar.get_width() for bar in left.patches] == [9, 2, 1]
+
+
+def test_paired_bars_stand_beside_each_other_for_each_attribute():
+    table = PAIRED.assign(correlation=np.arange(12) / 12)
+    axis = figures.paired_bars(table).axes[0]
+    wide = table.pivot(index="attribute", columns="basis", values="correlation")
+    order = [label.get_text() for label in axis.get_xticklabels()]
+    assert order == ["Sci-Fi", "Children's", "Noir"]  # best feature first
+    neurons, features = axis.containers
+    assert [bar.get_height() for bar in neurons] == wide.loc[order, "neurons"].tolist()
+    assert [bar.get_height() for bar in features] == wide.loc[order, "sae"].tolist()
+    ticks = axis.lines[0].get_ydata()
+    assert ticks.tolist() == wide.loc[order, "random_directions"].tolist()
+
+
+def test_curves_belong_to_their_attribute_and_method():
+    share, change, coverage = figures.dose_response(CURVES[CURVES["method"] == "sae"]).axes
+    lines = {line.get_label(): line for line in share.lines}
+    for name in NAMES:
+        assert lines[name].get_xydata().tolist() == [[-4, 0.1], [0, 0.2], [4, 0.6]]
+    assert change.lines[0].get_ydata().tolist() == [-0.1, 0, -0.05]
+    assert coverage.lines[0].get_ydata().tolist() == [0.3, 0.5, 0.2]
+    panels = figures.gain_against_loss(CURVES).axes
+    assert [panel.get_title("left") or panel.get_title() for panel in panels] == NAMES
+    assert panels[0].lines[0].get_xydata().tolist() == [[0.2, 0.2], [0.6, 0.15]]  # doses from 0
+
+
+def test_side_effects_are_in_points_with_rows_turned_up():
+    axis = figures.side_effects(SIDE_EFFECTS).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["47", "-1", "0"] * 2
+    assert [label.get_text() for label in axis.get_yticklabels()] == NAMES[:2]
+    assert [label.get_text() for label in axis.get_xticklabels()] == NAMES
+
+
+@pytest.mark.parametrize("name", ["Cash $5, Change $1", "_private", "a & b <c>"])
+def test_titles_and_attributes_are_text_and_nothing_else(name):
+    """Own data has names that matplotlib could take for formulae or for hidden labels."""
+    promoted = PROMOTED.assign(title=[name, "other"])
+    figures.feature_page(HISTOGRAM, promoted, f"Feature 1: {name}").canvas.draw()
+    figures.probe(PROBE.replace("Noir", name)).canvas.draw()
+    figures.dose_response(CURVES.replace("Noir", name)).canvas.draw()

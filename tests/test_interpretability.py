@@ -1,0 +1,454 @@
+"""Scores against SciPy and scikit-learn; choosing, intervals and the null against brute force."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from scipy.stats import pearsonr
+from sklearn.decomposition import PCA
+from sklearn.metrics import precision_score, recall_score, roc_auc_score
+
+from seqsae_utils import interpretability as interp
+from seqsae_utils import sae
+from seqsae_utils.activations import Normalisation
+from seqsae_utils.interpretability import Positions
+
+N_ITEMS, N_ATTRIBUTES = 60, 4
+NAMES = ["Noir", "War", "Musical", "Western"]
+
+
+def quietly(function, *arguments):
+    """A score of another library, NaN where that library warns that it is not defined."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return function(*arguments)
+        except (Warning, ValueError):
+            return np.nan
+
+
+def by_others(codes: np.ndarray, attributes: np.ndarray) -> dict[str, np.ndarray]:
+    """What `interp.score` promises, pair by pair from SciPy and scikit-learn."""
+    functions = {
+        "correlation": lambda y, x: quietly(lambda: pearsonr(x, y).statistic),
+        "auc": lambda y, x: quietly(roc_auc_score, y, x),
+        "precision": lambda y, x: quietly(precision_score, y, x > 0),
+        "recall": lambda y, x: quietly(recall_score, y, x > 0),
+    }
+    return {
+        name: np.array([[function(y, x) for y in attributes.T] for x in codes.T])
+        for name, function in functions.items()
+    }
+
+
+@pytest.fixture
+def attributes():
+    """[500, 4] of 0 and 1: one frequent, one rare, one that nobody has, one that all have."""
+    rng = np.random.default_rng(1)
+    columns = [rng.random(500) < 0.4, rng.random(500) < 0.03, np.zeros(500), np.ones(500)]
+    return np.stack(columns, axis=1).astype(float)
+
+
+def dense_codes() -> np.ndarray:
+    """Signed, shifted, with ties, with constants that rounding makes look as if they varied."""
+    rng = np.random.default_rng(2)
+    codes = rng.normal(size=(500, 7)) + np.array([0, 3, -40, 0, 0, 0, 0])
+    codes[:, 3] = rng.integers(-2, 3, size=500)
+    codes[:, 4], codes[:, 5] = 0.1, 1e6 + 0.1
+    codes[:, 6] *= 1e-9
+    return codes
+
+
+def sparse_codes() -> np.ndarray:
+    """Not negative, mostly zero, with ties, a dead feature, and one that always fires."""
+    rng = np.random.default_rng(3)
+    codes = rng.exponential(size=(500, 7)) * (rng.random((500, 7)) < 0.1)
+    codes[:, 1] = rng.integers(0, 4, size=500)
+    codes[:, 2], codes[:, 3] = 0.0, 0.3
+    codes[:, 4] = rng.exponential(size=500)
+    return codes
+
+
+# Scores
+
+
+@pytest.mark.parametrize(
+    ("given", "codes"),
+    [
+        (dense_codes(), dense_codes()),
+        (sparse.csr_array(sparse_codes()), sparse_codes()),
+        (sparse_codes(), sparse_codes()),
+        (sparse.csr_array(sparse_codes().astype(np.float32)), sparse_codes().astype(np.float32)),
+    ],
+    ids=["dense", "sparse", "sparse given dense", "float32"],
+)
+def test_score_is_that_of_scipy_and_scikit_learn(given, codes, attributes):
+    found = interp.score(given, attributes)
+    expected = by_others(codes.astype(np.float64), attributes)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-9, rtol=0, err_msg=name)
+    defined = ~np.isnan(found["correlation"])
+    assert not defined[:, 2:].any()  # attributes of one class
+    assert 5 <= defined[:, 0].sum() < 7  # and features that do not vary
+
+
+def test_explicit_zeros_are_zeros(attributes):
+    codes = sparse.csr_array(sparse_codes())
+    stored = codes.copy()
+    stored.data[::3] = 0.0
+    for name, values in interp.score(stored, attributes).items():
+        clean = interp.score(sparse.csr_array(stored.toarray()), attributes)[name]
+        np.testing.assert_allclose(values, clean, atol=1e-12, err_msg=name)
+
+
+def test_signed_codes_must_not_come_sparse(attributes):
+    with pytest.raises(ValueError, match="give signed bases as dense arrays"):
+        interp.score(sparse.csr_array(dense_codes()), attributes)
+
+
+def test_paired_scores_are_those_of_scipy_and_scikit_learn(attributes):
+    x = dense_codes()[:, [0, 3, 6, 4]]
+    y = attributes[:, [0, 0, 1, 0]]
+    found = interp.paired_scores(x, y, np.ones((1, 500)))
+    for j in range(3):
+        correlation = pearsonr(x[:, j], y[:, j]).statistic
+        assert found["correlation"][0, j] == pytest.approx(correlation, abs=1e-9)
+        assert found["auc"][0, j] == pytest.approx(roc_auc_score(y[:, j], x[:, j]), abs=1e-9)
+    assert np.isnan(found["correlation"][0, 3])
+
+
+def test_weights_are_repeated_rows(attributes):
+    x, y = sparse_codes()[:, :2], attributes[:, [0, 1]]
+    weights = np.random.default_rng(4).integers(0, 4, size=(3, 500))
+    found = interp.paired_scores(x, y, weights)
+    for draw, counts in enumerate(weights):
+        rows = np.repeat(np.arange(500), counts)
+        for j in range(2):
+            correlation = pearsonr(x[rows, j], y[rows, j]).statistic
+            auc = roc_auc_score(y[rows, j], x[rows, j])
+            assert found["correlation"][draw, j] == pytest.approx(correlation, abs=1e-9)
+            assert found["auc"][draw, j] == pytest.approx(auc, abs=1e-9)
+
+
+def test_a_draw_without_the_attribute_has_no_score(attributes):
+    weights = np.stack([np.ones(500), attributes[:, 0] == 0, attributes[:, 0] == 1])
+    found = interp.paired_scores(sparse_codes()[:, [0]], attributes[:, [0]], weights)
+    for values in found.values():
+        assert np.isnan(values[:, 0]).tolist() == [False, True, True]
+
+
+# Choosing
+
+
+def test_choose_takes_the_furthest_from_chance_and_keeps_the_sign():
+    nan = np.nan
+    scores = np.array([[0.2, -0.1, nan, nan], [-0.3, 0.05, 0.1, nan], [0.1, nan, -0.2, nan]])
+    chosen = interp.choose(scores)
+    assert chosen["feature"].tolist()[:3] == [1, 0, 2]
+    assert chosen["sign"].tolist()[:3] == [-1, -1, -1]
+    np.testing.assert_array_equal(chosen["score"], [-0.3, -0.1, -0.2, nan])
+    of_auc = interp.choose(np.array([[0.6, 0.9], [0.2, 0.55]]), chance=0.5)
+    assert of_auc["feature"].tolist() == [1, 0]
+    assert of_auc["sign"].tolist() == [-1, 1]
+
+
+def test_columns_turn_negative_features_over():
+    chosen = pd.DataFrame({"feature": [2, 0], "sign": [-1, 1]})
+    codes = np.arange(6.0).reshape(2, 3)
+    for given in (codes, sparse.csr_array(codes)):
+        np.testing.assert_array_equal(interp.columns(given, chosen), [[-2, 0], [-5, 3]])
+
+
+# A made-up world: items with attributes, and two groups of users who take them
+
+
+def group_of_users(rng, matrix, first_user: int, n_users: int = 30, length: int = 40) -> Positions:
+    items = rng.integers(1, N_ITEMS + 1, size=n_users * length)
+    return Positions(np.repeat(first_user + np.arange(n_users), length), items, matrix[items])
+
+
+@pytest.fixture
+def world():
+    """Attributes of items [n_items + 1, 4], and positions of both groups of users."""
+    rng = np.random.default_rng(5)
+    matrix = (rng.random((N_ITEMS + 1, N_ATTRIBUTES)) < 0.3).astype(float)
+    matrix[0] = 0
+    groups = {"sae": group_of_users(rng, matrix, 0), "test": group_of_users(rng, matrix, 100)}
+    return matrix, groups
+
+
+def random_codes(positions: Positions, seed: int) -> np.ndarray:
+    """Twenty features that fire anywhere."""
+    rng = np.random.default_rng(seed)
+    shape = (len(positions.items), 20)
+    return rng.exponential(size=shape) * (rng.random(shape) < 0.2)
+
+
+def planted_codes(positions: Positions, seed: int) -> np.ndarray:
+    """The same, but feature 5 + j fires more on attribute j, and feature 3 less on attribute 3."""
+    rng = np.random.default_rng(seed + 50)
+    codes = random_codes(positions, seed)
+    codes[:, 5:8] += rng.exponential(size=(len(codes), 3)) * positions.attributes[:, :3]
+    codes[:, 3] = rng.exponential(size=len(codes)) * (1 - positions.attributes[:, 3])
+    return codes
+
+
+def test_correlation_from_sums_is_that_of_score(world):
+    matrix, groups = world
+    for codes in (planted_codes(groups["sae"], 0), dense_codes_for(groups["sae"])):
+        sums = interp.item_sums(codes, groups["sae"].items, N_ITEMS)
+        expected = interp.score(codes, groups["sae"].attributes)["correlation"]
+        found = interp.correlation_from_sums(sums, matrix)
+        np.testing.assert_allclose(found, expected, atol=1e-9, rtol=0)
+        as_sparse = interp.item_sums(sparse.csr_array(codes), groups["sae"].items, N_ITEMS)
+        again = interp.correlation_from_sums(as_sparse, matrix)
+        np.testing.assert_allclose(again, expected, atol=1e-9, rtol=0)
+
+
+def dense_codes_for(positions: Positions) -> np.ndarray:
+    codes = np.random.default_rng(6).normal(size=(len(positions.items), 5))
+    codes[:, 2] = 0.1  # constant
+    return codes
+
+
+def test_positions_carry_the_attributes_of_their_items(world):
+    matrix, _ = world
+    index = pd.DataFrame({"user": [7, 7, 9], "item": [3, 60, 3], "position": [0, 1, 0]})
+    positions = Positions.of(index, matrix)
+    assert positions.users.tolist() == [7, 7, 9]
+    np.testing.assert_array_equal(positions.attributes, matrix[[3, 60, 3]])
+
+
+def test_best_features_are_scored_on_the_test_users(world):
+    matrix, groups = world
+    codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
+    best = interp.best_features(codes, groups, NAMES)
+    assert best["attribute"].tolist() == NAMES
+    assert best["feature"].tolist() == [5, 6, 7, 3]
+    assert best["sign"].tolist() == [1, 1, 1, -1]
+    for j, (feature, sign) in enumerate(zip(best["feature"], best["sign"], strict=True)):
+        for column, group in {"correlation_chosen": "sae", "correlation": "test"}.items():
+            expected = pearsonr(sign * codes[group][:, feature], groups[group].attributes[:, j])
+            assert best.loc[j, column] == pytest.approx(expected.statistic, abs=1e-9)
+        x, y = sign * codes["test"][:, feature], groups["test"].attributes[:, j]
+        assert best.loc[j, "auc"] == pytest.approx(roc_auc_score(y, x), abs=1e-9)
+        if sign > 0:
+            assert best.loc[j, "precision"] == pytest.approx(precision_score(y, x > 0), abs=1e-9)
+        assert best.loc[j, "recall"] == pytest.approx(recall_score(y, x > 0), abs=1e-9)
+    assert (best["correlation"] > 0.2).all()
+    assert np.isnan(best.loc[3, "precision"])  # turned over, it is never above zero
+
+
+def test_best_features_do_not_look_at_the_test_users_to_choose(world):
+    _, groups = world
+    codes = {"sae": planted_codes(groups["sae"], 0), "test": planted_codes(groups["test"], 1)}
+    other = codes | {"test": planted_codes(groups["test"], 2)[:, ::-1]}
+    first, second = (interp.best_features(c, groups, NAMES) for c in (codes, other))
+    for column in ("feature", "sign", "correlation_chosen"):
+        assert first[column].tolist() == second[column].tolist()
+    assert first["correlation"].min() > 0.2 > second["correlation"].max()
+    swapped = {"sae": other["test"], "test": codes["sae"]}
+    exchanged = {"sae": groups["test"], "test": groups["sae"]}
+    third = interp.best_features(swapped, exchanged, NAMES)
+    assert third["feature"].tolist() != first["feature"].tolist()
+
+
+# Chance
+
+
+def test_bootstrap_draws_users_not_positions():
+    """Positions that repeat their user's first one add nothing, so they must change nothing."""
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(40, 2)), (rng.random((40, 2)) < 0.5).astype(float)
+    users = rng.permutation(40)
+    repeated = np.repeat(np.arange(40), 25)
+    plain = interp.bootstrap(x, y, users, n_draws=120, seed=3)
+    many = interp.bootstrap(x[repeated], y[repeated], users[repeated], n_draws=120, seed=3)
+    for name in ("correlation", "auc"):
+        assert plain[name].shape == (120, 2)
+        np.testing.assert_allclose(many[name], plain[name], atol=1e-9)
+    by_hand = []
+    for _ in range(400):
+        rows = rng.integers(0, 40, size=40)
+        by_hand.append(np.corrcoef(x[rows, 0], y[rows, 0])[0, 1])
+    spread = np.std(interp.bootstrap(x, y, users, n_draws=400)["correlation"][:, 0])
+    assert spread == pytest.approx(np.std(by_hand), rel=0.15)
+
+
+def test_bootstrap_is_seeded():
+    x, y = dense_codes()[:, :1], np.tile([[0.0], [1.0]], (250, 1))
+    users = np.arange(500) // 10
+    first, again, other = (interp.bootstrap(x, y, users, 60, s)["auc"] for s in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_interval_is_that_of_percentiles():
+    low, high = interp.interval(np.append(np.arange(1_001.0), np.nan))
+    assert (low, high) == pytest.approx((25.0, 975.0))
+
+
+def p_value(codes, groups, matrix, **settings) -> float:
+    return interp.summary(codes, groups, matrix, n_bootstrap=20, n_permutations=99, **settings)
+
+
+def test_null_is_not_beaten_by_codes_that_know_nothing(world):
+    matrix, groups = world
+    codes = {group: random_codes(groups[group], i) for i, group in enumerate(groups)}
+    found = p_value(codes, groups, matrix)
+    assert found["p_value"] > 0.1, found
+
+
+def test_null_is_not_beaten_by_features_that_know_items_by_heart(world):
+    """A feature of a few items correlates with whatever these items are, for all users alike.
+
+    Permuting positions would call that significant; an attribute belongs to an item.
+    """
+    matrix, groups = world
+    loves = np.random.default_rng(8).random((N_ITEMS + 1, 20)) < 0.1
+    codes = {
+        group: random_codes(positions, i) + 2 * loves[positions.items]
+        for i, (group, positions) in enumerate(groups.items())
+    }
+    found = p_value(codes, groups, matrix)
+    assert found["max_correlation"] > 0.1 and found["null_correlation"] > 0.1
+    assert found["p_value"] > 0.1, found
+
+
+def test_null_is_beaten_by_planted_codes(world):
+    matrix, groups = world
+    codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
+    codes = {group: sparse.csr_array(dense) for group, dense in codes.items()}
+    found = p_value(codes, groups, matrix)
+    assert found["p_value"] == pytest.approx(1 / 100)
+    assert found["max_correlation"] > found["null_correlation"] + 0.2, found
+    best = interp.best_features(codes, groups, NAMES)
+    assert found["max_correlation"] == pytest.approx(best["correlation"].mean())
+    for name in ("max_correlation", "max_auc"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+
+
+def test_permutation_null_permutes_items_and_never_padding(world):
+    """With one attribute pattern for all items, every permutation gives the true score."""
+    matrix, groups = world
+    matrix[1:] = 0
+    matrix[1:31, 0] = 1  # half of the items
+    codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
+    sums = {group: interp.item_sums(codes[group], groups[group].items, N_ITEMS) for group in groups}
+    null = interp.permutation_null(sums["sae"], sums["test"], matrix[:, :1], 50, seed=1)
+    by_hand = []
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        shuffled = np.concatenate([matrix[:1, :1], matrix[1 + rng.permutation(N_ITEMS), :1]])
+        y = {group: shuffled[groups[group].items, 0] for group in groups}
+        r = [pearsonr(feature, y["sae"]).statistic for feature in codes["sae"].T]
+        j = int(np.argmax(np.abs(r)))
+        scored = pearsonr(codes["test"][:, j], y["test"]).statistic
+        by_hand.append(scored * np.sign(r[j]))
+    np.testing.assert_allclose(null, by_hand, atol=1e-9)
+
+
+# Bases
+
+
+@pytest.fixture
+def compared():
+    rng = np.random.default_rng(9)
+    mixing = rng.normal(size=(6, 6))
+    states = {g: (2 + rng.normal(size=(n, 6)) @ mixing).astype(np.float32)
+              for g, n in {"sae": 300, "test": 120}.items()}  # fmt: skip
+    torch.manual_seed(0)
+    dictionary = sae.SAE(sae.Config(6, 24, "l1"))
+    with torch.no_grad():
+        dictionary.b_enc -= 1.0  # about five features fire
+    return dictionary, states, Normalisation.of(states["sae"])
+
+
+def test_bases_fit_on_the_sae_users_only(compared):
+    dictionary, states, normalisation = compared
+    found = interp.bases(dictionary, states, normalisation)
+    assert list(found) == ["neurons", "pca", "random_directions", "sae"]
+    x = {g: (s - normalisation.mean) / normalisation.std for g, s in states.items()}
+    np.testing.assert_allclose(found["neurons"]["test"], x["test"], atol=1e-5)
+    pca = PCA(random_state=0).fit(x["sae"]).transform(x["test"])
+    np.testing.assert_allclose(np.abs(found["pca"]["test"]), np.abs(pca), atol=1e-4)
+    other = interp.bases(dictionary, states | {"test": 5 * states["test"]}, normalisation)
+    for basis in found:
+        first, second = (codes[basis]["sae"] for codes in (found, other))
+        assert abs(first - second).max() == 0, basis
+
+
+def test_the_random_dictionary_is_as_large_and_as_sparse(compared):
+    dictionary, states, normalisation = compared
+    found = interp.bases(dictionary, states, normalisation)
+    trained, random = found["sae"]["sae"], found["random_directions"]["sae"]
+    assert random.shape == trained.shape
+    assert random.nnz / 300 == pytest.approx(trained.nnz / 300, abs=1)
+    assert abs(random - trained).max() > 0
+    again = interp.bases(dictionary, states, normalisation)["random_directions"]["sae"]
+    other = interp.bases(dictionary, states, normalisation, seed=1)["random_directions"]["sae"]
+    assert abs(random - again).max() == 0 < abs(random - other).max()
+
+
+# Output and tables
+
+
+def test_output_effect_by_hand():
+    """Logits 2, 4, 9 for items 1, 2, 3 with mean 5; padding has no say."""
+    head = np.array([[100.0, 100.0], [1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    matrix = np.array([[1.0, 1, 1], [1, 0, 0], [1, 0, 0], [0, 1, 0]])
+    effect = interp.output_effect(np.array([2.0, 3.0]), head, matrix)
+    np.testing.assert_allclose(effect, [3 - 5, 9 - 5, np.nan])
+    several = interp.output_effect(np.array([[2.0, 3.0], [4.0, 6.0]]), head, matrix)
+    np.testing.assert_allclose(several, [effect, 2 * effect])
+
+
+def test_tidy_has_a_row_for_each_pair():
+    scores = {"auc": np.array([[0.1, 0.2], [0.3, 0.4]]), "recall": np.zeros((2, 2))}
+    table = interp.tidy(scores, ["a", "b"])
+    assert table[["feature", "attribute", "auc"]].to_numpy().tolist() == [
+        [0, "a", 0.1], [0, "b", 0.2], [1, "a", 0.3], [1, "b", 0.4]
+    ]  # fmt: skip
+
+
+def test_top_items_need_three_positions_where_any_item_has_them():
+    items = np.array([1, 1, 1, 2, 2, 2, 3])
+    codes = sparse.csr_array(np.array([[1, 2, 3, 4, 4, 4, 9.0]]).T)
+    top = interp.top_items(codes, 0, items)
+    assert top.to_numpy().tolist() == [[2, 4, 3], [1, 2, 3]]
+    assert interp.top_items(codes, 0, np.arange(7), n=2)["item"].tolist() == [6, 3]
+
+
+def test_feature_table_does_not_name_what_never_fires():
+    correlation = np.array([[0.1, 0.5], [np.nan, np.nan], [-0.2, -0.1]])
+    effect = np.array([[0.3, 0.2], [np.nan, 0.1], [0.0, -0.4]])
+    table = interp.feature_table(correlation, effect, np.array([0.2, 0.0, 0.1]), ["a", "b"])
+    assert table["feature"].tolist() == [0, 1, 2]
+    assert table["label"].tolist() == ["b", "", "b"]
+    np.testing.assert_array_equal(table["correlation"], [0.5, np.nan, -0.1])
+    assert table["promotes"].tolist() == ["a", "b", "a"]
+    assert table["effect"].tolist() == [0.3, 0.1, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "above", "says"),
+    [
+        (0.45, 0.3, ["better than", "they lead by 0.100"]),
+        (0.35, 0.3, ["do not tell attributes better", "they lead by 0.100"]),
+        (0.45, 0.2, ["better than", "do not lead (0.200 against 0.200)"]),
+    ],
+)
+def test_conclusion_follows_from_the_numbers(low, above, says):
+    table = pd.DataFrame({
+        "basis": ["neurons", "sae"],
+        "max_correlation": [0.4, 0.5],
+        "max_correlation_low": [0.3, low],
+        "max_correlation_high": [0.42, 0.6],
+        "above_null": [0.2, above],
+    })  # fmt: skip
+    sentence = interp.conclusion(table)
+    assert all(part in sentence for part in says), sentence
