@@ -90,7 +90,8 @@ def project(tmp_path, monkeypatch) -> Path:
     (package / "metrics.py").write_text("size = 8\n")
     for name in NAMES:
         write_notebook(root / f"notebooks/{name}.ipynb", PARAMETERS[name], BODY[name])
-    for stage in list(workspace.STAGES)[3:]:
+    # The last first: they are put back in reverse, and other tests rely on the order.
+    for stage in reversed(list(workspace.STAGES)[3:]):
         monkeypatch.delitem(workspace.STAGES, stage)
     monkeypatch.setattr(changes, "PACKAGE", package)
     monkeypatch.setenv("SEQSAE_WORKSPACE", str(root))
