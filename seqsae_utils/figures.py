@@ -55,6 +55,7 @@ def save(figure: plt.Figure, table: pd.DataFrame, name: str, workspace: Workspac
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
     plt.show()
+    plt.close(figure)
 
 
 # 01_data
@@ -289,6 +290,7 @@ def feature_page(histogram: pd.DataFrame, promoted: pd.DataFrame, title: str) ->
     promoted = promoted.iloc[::-1]
     colors = [BLUE if has else GREY for has in promoted["has_attribute"]]
     titles = [textwrap.shorten(title, 34, placeholder="…") for title in promoted["title"]]
+    titles = [title.replace("$", r"\$") for title in titles]  # money is not mathematics
     axes[1].barh(titles, promoted["logit"], color=colors)
     axes[1].set(xlabel="logit gained per unit", ylabel="")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
