@@ -1,5 +1,7 @@
 """Reading, splitting and numbering: on tiny hand-written files and on the planted dataset."""
 
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -170,6 +172,19 @@ def test_a_missing_column_is_named(tmp_path, layout, file, header, missing):
 def test_a_file_without_interactions_is_refused(tmp_path, text):
     with pytest.raises(data.DataError, match=r"ratings\.csv"):
         read(write(tmp_path / "d", LAYOUTS["20m"] | {"ratings.csv": text}))
+
+
+def test_a_program_that_meets_bad_data_ends_with_the_message_alone(tmp_path):
+    """Threads of a reader that are still busy at the end would abort it."""
+    files = {
+        "interactions.csv": "user_id,item_id,timestamp\n1,2,3\n1,b,-4\n",
+        "items.csv": "item_id,title,attributes\n2,A,x|y\n",
+    }
+    folder = write(tmp_path / "d", files)
+    command = ["-m", "seqsae_utils.run", "data", "--profile", "csv", "-p", "dataset", str(folder)]
+    run = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    message = "interactions.csv: line 3 has timestamp '-4', expected a number that is not negative"
+    assert (run.returncode, run.stderr) == (1, f"error: {message}\n")
 
 
 def test_a_folder_without_a_known_file_or_without_items_is_refused(tmp_path):

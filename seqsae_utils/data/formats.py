@@ -223,9 +223,12 @@ def _parse(path: Folder, layout: Layout, columns: list[str], wanted: dict[str, s
         columns = [name for pair in zip(columns, [*gaps, ""], strict=True) for name in pair][:-1]
         types |= dict.fromkeys(gaps, pa.null())
     with path.open("rb") as file:
+        # One thread: those of pyarrow abort a program that ends soon after an error in the data.
         table = pa.csv.read_csv(
             file,
-            pa.csv.ReadOptions(column_names=columns, skip_rows=int(layout.header)),
+            pa.csv.ReadOptions(
+                column_names=columns, skip_rows=int(layout.header), use_threads=False
+            ),
             pa.csv.ParseOptions(
                 delimiter=layout.separator[0], quote_char='"' if layout.separator == "," else False
             ),
