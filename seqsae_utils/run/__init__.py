@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from ..data import load_raw
@@ -211,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     options = parser.parse_args(arguments)
     try:
-        overrides = {key: yaml.safe_load(value) for key, value in options.p}
+        overrides = dict(options.p)
         if options.command == "notebooks":
             if options.profile != "ml-100k" or overrides:
                 raise RunError("the committed notebooks are those of ml-100k with its own values")

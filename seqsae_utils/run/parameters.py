@@ -46,9 +46,10 @@ def resolve(profile: str, overrides: dict) -> dict[str, dict]:
     if profile not in profiles:
         raise RunError(f"no profile {profile!r}{_nearest(profile, profiles)}")
     given = yaml.safe_load(profiles[profile].read_text()) or {}
-    given = given | overrides | {"profile": profile}
     known = {name: declared(notebook(name)) for name in STAGES.values()}
-    every_key = {key for parameters in known.values() for key in parameters}
+    every_key = {key: kind for keys in known.values() for key, (kind, _) in keys.items()}
+    given |= {key: _read(value, every_key.get(key, "")) for key, value in overrides.items()}
+    given["profile"] = profile
     for key in given:
         if key not in every_key:
             raise RunError(f"no notebook has a parameter {key!r}{_nearest(key, every_key)}")
@@ -76,6 +77,15 @@ def fit(key: str, value, kind: str):
     if not any(fits) or (isinstance(value, bool) and "bool" not in kinds):
         raise RunError(f"parameter {key!r} is {value!r}, but the notebooks declare `{key}: {kind}`")
     return value
+
+
+def _read(value, kind: str):
+    """A value from the command line: YAML, but where text is declared the text as it stands.
+
+    >>> _read("16", "int"), _read("16", "str"), _read("", "str")
+    (16, '16', '')
+    """
+    return yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
 
 
 def _nearest(word: str, known) -> str:
