@@ -4,7 +4,6 @@ A *site* is the dotted name of a submodule (``blocks.0``, ``blocks.0.mlp``, ``fi
 same few lines serve any torch model: a forward hook sees what the submodule returns.
 """
 
-import difflib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,16 +19,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .recommender import CausalTransformer, pad
+from .workspace import name_nearest
 
 
 def find_site(model: nn.Module, site: str) -> nn.Module:
     """The submodule called `site`; a wrong name is refused with the nearest right one."""
     names = [name for name, _ in model.named_modules() if name]
     if site not in names:
-        nearest = difflib.get_close_matches(site, names, n=1, cutoff=0.0)
         raise ValueError(
-            f"site {site!r}: {type(model).__name__} has no such module; nearest: {nearest[0]!r}; "
-            f"all of them: {', '.join(names)}"
+            f"site {site!r}: {type(model).__name__} has no such module; {name_nearest(site, names)}"
         )
     return model.get_submodule(site)
 

@@ -9,7 +9,6 @@ so that an edit that changes nothing costs nothing: h' is h, to the last bit. Re
 reconstruction, as is often done, pays for the reconstruction error before anything is steered.
 """
 
-import difflib
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from . import metrics
 from .activations import Normalisation, hooked
 from .recommender import Ranking, next_item_scores, rank_items
 from .sae import SAE
+from .workspace import name_nearest
 
 #: From hidden states [batch, length, d_in] to what is added to them.
 Delta = Callable[[Tensor], Tensor]
@@ -208,11 +208,7 @@ def pick_attributes(wanted: str, names: list[str], attribute_matrix: np.ndarray)
     chosen = list(dict.fromkeys(name.strip() for name in wanted.split("|")))
     for name in chosen:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-            raise ValueError(
-                f"attribute {name!r}: no item has it; nearest: {nearest[0]!r}; "
-                f"all of them: {', '.join(names)}"
-            )
+            raise ValueError(f"attribute {name!r}: no item has it; {name_nearest(name, names)}")
     return chosen
 
 

@@ -1,9 +1,11 @@
-"""Ranking metrics and reconstruction metrics, each a few lines.
+"""Ranking metrics and their intervals, each a few lines.
 
 A list of recommendations holds items 1..n_items, best first; 0 is an empty place, where a user
 has too few unseen items left. `rank` is the place of the held-out item among all items that the
 user has not seen, 1 being the best.
 """
+
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,16 +66,6 @@ def diversity(lists: NDArray) -> float:
     return float(1 - (counts * (counts - 1.0)).sum() / (n_users * (n_users - 1) * k))
 
 
-def explained_variance(x: NDArray, reconstruction: NDArray) -> float:
-    """Share of the variance of x [n, d] that a reconstruction r keeps.
-
-    1 - |x - r|^2 / |x - mean|^2: 1 for a perfect one, 0 for the mean, negative for a worse one.
-    """
-    mean = x.mean(axis=0, dtype=np.float64).astype(x.dtype)  # float32 sums drift over many rows
-    residual = np.square(x - reconstruction, dtype=np.float64).sum()
-    return float(1 - residual / np.square(x - mean, dtype=np.float64).sum())
-
-
 def bootstrap_mean(
     values: NDArray, n_draws: int = 1_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
@@ -83,11 +75,17 @@ def bootstrap_mean(
     >>> low < 0.5 < high
     True
     """
-    rng = np.random.default_rng(seed)
     n_users, tail = len(values), (1 - level) / 2
-    draws = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
+    draws = _draw_users(n_users, n_draws, seed)
     low, high = np.quantile(draws @ values / n_users, [tail, 1 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=1)  # a sweep of doses asks for the same users hundreds of times
+def _draw_users(n_users: int, n_draws: int, seed: int) -> NDArray:
+    """How often each user is drawn, [n_draws, n_users]."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
 
 
 def summary(

@@ -6,6 +6,7 @@ stage: a folder of ``artifacts/<profile>/`` that exists complete or not at all, 
 No other module knows a path.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -94,6 +95,16 @@ def _plain(value):
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.6g}") if np.isfinite(value) else None
     return value
+
+
+def name_nearest(word: str, known: list[str]) -> str:
+    """The end of an error message about a word that is not known: the nearest one, and all.
+
+    >>> name_nearest("Westerns", ["Comedy", "Western"])
+    "nearest: 'Western'; all of them: Comedy, Western"
+    """
+    (nearest,) = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    return f"nearest: {nearest!r}; all of them: {', '.join(known)}"
 
 
 def seed_everything(seed: int) -> None:

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, r2_score
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
 from seqsae_utils import metrics
 
@@ -72,27 +72,6 @@ def test_diversity_reaches_both_ends():
 
 def test_diversity_of_a_single_list_is_not_defined():
     assert np.isnan(metrics.diversity(np.array([[1, 2]])))
-
-
-def test_explained_variance_is_the_r2_of_scikit_learn(rng):
-    x = rng.normal(size=(200, 6)) * np.arange(1, 7) + 3
-    reconstruction = x + 0.5 * rng.normal(size=x.shape)
-    expected = r2_score(x, reconstruction, multioutput="variance_weighted")
-    assert metrics.explained_variance(x, reconstruction) == pytest.approx(expected)
-
-
-def test_explained_variance_of_itself_and_of_the_mean(rng):
-    x = rng.normal(size=(200, 6)) + 3
-    assert metrics.explained_variance(x, x) == 1
-    assert metrics.explained_variance(x, x.mean(axis=0)) == pytest.approx(0)
-
-
-def test_explained_variance_does_not_drift_over_many_rows(rng):
-    x = (100.3 + 0.01 * rng.normal(size=(300_000, 2))).astype(np.float32)
-    mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    assert metrics.explained_variance(x, np.broadcast_to(mean, x.shape)) == pytest.approx(
-        0, abs=1e-3
-    )
 
 
 def test_bootstrap_interval_is_that_of_the_normal_law(rng):

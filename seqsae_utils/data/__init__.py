@@ -77,7 +77,7 @@ class Dataset:
             index=range(self.n_items + 1), columns=self.attributes, fill_value=0
         ).to_numpy(np.float32)
 
-    @property
+    @cached_property
     def titles(self) -> list[str]:
         """Title of each item [n_items + 1]; padding has none."""
         return ["", *self.items["title"]]
