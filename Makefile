@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PYTHONHASHSEED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env data paper notebooks lab test lint clean
+.PHONY: help env data paper notebooks lab test interop bench lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=python3.11]'
@@ -49,6 +49,18 @@ test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every com
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export SEQSAE_WORKSPACE="$$scratch" && \
 	  $(PY) -m pytest -W default --nbval --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb && \
 	  $(PY) -m pytest -m rerun tests/test_notebooks.py
+
+interop: .venv-interop/.done  ## test the adapters for RecTools and RecBole (creates .venv-interop)
+	.venv-interop/bin/python -m pytest -W ignore tests/interop
+
+.venv-interop/.done: tests/interop/requirements.txt
+	rm -rf .venv-interop
+	$(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install -r $<
+	@touch $@
+
+bench: .venv/.done .venv-interop/.done  ## measure our training against RecTools' (half an hour)
+	$(PY) tests/bench/recommender.py --peer .venv-interop/bin/python $(PARAMS)
 
 lint: .venv/.done  ## check style
 	$(PY) -m ruff check .

@@ -12,7 +12,6 @@ reconstruction, as is often done, pays for the reconstruction error before anyth
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from . import metrics
 from .activations import Normalisation, hooked
-from .recommender import Ranking, next_item_scores, rank_items
+from .recommender import Ranking, rank_items
 from .sae import SAE
 from .workspace import name_nearest
 
@@ -119,7 +118,7 @@ def recommend(
     k: int = 10,
 ) -> Ranking:
     """Rank the catalogue for each user while `delta` is added at `site` (None: untouched)."""
-    scorer = partial(next_item_scores, model)
+    scorer = model.next_item_scores
     if delta is None:
         return rank_items(scorer, histories, targets, k)
     with steered(model, site, delta):

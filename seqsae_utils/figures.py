@@ -126,18 +126,59 @@ def attribute_overlap(table: pd.DataFrame, most: int = 20) -> plt.Figure:
 
 
 def learning_curve(history: pd.DataFrame) -> plt.Figure:
-    """Training loss and validation NDCG@10 by epoch; the epoch that was kept is marked."""
-    best = history.loc[history["ndcg@10"].idxmax()]
+    """Training loss and validation NDCG@10 by epoch; the epoch that was kept is marked.
+
+    Columns epoch, loss, ndcg@10, and where there are several of them, model.
+    """
+    models = history.assign(model="") if "model" not in history else history
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8), layout="constrained")
     for axis, column, label in zip(
         axes, ("loss", "ndcg@10"), ("training loss (nats)", "validation NDCG@10"), strict=True
     ):
-        axis.plot(history["epoch"], history[column], color=BLUE)
-        axis.plot(
-            best["epoch"], best[column], "o", color=RED, label=f"kept: epoch {best['epoch']:.0f}"
-        )
+        looks = zip(sns.color_palette(), ("-", "--", "-.", ":"), strict=False)
+        for (name, epochs), (color, line) in zip(
+            models.groupby("model", sort=False), looks, strict=False
+        ):
+            best = epochs.loc[epochs["ndcg@10"].idxmax()]
+            kept = f"kept: epoch {best['epoch']:.0f}"
+            axis.plot(epochs["epoch"], epochs[column], line, color=color)
+            axis.plot(
+                *(best["epoch"], best[column]), line, color=color, marker="o",
+                label=f"{name}, {kept}" if name else kept,
+            )  # fmt: skip
         axis.set(xlabel="epoch", ylabel=label)
-    axes[1].legend()
+    axes[1].legend(loc="lower right")
+    return figure
+
+
+def where(table: pd.DataFrame) -> plt.Figure:
+    """Which model wins where: NDCG@10 of each group of users, one panel for each grouping.
+
+    Columns model, by (what groups the users), group, mean, low, high; in the order of the rows.
+    """
+    groupings = list(table.groupby("by", sort=False))
+    models = list(dict.fromkeys(table["model"]))
+    figure, axes = plt.subplots(
+        1, len(groupings), figsize=(PAGE, 3.2), layout="constrained", sharey=True, squeeze=False
+    )
+    looks = list(zip(sns.color_palette(), "osD^vPX*", strict=True))
+    for axis, (name, panel) in zip(axes[0], groupings, strict=True):
+        groups = list(dict.fromkeys(panel["group"]))
+        for i, model in enumerate(models):
+            rows = panel[panel["model"] == model].set_index("group").loc[groups]
+            color, marker = looks[i % len(looks)]
+            axis.errorbar(
+                np.arange(len(groups)) + (i - (len(models) - 1) / 2) * 0.6 / len(models),
+                rows["mean"],
+                [rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
+                linestyle="", marker=marker, color=color, elinewidth=1.5, label=model,
+            )  # fmt: skip
+        axis.set(xlabel=name, xticks=range(len(groups)), xlim=(-0.5, len(groups) - 0.5))
+        axis.set_xticklabels(groups)
+        axis.grid(axis="x", visible=False)
+    axes[0, 0].set(ylabel="NDCG@10")
+    axes[0, 0].set_ylim(bottom=0)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 
@@ -167,6 +208,32 @@ def probe(table: pd.DataFrame) -> plt.Figure:
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="AUC of a linear probe, test users", ylabel="")
     figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def sites(table: pd.DataFrame) -> plt.Figure:
+    """AUC of a linear probe at each site, for attributes of the current and of the next item.
+
+    Ticks are attributes, marks their means; crosses are the means for permuted attributes.
+    """
+    order = list(dict.fromkeys(table["site"]))
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.5 * len(order) + 1.2), layout="constrained")
+    looks = {"current": (-0.17, BLUE, "o"), "next": (0.17, ORANGE, "D")}
+    for target, (shift, color, marker) in looks.items():
+        group = table[table["target"] == target]
+        y = shift + np.array([order.index(site) for site in group["site"]])
+        axis.plot(group["auc"], y, "|", color=color, alpha=0.5, markersize=7)
+        mean = group.groupby("site")[["auc", "auc_shuffled"]].mean().loc[order]
+        y = shift + np.arange(len(order))
+        axis.plot(mean["auc"], y, marker, color=color, markeredgecolor="white", markersize=8,
+                  label=f"{target} item")  # fmt: skip
+        axis.plot(mean["auc_shuffled"], y, "x", color="black", markersize=5,
+                  label="attributes permuted" if target == "next" else None)  # fmt: skip
+    axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
+    axis.set_yticks(range(len(order)), order)
+    axis.set(xlabel="AUC of a linear probe, test users", ylim=(len(order) - 0.5, -0.5))
+    axis.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.2)
     return figure
 
 

@@ -8,6 +8,7 @@ user has not seen, 1 being the best.
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 
@@ -21,8 +22,21 @@ def ndcg(rank: NDArray, k: int = 10) -> NDArray:
 
 
 def hit_rate(rank: NDArray, k: int = 10) -> NDArray:
-    """1 where the held-out item is within the first k, else 0 (with one item also Recall@k)."""
+    """1 where the held-out item is within the first k, else 0."""
     return (rank <= k).astype(float)
+
+
+def recall(rank: NDArray, k: int = 10) -> NDArray:
+    """Share of the relevant items within the first k: with one held-out item, `hit_rate`."""
+    return hit_rate(rank, k)
+
+
+def precision(rank: NDArray, k: int = 10) -> NDArray:
+    """Share of the first k that is relevant: with one held-out item, 1 / k or 0.
+
+    A list that is shorter than k counts as one of k, as RecTools and RePlay have it.
+    """
+    return hit_rate(rank, k) / k
 
 
 def mrr(rank: NDArray, k: int = 10) -> NDArray:
@@ -88,10 +102,43 @@ def _draw_users(n_users: int, n_draws: int, seed: int) -> NDArray:
     return rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
 
 
+def terciles(values: NDArray) -> pd.Categorical:
+    """Names of three groups of users as equal as ties allow, from low to high values [n_users].
+
+    Equal values are never parted, so that there are fewer groups where they abound.
+
+    >>> list(terciles(np.array([2, 900, 31, 32, 50, 2])))
+    ['2', '50-900', '31-32', '31-32', '50-900', '2']
+    """
+    bounds = np.unique(np.quantile(values, [1 / 3, 2 / 3, 1], method="inverted_cdf"))
+    group = np.searchsorted(bounds, values)
+    lowest = [values[group == i].min() for i in range(len(bounds))]
+    names = [
+        f"{low:,}" if low == high else f"{low:,}-{high:,}"
+        for low, high in zip(lowest, bounds, strict=True)
+    ]
+    return pd.Categorical.from_codes(group, names, ordered=True)
+
+
+def by_group(values: NDArray, groups, seed: int = 0) -> pd.DataFrame:
+    """Mean of values [n_users] for each group of users, with its 95 % interval.
+
+    Columns are group, users, mean, low and high; `groups` [n_users] names each user's group,
+    see `terciles`.
+    """
+    rows = [
+        (group, len(members), members.mean(), *bootstrap_mean(members.to_numpy(), seed=seed))
+        for group, members in pd.Series(values).groupby(groups, observed=True)
+    ]
+    return pd.DataFrame(rows, columns=["group", "users", "mean", "low", "high"])
+
+
 def summary(
     lists: NDArray, rank: NDArray, popularity: NDArray, n_users: int, seed: int = 0
 ) -> dict[str, float]:
     """All ranking metrics of one model, NDCG and HitRate with 95 % intervals over users.
+
+    With one held-out item Recall@k is HitRate@k and Precision@k a k-th of it: they are left out.
 
     Parameters
     ----------

@@ -21,7 +21,6 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ from tqdm import tqdm
 
 from . import metrics
 from .activations import Normalisation, hooked
-from .recommender import CausalTransformer, next_item_scores, rank_items
+from .recommender import Transformer, rank_items
 from .workspace import write_json
 
 #: Our variants, and what SAELens calls them.
@@ -334,7 +333,7 @@ def reconstructed(sae: SAE, normalisation: Normalisation) -> Callable[[Tensor], 
 
 
 def cost_of_replacing(
-    model: CausalTransformer,
+    model: Transformer,
     site: str,
     replacements: dict[str, Callable[[Tensor], Tensor | None]],
     histories: list[np.ndarray],
@@ -361,7 +360,7 @@ def cost_of_replacing(
     rows = {}
     for name, function in replacements.items():
         with hooked(model, site, function):
-            ranking = rank_items(partial(next_item_scores, model), histories, targets)
+            ranking = rank_items(model.next_item_scores, histories, targets)
         rows[name] = {"ndcg@10": metrics.ndcg(ranking.rank).mean(), "loss": ranking.loss.mean()}
     table = pd.DataFrame(rows).T
     recovered = (table - table.loc["mean"]) / (table.loc["original"] - table.loc["mean"])

@@ -205,7 +205,8 @@ class Workspace:
 
         Until then it is called ``<stage>.partial``. An error in the block, or a kill, leaves the
         stage as it was before. With ``resume=True`` a partial folder of the same parameters,
-        seed, inputs and code is handed out as it was left, so that long work can go on.
+        seed, inputs and code is handed out as it was left, so that long work can go on from the
+        ``*.checkpoint`` files that it left there; once the stage is done they are removed.
 
         Parameters
         ----------
@@ -236,6 +237,8 @@ class Workspace:
         yield partial
 
         claim_file.unlink()
+        for checkpoint in partial.rglob("*.checkpoint"):
+            checkpoint.unlink()
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         for path in files:
             fsync(path)

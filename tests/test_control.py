@@ -10,7 +10,7 @@ import torch
 from seqsae_utils import control, sae
 from seqsae_utils.activations import Normalisation
 from seqsae_utils.control import Edit
-from seqsae_utils.recommender import CausalTransformer, Config, next_item_scores
+from seqsae_utils.recommender import CausalTransformer, Config
 
 D_IN, D_SAE, N_ITEMS = 16, 40, 30
 NAMES = ["Noir", "War", "Musical"]
@@ -71,7 +71,7 @@ def code_of(dictionary, hidden) -> torch.Tensor:
 
 def steered_scores(model, site, delta, histories):
     with control.steered(model, site, delta):
-        return next_item_scores(model, histories)[:, 1:]
+        return model.next_item_scores(histories)[:, 1:]
 
 
 # The edit
@@ -80,7 +80,7 @@ def steered_scores(model, site, delta, histories):
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("edit", [Edit(3, 0.0), Edit(0, 0.0), Edit(3, 1.0, "scale")])
 def test_the_zero_edit_changes_no_logit_at_all(model, dictionary, users, site, edit):
-    plain = next_item_scores(model, users[0])[:, 1:]
+    plain = model.next_item_scores(users[0])[:, 1:]
     delta = control.sae_delta(dictionary, NORMALISATION, [edit])
     edited = steered_scores(model, site, delta, users[0])
     assert (edited - plain).abs().max().item() == 0.0
@@ -99,11 +99,11 @@ def test_setting_features_to_what_they_are_changes_no_logit_at_all(model, dictio
 
 
 def test_an_untouched_model_is_what_a_steered_one_goes_back_to(model, dictionary, users):
-    plain = next_item_scores(model, users[0])
+    plain = model.next_item_scores(users[0])
     delta = control.sae_delta(dictionary, NORMALISATION, [Edit(0, 9.0)])
     with pytest.raises(KeyError), control.steered(model, "blocks.0", delta):
         raise KeyError
-    assert torch.equal(next_item_scores(model, users[0]), plain)
+    assert torch.equal(model.next_item_scores(users[0]), plain)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_two_edits_of_a_feature_add_up(dictionary, hidden):
 
 
 def test_feature_zero_can_be_edited(model, dictionary, users):
-    plain = next_item_scores(model, users[0])[:, 1:]
+    plain = model.next_item_scores(users[0])[:, 1:]
     delta = control.sae_delta(dictionary, NORMALISATION, [Edit(0, 4.0)])
     assert (steered_scores(model, "blocks.0", delta, users[0]) - plain).abs().max() > 0.01
 
@@ -315,7 +315,7 @@ def test_held_out_items_never_enter_the_edit(model, dictionary, users):
 def test_recommend_filters_what_was_seen_and_is_plain_without_an_edit(model, users):
     histories, targets = users
     plain = control.recommend(model, histories, targets, "blocks.0", k=5)
-    scores = next_item_scores(model, histories).numpy()
+    scores = model.next_item_scores(histories).numpy()
     for row, history, lists in zip(scores, histories, plain.lists, strict=True):
         unseen = [i for i in np.argsort(-row) if i > 0 and i not in history]
         assert lists.tolist() == unseen[:5]

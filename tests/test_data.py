@@ -268,8 +268,50 @@ def test_sequences_keep_the_order_and_the_first_of_repeated_items(small):
             assert items.dtype == np.int64
     assert list(small.sequences("test")) == [8, 9]
     assert small.interactions["position"].max() == 2
-    with pytest.raises(ValueError, match="'train' is none of recommender, sae, test"):
+    with pytest.raises(ValueError, match="'train' is none of recommender, sae, test, everyone"):
         small.sequences("train")
+
+
+def test_everyone_keeps_all_items_of_all_users_who_have_three(small):
+    """User 10 has one item; user 9 keeps the one that nobody else has, after the catalogue."""
+    sequences = small.sequences("everyone")
+    assert list(sequences) == list(range(10))
+    assert all(sequences[user].tolist() == [3, 1, 2] for user in range(9))
+    assert sequences[9].tolist() == [2, 4, 3]
+    assert sequences[9].dtype == np.int64
+    assert (small.n_items, small.n_items_everyone) == (3, 4)
+    assert small.everyone.dtypes.astype(str).to_dict() == {"user": "int32", "item": "int32"}
+
+
+def test_everyone_is_numbered_in_the_order_of_ids_whatever_became_of_the_users():
+    """Told item by item against the raw rows, on data of which the split drops much."""
+    raw = data.synthetic(n_users=40, n_items=600)
+    table = raw.interactions
+    kept = (table["user_id"] % 4 != 1) | (table.groupby("user_id").cumcount() < 2)
+    raw = replace(raw, interactions=table[kept].reset_index(drop=True))
+    dataset = data.prepare(raw, min_attribute_items=1)
+    number = dataset.items.set_index("item_id")["item"].to_dict()
+    numbers, found = {}, iter(dataset.sequences("everyone").items())
+    long = [rows for _, rows in raw.interactions.groupby("user_id") if len(rows) >= 3]
+    for place, rows in enumerate(long):
+        user, items = next(found)
+        assert user == place
+        for item_id, item in zip(rows["item_id"], items.tolist(), strict=True):
+            assert numbers.setdefault(item_id, item) == item
+            known = number.get(str(item_id))
+            assert item == known if known else item > dataset.n_items
+    assert next(found, None) is None
+    others = sorted(set(numbers.values()) - set(number.values()))
+    assert others == list(range(dataset.n_items + 1, dataset.n_items_everyone + 1))
+    assert len(others) > 10
+    assert len(long) == 30 < len(dataset.users)
+
+
+def test_everyone_may_be_nobody():
+    rows = [(user, item, 10 * user + place) for user in range(9) for place, item in enumerate("ab")]
+    dataset = data.prepare(raw_of(rows, [("a", "A", "x"), ("b", "B", "x")]), min_attribute_items=1)
+    assert dataset.sequences("everyone") == {}
+    assert dataset.n_items_everyone == dataset.n_items == 2
 
 
 def test_ties_in_time_keep_the_rows_order():
@@ -290,13 +332,25 @@ def test_groups_never_share_a_user_and_the_catalogue_is_the_recommenders():
     assert (dataset.items["popularity"] > 0).all()
 
 
-def test_without_times_the_test_users_are_random_and_it_is_counted():
+def test_without_times_the_test_users_are_random_and_it_is_said(tmp_path):
     raw = replace(data.synthetic(n_users=200), timed=False)
     first, other = (data.prepare(raw, seed=seed) for seed in (0, 1))
     assert first.counts["interactions_without_time"] == len(raw.interactions)
     tests = [set(d.users["user_id"][d.users["split"] == "test"]) for d in (first, other)]
     assert len(tests[0]) == len(tests[1]) == 20
     assert tests[0] != tests[1]
+    rule = "random 10% of the users: the data has only an order, nobody is newer"
+    data.save(first, tmp_path)
+    assert first.split_rule == data.load(tmp_path).split_rule == rule
+    timed = data.prepare(replace(raw, timed=True), test_fraction=0.25)
+    assert timed.split_rule == "newest 25% of the users, by first interaction"
+
+
+def test_repeats_that_a_reader_left_out_are_counted():
+    raw = data.synthetic(n_users=100)
+    counts = data.prepare(replace(raw, repeats=7)).counts
+    assert counts["interactions_read"] == len(raw.interactions) + 7
+    assert counts["repeated_interactions_dropped"] == 7
 
 
 @pytest.mark.parametrize(
@@ -323,12 +377,14 @@ def test_a_dataset_without_attributes_is_refused():
 def test_save_and_load_give_the_same_dataset_back(tmp_path, small):
     data.save(small, tmp_path)
     loaded = data.load(tmp_path)
-    for name in ("interactions", "items", "users"):
+    for name in ("interactions", "items", "users", "everyone"):
         pd.testing.assert_frame_equal(getattr(loaded, name), getattr(small, name))
     assert loaded.counts == small.counts
     assert loaded.attributes == small.attributes
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"interactions.parquet", "items.parquet", "users.parquet", "counts.json"}
+    tables = {"interactions.parquet", "items.parquet", "users.parquet", "everyone.parquet"}
+    assert names == tables | {"counts.json"}
+    assert loaded.n_items_everyone == small.n_items_everyone
 
 
 def test_the_planted_dataset_is_seeded_and_follows_its_concepts():

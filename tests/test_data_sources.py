@@ -260,9 +260,50 @@ def test_smoke_is_made_up_and_needs_nothing():
         data.fetch("smoke")
 
 
+@pytest.mark.parametrize(
+    "name, files",
+    [
+        ("music4all", ["listening_history.csv", "id_genres.csv", "id_information.csv"]),
+        ("music4all-onion", ["userid_trackid_timestamp.tsv.bz2", "id_genres_tf-idf.tsv.bz2"]),
+    ],
+)
+def test_a_dataset_on_request_says_whom_to_ask_and_what_to_put_where(
+    tmp_path, monkeypatch, downloads, name, files
+):
+    with pytest.raises(data.DataError) as error:
+        data.load_raw(name)
+    message = str(error.value)
+    assert message.startswith(f"dataset {name!r} was not found: $SEQSAE_DATA_DIR/{name}: ")
+    assert "SEQSAE_DATA_DIR is not set" in message
+    assert "on request from its authors: write to contact4music4all@gmail.com" in message
+    assert "https://sites.google.com/view/contact4music4all" in message
+    assert all(file in message for file in files)
+    assert message.endswith(f"into $SEQSAE_DATA_DIR/{name}.")
+    assert not downloads.exists(), "nothing to download"
+    monkeypatch.setenv("SEQSAE_DATA_DIR", str(tmp_path))
+    with pytest.raises(data.DataError, match=f"{tmp_path / name}: no such folder"):
+        data.load_raw(name)
+
+
+def test_a_dataset_on_request_is_held_to_its_size_with_repeats(own, monkeypatch):
+    files = {
+        "listening_history.csv": "user\tsong\ttimestamp\n" + 3 * "a\tx\t2019-01-20 14:36\n",
+        "id_genres.csv": "id\tgenres\nx\tfolk",
+        "id_information.csv": "id\tartist\tsong\nx\tA\tX",
+    }
+    write_folder(own / "music4all", files)
+    with pytest.warns(UserWarning, match="it has 3 interactions, expected 5,109,592"):
+        assert data.load_raw("music4all").label == "Music4All (rebuilt)"
+    published = replace(sources.PUBLISHED["music4all"], interactions=3, users=1, items=1)
+    monkeypatch.setitem(sources.PUBLISHED, "music4all", published)
+    assert data.load_raw("music4all").label == "Music4All"
+
+
 def test_the_published_sizes_and_addresses_are_complete():
     for name, published in sources.PUBLISHED.items():
-        assert published.archives[0].origin.endswith(f"/{name}.zip")
+        assert bool(published.archives) != bool(published.access)
+        if published.archives:
+            assert published.archives[0].origin.endswith(f"/{name}.zip")
         for archive in published.archives:
             algorithm, digits = archive.checksum.split(":")
             assert len(digits) == {"md5": 32, "sha256": 64}[algorithm]

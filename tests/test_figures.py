@@ -35,11 +35,20 @@ LONG_TAIL = pd.DataFrame({"rank": [1, 2, 3], "interactions": [8, 2, 0], "share":
 LENGTHS = rows({"split": ["recommender", "sae", "test"], "length": [2, 30]}, users=[5, 1])
 OVERLAP = rows({"attribute": NAMES, "other": NAMES}, items=[9, 2, 1], share=[1.0, 0.2, 0.1])
 LEARNING = pd.DataFrame({"epoch": [1, 2, 3], "loss": [7, 6, 5], "ndcg@10": [0.1, 0.3, 0.2]})
+MODELS = ["popularity", "causal", "masked"]
+WHERE = rows(
+    {"model": MODELS, "by": ["items in the history", "users of the item"], "group": ["2-9", "10"]},
+    mean=[0.1, 0.3, 0.2], low=[0.05, 0.2, 0.1], high=[0.2, 0.4, 0.25],
+)  # fmt: skip
 NORMS = pd.DataFrame({"norm": np.linspace(3, 9, 50)})
 SPECTRUM = pd.DataFrame(
     {"component": [1, 2], "variance": [0.8, 0.2], "cumulative_variance": [0.8, 1.0]}
 )
 PROBE = pd.DataFrame({"attribute": NAMES, "auc": [0.9, np.nan, 0.7], "auc_shuffled": 0.5})
+SITES = rows(
+    {"site": ["item_embedding", "blocks.0"], "target": ["current", "next"], "attribute": NAMES},
+    auc=[0.9, np.nan, 0.7, 0.6, 0.5, 0.4], auc_shuffled=[0.5, np.nan, 0.6, 0.5, 0.5, 0.5],
+)  # fmt: skip
 TRAINING = rows(
     {"variant": ["topk", "l1"], "step": [0, 20, 40]}, explained_variance=[0.1, 0.7, 0.9], l0=[30, 9]
 )
@@ -69,8 +78,10 @@ DRAWN = {
     "sequence_lengths": lambda: figures.sequence_lengths(LENGTHS),
     "attribute_overlap": lambda: figures.attribute_overlap(OVERLAP),
     "learning_curve": lambda: figures.learning_curve(LEARNING),
+    "where": lambda: figures.where(WHERE),
     "hidden_states": lambda: figures.hidden_states(NORMS, SPECTRUM),
     "probe": lambda: figures.probe(PROBE),
+    "sites": lambda: figures.sites(SITES),
     "sae_training": lambda: figures.sae_training(TRAINING),
     "density": lambda: figures.density(DENSITY),
     "replacement_cost": lambda: figures.replacement_cost(REPLACEMENT),
@@ -109,9 +120,9 @@ def test_the_same_figure_gives_the_same_files(name, tmp_path, monkeypatch):
         figures.save(DRAWN[name](), CURVES, name, Workspace("toy"))
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in files]
-        assert names == [f"{name}.pdf", f"{name}.png", f"tables/{name}.csv"]
-        assert files[0].read_bytes().startswith(b"%PDF")
-        assert files[1].read_bytes().startswith(b"\x89PNG")
+        assert set(names) == {f"{name}.pdf", f"{name}.png", f"tables/{name}.csv"}
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         digests.append([sha256(path) for path in files])
     assert digests[0] == digests[1]
 
@@ -135,6 +146,33 @@ def test_long_tail_and_learning_curve_show_their_columns():
     assert ndcg.lines[1].get_xydata().tolist() == [[2, 0.3]]  # the best epoch
 
 
+def test_learning_curve_marks_the_kept_epoch_of_each_model():
+    masked = LEARNING.assign(**{"ndcg@10": [0.4, 0.2, 0.1], "loss": [9, 8, 7]})
+    both = pd.concat([LEARNING.assign(model="causal"), masked.assign(model="a masked one")])
+    loss, ndcg = figures.learning_curve(both.reset_index(drop=True)).axes
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [6], [9, 8, 7], [9]]
+    assert [line.get_xydata().tolist() for line in ndcg.lines[1::2]] == [[[2, 0.3]], [[1, 0.4]]]
+    names = [text.get_text() for text in ndcg.get_legend().get_texts()]
+    assert names == ["causal, kept: epoch 2", "a masked one, kept: epoch 1"]
+
+
+def test_where_draws_each_model_beside_the_others_in_each_group():
+    figure = figures.where(WHERE)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == MODELS
+    for axis, (name, panel) in zip(figure.axes, WHERE.groupby("by", sort=False), strict=True):
+        assert axis.get_xlabel() == name
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["2-9", "10"]
+        places = []
+        for model, (points, _, (bars,)) in zip(MODELS, axis.containers, strict=True):
+            of_model = panel[panel["model"] == model]
+            assert list(points.get_ydata()) == of_model["mean"].tolist()
+            ends = np.array(bars.get_segments())[:, :, 1]
+            np.testing.assert_allclose(ends, of_model[["low", "high"]])
+            places.append(points.get_xdata())
+        assert (np.diff(places, axis=0) > 0).all()  # none hides another
+        assert np.array_equal(np.round(places), [[0, 1]] * 3)
+
+
 def test_sequence_lengths_counts_users_from_the_long_end():
     axes = figures.sequence_lengths(LENGTHS).axes[0]
     assert axes.lines[0].get_label() == "recommender (6)"
@@ -149,6 +187,23 @@ def test_attribute_overlap_reads_rows_as_attributes():
     np.testing.assert_allclose(shown[off], 100 * share.to_numpy()[off])
     assert np.ma.getmaskarray(shown).diagonal().all()
     assert [bar.get_width() for bar in left.patches] == [9, 2, 1]
+
+
+def test_sites_show_each_attribute_and_the_means_of_each_target():
+    table = SITES.assign(auc=SITES["auc"].where(SITES["site"] == "blocks.0", SITES["auc"] - 0.1))
+    axis = figures.sites(table).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["item_embedding", "blocks.0"]
+    spread, current, shuffled, next_spread, following, next_shuffled, chance = axis.lines
+    assert spread.get_xdata()[[0, 2, 3, 5]] == pytest.approx([0.8, 0.6, 0.9, 0.7])
+    assert next_spread.get_xdata() == pytest.approx([0.5, 0.4, 0.3, 0.6, 0.5, 0.4])
+    np.testing.assert_allclose(current.get_xydata(), [[0.7, -0.17], [0.8, 0.83]])
+    np.testing.assert_allclose(following.get_xydata(), [[0.4, 0.17], [0.5, 1.17]])
+    np.testing.assert_allclose(shuffled.get_xydata(), [[0.55, -0.17], [0.55, 0.83]])
+    np.testing.assert_allclose(next_shuffled.get_xydata(), [[0.5, 0.17], [0.5, 1.17]])
+    labels = [current.get_label(), following.get_label(), next_shuffled.get_label()]
+    assert labels == ["current item", "next item", "attributes permuted"]
+    top, bottom = axis.get_ylim()[::-1]
+    assert top < bottom  # the first site stands at the top
 
 
 def test_paired_bars_stand_beside_each_other_for_each_attribute():

@@ -3,8 +3,14 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
-from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
+from sklearn.metrics import (
+    label_ranking_average_precision_score,
+    ndcg_score,
+    precision_score,
+    recall_score,
+)
 
 from seqsae_utils import metrics
 
@@ -43,6 +49,16 @@ def test_the_last_place_that_counts_is_k():
     assert (metrics.ndcg(rank) > 0).tolist() == [True, True, True, False, False]
 
 
+def test_precision_and_recall_are_those_of_scikit_learn(rng):
+    scores, target = rng.random((50, 30)), rng.integers(30, size=50)
+    rank = 1 + (scores > scores[np.arange(50), target][:, None]).sum(axis=1)
+    shown = scores >= np.sort(scores, axis=1)[:, -10:][:, :1]  # the ten best of each user
+    kwargs = {"y_true": np.eye(30)[target], "y_pred": shown, "average": "samples"}
+    assert metrics.precision(rank).mean() == pytest.approx(precision_score(**kwargs))
+    assert metrics.recall(rank).mean() == pytest.approx(recall_score(**kwargs, zero_division=0))
+    assert metrics.recall(rank).tolist() == metrics.hit_rate(rank).tolist()
+
+
 def test_coverage_counts_items_and_not_places():
     assert metrics.coverage(np.array([[1, 2], [2, 3]]), n_items=6) == 0.5
     assert metrics.coverage(np.array([[1, 2], [2, 0]]), n_items=4) == 0.5  # 0 is an empty place
@@ -62,6 +78,14 @@ def test_novelty_of_an_item_that_nobody_took_is_the_maximum():
 def test_diversity_is_that_of_all_pairs(lists):
     shared = [len(set(a) & set(b)) / 10 for a, b in combinations(lists.tolist(), 2)]
     assert metrics.diversity(lists) == pytest.approx(1 - np.mean(shared))
+
+
+def test_diversity_of_short_lists_is_that_of_all_pairs(rng):
+    lists = [(1 + rng.permutation(12)[: rng.integers(0, 6)]).tolist() for _ in range(20)]
+    assert {len(shown) for shown in lists} >= {0, 1, 5}
+    shared = [len(set(a) & set(b)) / 5 for a, b in combinations(lists, 2)]
+    padded = np.array([shown + [0] * (5 - len(shown)) for shown in lists])
+    assert metrics.diversity(padded) == pytest.approx(1 - np.mean(shared))
 
 
 def test_diversity_reaches_both_ends():
@@ -92,6 +116,55 @@ def test_bootstrap_of_a_higher_level_is_wider(rng):
     values = rng.random(50)
     low, high = metrics.bootstrap_mean(values, level=0.99)
     assert low < metrics.bootstrap_mean(values)[0] < metrics.bootstrap_mean(values)[1] < high
+
+
+def test_terciles_are_equal_where_values_differ(rng):
+    values = rng.permutation(99) + 2
+    groups = metrics.terciles(values)
+    assert groups.ordered and groups.categories.tolist() == ["2-34", "35-67", "68-100"]
+    for name in groups.categories:
+        low, high = map(int, name.split("-"))
+        assert sorted(values[groups == name]) == list(range(low, high + 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 1, 1, 1, 2, 3], ["1", "2-3"]),
+        ([5, 1, 9], ["1", "5", "9"]),
+        ([1, 2, 3, 3, 3, 3], ["1-2", "3"]),
+        ([7, 7, 7], ["7"]),
+        ([3, 4], ["3", "4"]),
+        ([6], ["6"]),
+        ([10, 2_000, 9, 31_000], ["9-10", "2,000", "31,000"]),
+    ],
+)
+def test_terciles_part_no_ties_and_are_never_empty(values, expected):
+    groups = metrics.terciles(np.array(values))
+    assert groups.categories.tolist() == expected
+    assert set(groups) == set(expected)
+    for value, name in zip(values, groups, strict=True):
+        bounds = [int(part.replace(",", "")) for part in name.split("-")]
+        assert bounds[0] <= value <= bounds[-1]
+
+
+def test_by_group_is_each_group_alone_in_the_order_of_the_names(rng):
+    values, lengths = rng.random(60), rng.integers(2, 200, size=60)
+    groups = metrics.terciles(lengths)
+    table = metrics.by_group(values, groups, seed=3)
+    assert table["group"].tolist() == groups.categories.tolist()
+    assert table["users"].sum() == 60
+    for name, row in table.set_index("group").iterrows():
+        chosen = values[groups == name]
+        assert row["users"] == len(chosen) and row["mean"] == pytest.approx(chosen.mean())
+        assert (row["low"], row["high"]) == metrics.bootstrap_mean(chosen, seed=3)
+        assert row["low"] < row["mean"] < row["high"]
+
+
+def test_by_group_names_no_group_that_nobody_is_in():
+    groups = pd.Categorical(["b", "a", "b"], categories=["b", "x", "a"], ordered=True)
+    table = metrics.by_group(np.array([1.0, 2.0, 3.0]), groups)
+    assert table[["group", "users", "mean"]].to_numpy().tolist() == [["b", 2, 2.0], ["a", 1, 2.0]]
 
 
 def test_summary_gathers_them_all(rng, lists):

@@ -16,8 +16,17 @@ ROWS = {
         "recommender.ndcg@10",
         "recommender.ndcg@10_low",
         "recommender.ndcg@10_high",
+        "recommender.ease.ndcg@10",
         "recommender.popularity.ndcg@10",
         "recommender.shuffled_history.ndcg@10",
+    ],
+    "NDCG@10 for everybody's last item": [
+        "recommender.leave_last_out.gpt2.ndcg@10",
+        "recommender.leave_last_out.gpt2.ndcg@10_low",
+        "recommender.leave_last_out.gpt2.ndcg@10_high",
+        "recommender.leave_last_out.ease.ndcg@10",
+        "recommender.leave_last_out.item_knn.ndcg@10",
+        "recommender.leave_last_out.popularity.ndcg@10",
     ],
     "variance that 8 of 512 features explain": [
         "sae.explained_variance",

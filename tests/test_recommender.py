@@ -5,21 +5,23 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.special import log_softmax
 
 from seqsae_utils import metrics, recommender
-from seqsae_utils.recommender import CausalTransformer, Config, Training, windows
+from seqsae_utils.recommender import Config, Training, Transformer, losses, pieces, training
 from seqsae_utils.workspace import seed_everything
 
 CONFIG = Config(n_items=20, d_model=16, n_layers=2, n_heads=2, max_length=6, dropout=0.2)
-TRAINING = Training(learning_rate=3e-3, batch_size=8, stride=3, max_epochs=6, patience=6)
+TRAINING = Training(learning_rate=3e-3, batch_size=40, max_epochs=6, patience=6)
+MASK = CONFIG.n_items + 1
+NAME, TEMPORARY = "gpt2.checkpoint", "gpt2.checkpoint.tmp"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,10 +34,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def fresh_model(config: Config = CONFIG, seed: int = 0) -> CausalTransformer:
+def fresh_model(config: Config = CONFIG, seed: int = 0, **changes) -> Transformer:
     """The same weights for the same seed, in any process."""
     seed_everything(seed)
-    return CausalTransformer(config)
+    return recommender.create(replace(config, **changes))
 
 
 def random_sequences(n_users: int, seed: int = 0, n_items: int = 20) -> list[np.ndarray]:
@@ -48,14 +50,14 @@ def held_out(sequences: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]
     return recommender.hold_out_last(dict(enumerate(sequences)))
 
 
-def train(model: CausalTransformer, training: Training = TRAINING, folder: Path | None = None):
+def train(model: Transformer, how: Training = TRAINING, file: Path | None = None):
     """A training of a second or less; `tests` start it in other processes too."""
     return recommender.train(
-        model, random_sequences(30), held_out(random_sequences(20, seed=1)), training, folder
+        model, random_sequences(30), held_out(random_sequences(20, seed=1)), how, file
     )
 
 
-def same_weights(one: CausalTransformer, other: CausalTransformer) -> bool:
+def same_weights(one: Transformer, other: Transformer) -> bool:
     return all(
         torch.equal(a, b)
         for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
@@ -66,27 +68,40 @@ def same_weights(one: CausalTransformer, other: CausalTransformer) -> bool:
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 7, 8, 20, 61])
-@pytest.mark.parametrize(("length", "stride"), [(2, 1), (5, 1), (5, 3), (5, 4), (7, 6), (30, 7)])
-def test_every_item_but_the_first_is_a_target(n, length, stride):
-    pieces = windows(np.arange(n), length, stride)
-    assert max(map(len, pieces)) <= length
-    assert all((np.diff(piece) == 1).all() for piece in pieces)
-    assert set(np.concatenate([piece[1:] for piece in pieces])) == set(range(1, n))
+@pytest.mark.parametrize(("length", "offset"), [(1, 1), (4, 1), (4, 4), (6, 2), (30, 7), (30, 30)])
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_every_item_is_learnt_once(n, length, offset, overlap):
+    """With an overlap of one an item is learnt where it follows another, else wherever it is."""
+    cut = pieces(np.arange(n), length, offset, overlap)
+    assert np.concatenate([piece[overlap:] for piece in cut]).tolist() == list(range(overlap, n))
+    assert all((np.diff(piece) == 1).all() for piece in cut)
+    lengths = [len(piece) - overlap for piece in cut]
+    assert lengths[0] == min(offset, n - overlap)
+    assert set(lengths[1:-1]) <= {length} and 0 < lengths[-1] <= max(length, offset)
 
 
-def test_a_sequence_as_long_as_the_window_is_one_window():
-    (window,) = windows(np.arange(5), length=5, stride=2)
-    assert window.tolist() == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize("architecture", recommender.ARCHITECTURES)
+def test_batches_hold_every_item_once_an_epoch_and_next_to_no_padding(architecture):
+    model = fresh_model(architecture=architecture)
+    sequences = [1000 * i + np.arange(1 + i % 40) for i in range(1, 400)]
+    sequences.append(np.array([7]))  # nothing to learn from for a causal model
+    batches = list(training._batches(model, sequences, 120, np.random.default_rng(0)))
+    learnt = np.concatenate([piece[model.overlap :] for batch in batches for piece in batch])
+    expected = np.concatenate([sequence[model.overlap :] for sequence in sequences])
+    assert sorted(learnt) == sorted(expected)
+    sizes = [sum(map(len, batch)) for batch in batches]
+    assert max(sizes) < 120 + 7 and np.mean(sizes) > 100
+    padded = sum(len(batch) * max(map(len, batch)) for batch in batches)
+    assert sum(sizes) > 0.95 * padded
 
 
-def test_one_item_makes_no_window():
-    assert windows(np.array([7]), length=5, stride=2) == []
-
-
-@pytest.mark.parametrize("stride", [5, 50])
-def test_a_stride_that_leaves_items_out_is_refused(stride):
-    with pytest.raises(ValueError, match=f"stride={stride} leaves items out.*use at most 4"):
-        windows(np.arange(100), length=5, stride=stride)
+def test_batches_are_cut_anew_in_each_epoch():
+    model, sequences = fresh_model(), random_sequences(30)
+    first, again, other = (
+        list(training._batches(model, sequences, 40, np.random.default_rng([0, epoch])))
+        for epoch in (0, 0, 1)
+    )
+    assert str(first) == str(again) != str(other)
 
 
 def test_pad_keeps_the_last_items_and_pads_on_the_right():
@@ -95,19 +110,15 @@ def test_pad_keeps_the_last_items_and_pads_on_the_right():
     assert padded.dtype == torch.int64
 
 
-def test_hold_out_last_never_shows_the_target():
-    sequences = {5: np.array([3, 1, 2]), 6: np.array([4]), 9: np.array([2, 9])}
-    histories, targets = recommender.hold_out_last(sequences)
-    assert [history.tolist() for history in histories] == [[3, 1], [2]]
-    assert targets.tolist() == [2, 9]
+# --- the models ---
+
+architectures = pytest.mark.parametrize("architecture", recommender.ARCHITECTURES)
 
 
-# --- the model ---
-
-
+@pytest.mark.parametrize("architecture", ["gpt2", "sasrec"])
 @pytest.mark.parametrize("changed", range(6))
-def test_a_later_item_changes_no_earlier_state(changed):
-    model = fresh_model().eval()
+def test_a_causal_model_sees_no_later_item(architecture, changed):
+    model = fresh_model(architecture=architecture).eval()
     items = torch.tensor([[4, 9, 1, 20, 7, 3]])
     other = items.clone()
     other[0, changed] = 13
@@ -116,37 +127,110 @@ def test_a_later_item_changes_no_earlier_state(changed):
     assert (difference[changed:] > 0).all()
 
 
-def test_padding_changes_nothing():
-    model = fresh_model().eval()
+@pytest.mark.parametrize("changed", range(6))
+def test_a_masked_model_sees_all_items(changed):
+    model = fresh_model(architecture="bert4rec").eval()
+    items = torch.tensor([[4, 9, 1, 20, 7, 3]])
+    other = items.clone()
+    other[0, changed] = 13
+    assert ((model(items) - model(other)).abs().amax(dim=2)[0] > 0).all()
+
+
+@architectures
+def test_padding_changes_nothing(architecture):
+    model = fresh_model(architecture=architecture).eval()
     histories = random_sequences(10)
-    items = recommender.pad(histories, 6)
+    items = model.pad(histories)
     together = model(items)
     for i, history in enumerate(histories):
         alone = model(torch.from_numpy(history[-6:])[None])
         torch.testing.assert_close(together[i, : alone.shape[1]], alone[0])
 
 
-def test_every_item_has_a_score_and_padding_has_none():
-    model = fresh_model().eval()
+@architectures
+def test_every_item_has_a_score_and_neither_padding_nor_mask_has_one(architecture):
+    model = fresh_model(architecture=architecture).eval()
     scores = model.scores(model(torch.tensor([[1, 20]])))
     assert scores.shape == (1, 2, 21)
     assert scores[..., 1:].isfinite().all()
     assert (scores[..., 0] == -torch.inf).all()
 
 
-def test_next_item_scores_are_those_of_each_history_alone():
-    model, histories = fresh_model(), random_sequences(12)
+@architectures
+def test_the_head_is_tied_to_the_item_embedding(architecture):
+    model = fresh_model(architecture=architecture).eval()
+    state = torch.randn(16)
+    for item in (1, 20):
+        score = model.item_embedding.weight[item] @ state
+        torch.testing.assert_close(model.scores(state)[item], score)
+
+
+@architectures
+def test_next_item_scores_are_those_of_each_history_alone(architecture):
+    model, histories = fresh_model(architecture=architecture), random_sequences(12)
     assert {len(history) > 6 for history in histories} == {True, False}
-    scores = recommender.next_item_scores(model, histories)
+    scores = model.next_item_scores(histories)
     model.eval()
     for row, history in zip(scores, histories, strict=True):
-        last_state = model(torch.from_numpy(history[-6:])[None])[0, -1]
+        asked = history if model.causal else np.append(history, MASK)
+        last_state = model(torch.from_numpy(asked[-6:])[None])[0, -1]
         torch.testing.assert_close(row, model.scores(last_state))
 
 
-def test_a_sequence_longer_than_the_model_is_refused():
+def test_the_mask_is_appended_to_ask_for_the_next_item():
+    model = fresh_model(architecture="bert4rec")
+    histories = [np.array([4, 9]), np.arange(1, 11)]
+    assert model.query(histories).tolist() == [[4, 9, MASK, 0, 0, 0], [6, 7, 8, 9, 10, MASK]]
+    assert model.mask == MASK == len(model.item_embedding.weight) - 1
+    unasked = model.scores(model.eval()(torch.tensor([[4, 9]]))[0, -1])
+    assert not torch.allclose(model.next_item_scores(histories[:1])[0], unasked)
+
+
+def test_a_causal_model_learns_each_next_item():
+    inputs, targets = fresh_model().training_pairs([np.arange(1, 8), np.array([5, 3])])
+    assert inputs.tolist() == [[1, 2, 3, 4, 5, 6], [5, 3, 0, 0, 0, 0]]
+    assert targets.tolist() == [[2, 3, 4, 5, 6, 7], [3, 0, 0, 0, 0, 0]]
+
+
+def test_a_masked_model_learns_hidden_items_the_last_among_them():
+    model = fresh_model(architecture="bert4rec")
+    sequences = [np.arange(1, 7), np.array([5, 3])] * 500
+    items = model.pad(sequences)
+    inputs, targets = model.training_pairs(sequences)
+    hidden = targets > 0
+    assert (inputs[hidden] == MASK).all() and (targets[hidden] == items[hidden]).all()
+    assert (inputs[~hidden] == items[~hidden]).all()
+    assert hidden[0::2, 5].all() and hidden[1::2, 1].all()
+    assert not hidden[1::2, 2:].any()
+    others = torch.cat([hidden[0::2, :5].flatten(), hidden[1::2, 0]]).float()
+    assert others.mean().item() == pytest.approx(0.2, abs=0.03)
+    assert (items < MASK).all()  # the batch itself is as it was
+
+
+def test_sasrec_and_gpt2_differ_in_settings_alone():
+    gpt2, sasrec = (fresh_model(architecture=name) for name in ("gpt2", "sasrec"))
+    assert type(gpt2) is type(sasrec)
+    assert gpt2.blocks[0].mlp[0].out_features == 64 and sasrec.blocks[0].mlp[0].out_features == 16
+    assert isinstance(gpt2.blocks[0].mlp[1], torch.nn.GELU)
+    assert isinstance(sasrec.blocks[0].mlp[1], torch.nn.ReLU)
+    inputs = {}
+    for model in (gpt2, sasrec):
+        torch.nn.init.zeros_(model.position_embedding.weight)
+        model.blocks[0].register_forward_pre_hook(lambda m, x: inputs.update(x=x[0]))
+        model.eval()(torch.tensor([[3]]))
+        scaled = inputs["x"][0, 0] / model.item_embedding.weight[3]
+        torch.testing.assert_close(scaled, torch.full((16,), 4.0 if model is sasrec else 1.0))
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="architecture 'bert4rek' is unknown; nearest: 'bert4rec'"):
+        replace(CONFIG, architecture="bert4rek")
+
+
+@architectures
+def test_a_sequence_longer_than_the_model_is_refused(architecture):
     with pytest.raises(ValueError, match="7 items.*max_length=6.*pad"):
-        fresh_model()(torch.ones(1, 7, dtype=torch.int64))
+        fresh_model(architecture=architecture)(torch.ones(1, 7, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(
@@ -164,60 +248,128 @@ def test_a_wrong_config_is_refused(wrong, message):
         replace(CONFIG, **wrong)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "stride", "max_epochs", "patience"])
+@pytest.mark.parametrize("name", ["batch_size", "n_negatives", "max_epochs", "patience"])
 def test_a_wrong_training_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
         Training(**{name: 0})
 
 
-def test_saved_and_loaded_it_is_the_same_and_ready_to_predict(tmp_path):
-    model = fresh_model()
+@pytest.mark.parametrize("name", ["loss", "precision"])
+def test_a_misspelt_choice_is_refused_with_the_nearest(name):
+    right = getattr(Training(), name)
+    with pytest.raises(ValueError, match=f"{name}='{right}s' is unknown; nearest: '{right}'"):
+        Training(**{name: right + "s"})
+
+
+@architectures
+def test_saved_and_loaded_it_is_the_same_and_ready_to_predict(tmp_path, architecture):
+    model = fresh_model(architecture=architecture)
     recommender.save(model, tmp_path)
     loaded = recommender.load(tmp_path)
-    assert loaded.config == CONFIG
+    assert loaded.config == model.config
     assert same_weights(loaded, model)
     assert not loaded.training
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+# --- losses ---
+
+
+@pytest.fixture
+def states():
+    """More positions than one block has, with gradients: hidden, head, targets."""
+    torch.manual_seed(0)
+    hidden = torch.randn(700, 16, requires_grad=True)
+    head = torch.randn(1001, 16, requires_grad=True)
+    return hidden, head, torch.randint(1, 1001, (700,))
+
+
+def gradients(loss: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(3 * loss, leaves))  # times three: the outer gradient counts
+
+
+def test_the_blockwise_softmax_is_the_plain_one(states):
+    hidden, head, targets = states
+    logits = hidden @ head.T
+    plain = F.cross_entropy(logits[:, 1:], targets - 1)
+    ours = losses.softmax_loss(hidden, head, targets)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(gradients(ours, hidden, head), gradients(plain, hidden, head))
+
+
+def test_the_blockwise_softmax_survives_an_improbable_target(states):
+    """Its probability is zero in float32, its logarithm is not."""
+    hidden, head, targets = (part.detach() for part in states)
+    loss = losses.softmax_loss(50 * hidden, head, targets)
+    torch.testing.assert_close(loss, F.cross_entropy(50 * hidden @ head[1:].T, targets - 1))
+
+
+def test_a_sample_of_all_items_is_the_full_softmax(states):
+    hidden, head, targets = states
+    full = losses.softmax_loss(hidden, head, targets)
+    sampled = losses.sampled_softmax_loss(hidden, head, targets, n_negatives=5000)
+    torch.testing.assert_close(sampled, full)
+    torch.testing.assert_close(gradients(sampled, hidden, head), gradients(full, hidden, head))
+
+
+def test_a_small_sample_estimates_the_full_softmax(states):
+    hidden, head, targets = (part.detach() * 0.3 for part in states)
+    targets = states[2]
+    full = losses.softmax_loss(hidden, head, targets)
+    estimates = [losses.sampled_softmax_loss(hidden, head, targets, 100) for _ in range(50)]
+    assert torch.stack(estimates).mean().item() == pytest.approx(full.item(), rel=0.01)
+    assert torch.stack(estimates).std() > 0
+
+
 # --- training ---
 
 
-def test_the_loss_is_that_of_the_real_positions():
+def test_the_loss_is_that_of_the_real_positions(monkeypatch):
     """One batch of windows of different lengths, against each window alone and unpadded."""
     sequences = [np.array([4, 9, 1, 20, 7, 2, 11]), np.array([3, 2]), np.array([5, 6, 8])]
-    model = fresh_model(replace(CONFIG, dropout=0.0)).eval()
-    losses = []
+    model = fresh_model(dropout=0.0).eval()
+    expected = []
     with torch.no_grad():
         for sequence in sequences:
             scores = model.scores(model(torch.from_numpy(sequence[:-1])[None])[0])[:, 1:].numpy()
-            losses += list(-log_softmax(scores, axis=1)[np.arange(len(scores)), sequence[1:] - 1])
-    assert len(losses) == 6 + 1 + 2  # the longest fills the model: six inputs, six targets
+            expected += list(-log_softmax(scores, axis=1)[np.arange(len(scores)), sequence[1:] - 1])
+    assert len(expected) == 6 + 1 + 2  # the longest fills the model: six inputs, six targets
     once = replace(TRAINING, max_epochs=1)
+    monkeypatch.setattr(training, "pieces", lambda sequence, *_: [sequence])  # not cut
     history = recommender.train(model, sequences, held_out(sequences), once)
-    assert history["loss"].item() == pytest.approx(np.mean(losses), rel=1e-5)
+    assert history["loss"].item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_padding_learns_nothing():
-    model = fresh_model()
-    train(model)
+@architectures
+@pytest.mark.parametrize("loss", ["softmax", "sampled"])
+def test_padding_learns_nothing(architecture, loss):
+    model = fresh_model(architecture=architecture)
+    train(model, replace(TRAINING, loss=loss, n_negatives=5))
     assert (model.item_embedding.weight[0] == 0).all()
 
 
-def test_it_learns_a_cycle():
+@pytest.mark.parametrize(
+    ("architecture", "how"),
+    [
+        ("gpt2", {}),
+        ("sasrec", {}),
+        ("bert4rec", {"max_epochs": 40}),
+        ("gpt2", {"loss": "sampled", "n_negatives": 12}),
+        ("gpt2", {"precision": "bfloat16"}),
+    ],
+)
+def test_it_learns_a_cycle(architecture, how):
     """After item i comes i + 1: popularity knows nothing of it, the transformer everything."""
 
     def cycles(n_users, seed):
         starts = np.random.default_rng(seed).integers(24, size=n_users)
         return [1 + (start + np.arange(10)) % 24 for start in starts]
 
-    model = fresh_model(replace(CONFIG, n_items=24))
-    training = replace(TRAINING, learning_rate=1e-2, max_epochs=12)
+    model = fresh_model(n_items=24, architecture=architecture)
+    how = replace(TRAINING, **{"learning_rate": 1e-2, "max_epochs": 15, "patience": 40} | how)
     validation = held_out(cycles(40, seed=1))
-    history = recommender.train(model, cycles(100, seed=2), validation, training)
-    rank = recommender.rank_items(
-        partial(recommender.next_item_scores, model), *held_out(cycles(40, seed=3))
-    ).rank
+    history = recommender.train(model, cycles(100, seed=2), validation, how)
+    rank = recommender.rank_items(model.next_item_scores, *held_out(cycles(40, seed=3))).rank
     assert metrics.ndcg(rank).mean() > 0.95
     assert history["ndcg@10"].max() > 0.95
     assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
@@ -248,9 +400,29 @@ def test_the_seed_decides():
     assert not same_weights(models[0], models[2])
 
 
+@architectures
+def test_an_epoch_learns_each_item_about_once(architecture, monkeypatch):
+    """So that learning curves of causal and masked models can be laid side by side."""
+    learnt = []
+
+    def count(hidden, head, targets):
+        learnt.append(targets)
+        return losses.softmax_loss(hidden, head, targets)
+
+    monkeypatch.setattr(training, "softmax_loss", count)
+    model = fresh_model(architecture=architecture, max_length=40)
+    sequences = [1 + np.arange(20)] * 200
+    how = replace(TRAINING, max_epochs=1)
+    recommender.train(model, sequences, held_out(random_sequences(20)), how)
+    times = torch.bincount(torch.cat(learnt), minlength=21) / 200
+    assert times[:2].tolist() == [0, 0] if model.causal else times[0] == 0
+    assert ((times[2:19] > 0.7) & (times[2:19] < 1.3)).all() or not model.causal
+    assert times[2:].mean().item() == pytest.approx(1, abs=0.35)
+
+
 def test_every_epoch_has_an_order_of_its_own():
     """Nothing is learned and nothing dropped: other batches alone make another mean loss."""
-    model = fresh_model(replace(CONFIG, dropout=0.0))
+    model = fresh_model(dropout=0.0)
     history = train(model, replace(TRAINING, learning_rate=1e-30, max_epochs=4))
     assert history["loss"].nunique() == 4
 
@@ -258,30 +430,50 @@ def test_every_epoch_has_an_order_of_its_own():
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """Model, history and checkpoint of a training that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
+    file = tmp_path_factory.mktemp("uninterrupted") / NAME
     model = fresh_model()
-    history = train(model, folder=folder)
-    return model, history, (folder / recommender.CHECKPOINT).read_bytes()
+    history = train(model, file=file)
+    return model, history, file.read_bytes()
 
 
-def assert_the_same(model, history, folder, uninterrupted):
+def assert_the_same(model, history, file, uninterrupted):
     expected_model, expected_history, checkpoint = uninterrupted
     pd.testing.assert_frame_equal(history, expected_history, check_exact=True)
     assert same_weights(model, expected_model)
-    assert (folder / recommender.CHECKPOINT).read_bytes() == checkpoint  # Adam's moments too
+    assert file.read_bytes() == checkpoint  # Adam's moments too
 
 
 @pytest.mark.parametrize("epochs", [1, 4, 6])
 def test_training_goes_on_from_its_checkpoint(tmp_path, uninterrupted, epochs):
-    train(fresh_model(), replace(TRAINING, max_epochs=epochs), tmp_path)
+    file = tmp_path / NAME
+    train(fresh_model(), replace(TRAINING, max_epochs=epochs), file)
     model = fresh_model(seed=99)  # whatever it starts with, the checkpoint takes over
-    history = train(model, folder=tmp_path)
-    assert_the_same(model, history, tmp_path, uninterrupted)
+    history = train(model, file=file)
+    assert_the_same(model, history, file, uninterrupted)
 
 
-def train_until_killed(place: str, time: int, folder: str) -> None:
+@pytest.mark.parametrize(
+    ("named", "config", "how", "n_users"),
+    [
+        ("d_model", {"d_model": 32}, {}, 30),
+        ("n_items", {"n_items": 21}, {}, 30),
+        ("seed", {}, {"seed": 1}, 30),
+        ("sequences", {}, {}, 29),
+    ],
+)
+def test_the_checkpoint_of_another_training_is_refused(tmp_path, named, config, how, n_users):
+    file = tmp_path / NAME
+    train(fresh_model(), replace(TRAINING, max_epochs=1), file)
+    before, model = file.read_bytes(), fresh_model(**config)
+    users, validation = random_sequences(n_users), held_out(random_sequences(20, seed=1))
+    with pytest.raises(ValueError, match=f"{NAME} is the checkpoint of another.* other {named}:"):
+        recommender.train(model, users, validation, replace(TRAINING, **how), file)
+    assert file.read_bytes() == before
+
+
+def train_until_killed(place: str, time: int, file: str) -> None:
     """Train, and die without a word when `place` is reached for the `time`-th time."""
-    owner, name = {"step": (torch.optim.AdamW, "step"), "fsync": (recommender, "fsync")}[place]
+    owner, name = {"step": (torch.optim.AdamW, "step"), "fsync": (training, "fsync")}[place]
     function, calls = getattr(owner, name), []
 
     def killer(*args):
@@ -291,35 +483,27 @@ def train_until_killed(place: str, time: int, folder: str) -> None:
         return function(*args)
 
     setattr(owner, name, killer)
-    train(fresh_model(), folder=Path(folder))
+    train(fresh_model(), file=Path(file))
 
 
 @pytest.mark.parametrize(
     ("place", "time", "left"),
     [
         ("step", 2, set()),  # in the first epoch: nothing to go on from
-        ("step", 25, {"checkpoint.safetensors"}),  # in the middle of a later one
-        ("fsync", 3, {"checkpoint.safetensors", "checkpoint.tmp"}),  # while it writes the third
+        ("step", 25, {NAME}),  # in the middle of a later one
+        ("fsync", 3, {NAME, TEMPORARY}),  # while it writes the third
     ],
 )
 def test_killed_training_goes_on(tmp_path, uninterrupted, place, time, left):
-    script = (
-        f"import test_recommender as t; t.train_until_killed({place!r}, {time}, {str(tmp_path)!r})"
-    )
+    file = tmp_path / NAME
+    script = f"import test_recommender as t; t.train_until_killed({place!r}, {time}, {str(file)!r})"
     killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent)
     assert killed.returncode == -signal.SIGKILL
     assert {path.name for path in tmp_path.iterdir()} == left
     model = fresh_model(seed=99 if left else 0)
-    history = train(model, folder=tmp_path)
-    assert_the_same(model, history, tmp_path, uninterrupted)
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors"}
-
-
-def test_a_finished_model_leaves_no_checkpoint(tmp_path):
-    model = fresh_model()
-    train(model, replace(TRAINING, max_epochs=1), tmp_path)
-    recommender.save(model, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    history = train(model, file=file)
+    assert_the_same(model, history, file, uninterrupted)
+    assert {path.name for path in tmp_path.iterdir()} == {NAME}
 
 
 def test_a_loss_that_is_no_number_names_the_way_out():
@@ -345,119 +529,25 @@ def test_nothing_to_predict_is_refused_before_any_training():
         recommender.train(fresh_model(), two, held_out(one), TRAINING)
 
 
-# --- ranking ---
+def test_fit_all_trains_each_run_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    users, others = random_sequences(30), held_out(random_sequences(20, seed=1))
+    protocols = {
+        "few": recommender.Protocol(20, users, others, others),
+        "more": recommender.Protocol(25, users, others, others),
+    }
+    runs = [("few", "gpt2", 0), ("few", "bert4rec", 0), ("more", "gpt2", 7)]
+    how = replace(TRAINING, max_epochs=2)
+    models, history = recommender.fit_all(runs, protocols, CONFIG, how, tmp_path)
+    assert list(models) == runs
+    assert history.groupby(["protocol", "model", "seed"], sort=False).size().to_dict() == {
+        run: 2 for run in runs
+    }
+    sizes = [(model.config.architecture, model.config.n_items) for model in models.values()]
+    assert sizes == [("gpt2", 20), ("bert4rec", 20), ("gpt2", 25)]
+    alone, _ = recommender.fit(replace(CONFIG, n_items=25), protocols["more"], replace(how, seed=7))
+    assert same_weights(models["more", "gpt2", 7], alone)
 
-
-def brute_force(
-    scores: np.ndarray, history: np.ndarray, target: int
-) -> tuple[list[int], int, float]:
-    """All candidates best first, the target's place, and its cross-entropy."""
-    candidates = [i for i in range(1, len(scores)) if i not in history or i == target]
-    rank = 1 + sum(scores[i] >= scores[target] for i in candidates if i != target)
-    loss = -log_softmax(scores[1:])[target - 1]
-    return sorted(candidates, key=lambda i: -scores[i]), rank, loss
-
-
-def scorer_of(histories: list[np.ndarray], scores: torch.Tensor) -> recommender.Scorer:
-    row = {id(history): i for i, history in enumerate(histories)}
-    return lambda chosen: scores[[row[id(history)] for history in chosen]]
-
-
-@pytest.fixture
-def users():
-    """600 users, more than one batch: histories of 1 to 30 of 60 items, some with the target."""
-    rng = np.random.default_rng(0)
-    histories = [1 + rng.permutation(60)[: rng.integers(1, 31)] for _ in range(600)]
-    targets = rng.integers(1, 61, size=600)
-    scores = torch.from_numpy(rng.normal(size=(600, 61)).astype(np.float32))
-    scores[:, 0] = -torch.inf
-    assert min(map(len, histories)) == 1
-    assert 0 < sum(t in h for h, t in zip(histories, targets, strict=True)) < 600
-    return histories, targets, scores
-
-
-def test_ranking_is_that_of_brute_force(users):
-    histories, targets, scores = users
-    ranking = recommender.rank_items(scorer_of(histories, scores), histories, targets, k=10)
-    for i in range(600):
-        ordered, rank, loss = brute_force(scores[i].numpy(), histories[i], targets[i])
-        assert ranking.lists[i].tolist() == ordered[:10]
-        assert ranking.rank[i] == rank == ordered.index(targets[i]) + 1
-        assert ranking.loss[i] == pytest.approx(loss, rel=1e-5)
-
-
-def test_ties_count_against_the_target(users):
-    histories, targets, scores = users
-    scores = scores.round()  # seven different values for 60 items
-    ranking = recommender.rank_items(scorer_of(histories, scores), histories, targets, k=10)
-    for i in range(600):
-        ordered, rank, _ = brute_force(scores[i].numpy(), histories[i], targets[i])
-        assert ranking.rank[i] == rank
-        assert set(ranking.lists[i]) <= set(ordered) and len(set(ranking.lists[i])) == 10
-        assert scores[i, ranking.lists[i]].tolist() == scores[i, ordered[:10]].tolist()
-
-
-def test_a_model_that_tells_no_items_apart_scores_nothing(users):
-    histories, targets, scores = users
-    ranking = recommender.rank_items(
-        lambda chosen: torch.zeros(len(chosen), 61), histories, targets
-    )
-    assert metrics.ndcg(ranking.rank).mean() == 0
-
-
-def test_the_whole_history_is_filtered_and_not_what_the_model_sees():
-    model, sequences = fresh_model(), random_sequences(40)
-    histories, targets = held_out(sequences)
-    assert max(map(len, histories)) > 2 * CONFIG.max_length
-    scorer = partial(recommender.next_item_scores, model)
-    ranking = recommender.rank_items(scorer, histories, targets, k=5)
-    for history, target, shown in zip(histories, targets, ranking.lists, strict=True):
-        assert not (set(shown) & set(history)) - {target}
-
-
-def test_ranking_leaves_the_scores_and_the_histories_as_they_were(users):
-    histories, targets, scores = (part[:200] for part in users)
-    scores_before, histories_before = scores.clone(), [history.copy() for history in histories]
-    first = recommender.rank_items(lambda chosen: scores, histories, targets)
-    again = recommender.rank_items(lambda chosen: scores, histories, targets)
-    assert torch.equal(scores, scores_before)
-    assert all(map(np.array_equal, histories, histories_before))
-    assert all(map(np.array_equal, first, again))
-
-
-def test_places_for_which_no_item_is_left_are_empty():
-    """Four items, of which the user took two: the list has two items and three empty places."""
-    scores = torch.tensor([[-torch.inf, 0.1, 0.2, 0.3, 0.4]])
-    history, target = [np.array([4, 1])], np.array([2])
-    for k, expected in {1: [3], 2: [3, 2], 4: [3, 2, 0, 0], 7: [3, 2, 0, 0, 0, 0, 0]}.items():
-        ranking = recommender.rank_items(lambda chosen: scores, history, target, k)
-        assert ranking.lists.tolist() == [expected]
-        assert ranking.rank.tolist() == [2]
-
-
-def test_padding_is_never_recommended():
-    """Even by a scorer that has not heard of it; and the last item is an item like any other."""
-    scores = torch.tensor([[9.0, 1.0, 2.0, 3.0]])
-    ranking = recommender.rank_items(lambda chosen: scores, [np.array([2])], np.array([1]), k=2)
-    assert ranking.lists.tolist() == [[3, 1]]
-    assert ranking.rank.tolist() == [2]
-
-
-def test_ranking_nobody_or_by_nan_is_refused(users):
-    histories, targets, scores = users
-    with pytest.raises(ValueError, match="no users to rank"):
-        recommender.rank_items(scorer_of(histories, scores), [], np.array([]))
-    scores[7, 3] = torch.nan
-    with pytest.raises(FloatingPointError, match="scores of 1 users are NaN"):
-        recommender.rank_items(scorer_of(histories, scores), histories, targets)
-
-
-def test_popularity_ranks_by_count_and_then_by_number():
-    scorer = recommender.popularity_scores(np.array([0, 3, 0, 7, 3, 12]))
-    scores = scorer([np.array([1]), np.array([2])])
-    assert scores.shape == (2, 6)
-    assert torch.equal(scores[0], scores[1])
-    assert scores[0].argsort(descending=True).tolist() == [5, 3, 1, 4, 2, 0]
-    ranking = recommender.rank_items(scorer, [np.array([5])], np.array([4]), k=3)
-    assert ranking.lists.tolist() == [[3, 1, 4]]
-    assert ranking.rank.tolist() == [3]
+    monkeypatch.setattr(training, "_train_epoch", None)  # there is nothing left to train
+    again, same = recommender.fit_all(runs, protocols, CONFIG, how, tmp_path)
+    pd.testing.assert_frame_equal(history, same, check_exact=True)
+    assert all(same_weights(again[run], models[run]) for run in runs)

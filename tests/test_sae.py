@@ -14,7 +14,7 @@ from sklearn.metrics import r2_score
 
 from seqsae_utils import sae
 from seqsae_utils.activations import Normalisation, hooked
-from seqsae_utils.recommender import CausalTransformer, next_item_scores
+from seqsae_utils.recommender import CausalTransformer
 from seqsae_utils.recommender import Config as RecommenderConfig
 from seqsae_utils.workspace import seed_everything
 
@@ -489,7 +489,7 @@ def test_cost_of_replacing_has_the_original_at_one_and_the_mean_at_zero(recommen
     loss = {}
     for name, function in replacements.items():
         with hooked(model, "blocks.0", function):
-            scores = next_item_scores(model, histories)
+            scores = model.next_item_scores(histories)
         loss[name] = F.cross_entropy(scores, torch.as_tensor(targets)).item()
         assert cost.loc[name, "loss"] == pytest.approx(loss[name], rel=1e-5)
     recovered = (loss["mean"] - loss["half"]) / (loss["mean"] - loss["original"])

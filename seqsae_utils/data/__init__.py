@@ -5,7 +5,8 @@ renumbered, sequences in order, users in three groups that never mix.
 
 ====================  ==========================================================================
 ``sources``           where datasets come from, and the checksums they must have
-``formats``           readers of the publishers' formats
+``formats``           readers of the publishers' formats, and ``music4all`` of two larger ones
+``rows``              what they share: lines, fields, and what to say of a bad one
 ``planted``           a made-up dataset with known concepts
 ====================  ==========================================================================
 """
@@ -31,7 +32,7 @@ __all__ = [
 
 #: The three groups of users.
 SPLITS = ("recommender", "sae", "test")
-TABLES = ("interactions", "items", "users")
+TABLES = ("interactions", "items", "users", "everyone")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Dataset:
         `n_items`, 0 is padding; popularity is the number of recommender users who had it.
     users
         DataFrame [user, user_id, split]: user runs from 0, split is one of `SPLITS`.
+    everyone
+        DataFrame [user, item], sorted by user and place in the history: all users who had three
+        items or more, with ALL their items, for a protocol without groups (leave the last one
+        out). Items of the catalogue keep their numbers, others come after them. Users are numbered
+        anew from 0, in the order of their ids: these are not the numbers of `users`.
     counts
         What was read, and what was dropped or lacked something on the way here.
     """
@@ -54,12 +60,26 @@ class Dataset:
     interactions: pd.DataFrame
     items: pd.DataFrame
     users: pd.DataFrame
+    everyone: pd.DataFrame
     counts: dict[str, int]
 
     @property
     def n_items(self) -> int:
         """Number of items in the catalogue, padding not counted."""
         return len(self.items)
+
+    @property
+    def n_items_everyone(self) -> int:
+        """Largest number of an item in `everyone`; the catalogue is 1 to `n_items` of them."""
+        return int(self.everyone["item"].to_numpy().max(initial=self.n_items))
+
+    @property
+    def split_rule(self) -> str:
+        """Who the test users are, in words; told by the counts and the users."""
+        share = f"{(self.users['split'] == 'test').mean():.0%}"
+        if self.counts["interactions_without_time"]:
+            return f"random {share} of the users: the data has only an order, nobody is newer"
+        return f"newest {share} of the users, by first interaction"
 
     @cached_property
     def attributes(self) -> list[str]:
@@ -83,13 +103,19 @@ class Dataset:
         return ["", *self.items["title"]]
 
     def sequences(self, split: str) -> dict[int, np.ndarray]:
-        """Items of each user of one group, oldest first: user -> int64 [length]."""
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-        users = self.users["user"][self.users["split"] == split]
-        table = self.interactions[self.interactions["user"].isin(users)]
+        """Items of each user of one group, oldest first: user -> int64 [length].
+
+        The group ``everyone`` has the users and items of the table `everyone`, and its numbers.
+        """
+        if split == "everyone":
+            table = self.everyone
+        elif split in SPLITS:
+            users = self.users["user"][self.users["split"] == split]
+            table = self.interactions[self.interactions["user"].isin(users)]
+        else:
+            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}, everyone")
         starts = _starts(table["user"])
-        items = np.split(table["item"].to_numpy(np.int64), starts[1:])
+        items = np.split(table["item"].to_numpy(np.int64), starts)[1:]
         return dict(zip(table["user"].iloc[starts].tolist(), items, strict=True))
 
 
@@ -107,7 +133,8 @@ def prepare(
     Test users are the newest; SAE users are drawn at random from the rest; the recommender's
     users are what remains. The catalogue is what the recommender's users had: other items are
     taken out of the other users' histories. Of each user and item the first interaction counts,
-    and a user needs at least two of them, one to look at and one to predict.
+    and a user needs at least two of them, one to look at and one to predict. The table `everyone`
+    is not split, and keeps all items of all users who have three.
 
     Parameters
     ----------
@@ -140,12 +167,12 @@ def prepare(
 
     first = ~pd.Series(user * len(item_ids) + item).duplicated().to_numpy()
     known = first & (split == "recommender")[user]
-    known &= _at_least_two(user, known)
+    known &= _at_least(2, user, known)
     catalogue = np.unique(item[known])
     number = np.zeros(len(item_ids), dtype=np.int32)
     number[catalogue] = np.arange(1, len(catalogue) + 1)
     kept = first & (number[item] > 0)
-    kept &= _at_least_two(user, kept)
+    kept &= _at_least(2, user, kept)
     members = np.unique(user[kept])
     for name in SPLITS:
         if not (split[members] == name).any():
@@ -180,11 +207,11 @@ def prepare(
         }
     )
     counts = {
-        "interactions_read": len(table),
+        "interactions_read": len(table) + raw.repeats,
         "users_read": len(user_ids),
         "items_read": len(item_ids),
         "interactions_without_time": 0 if raw.timed else len(table),
-        "repeated_interactions_dropped": (~first).sum(),
+        "repeated_interactions_dropped": (~first).sum() + raw.repeats,
         "items_outside_catalogue_dropped": len(item_ids) - len(catalogue),
         "interactions_outside_catalogue_dropped": (first & (number[item] == 0)).sum(),
         "users_below_two_items_dropped": len(user_ids) - len(members),
@@ -192,11 +219,13 @@ def prepare(
         "items_without_attributes": (~described).sum(),
         "attributes_left_out": len(frequency) - len(attributes),
     }
-    return Dataset(interactions, items, users, {name: int(n) for name, n in counts.items()})
+    everyone = _everyone(user, item, first, number)
+    counts = {name: int(n) for name, n in counts.items()}
+    return Dataset(interactions, items, users, everyone, counts)
 
 
 def save(dataset: Dataset, folder: Path) -> None:
-    """Write a dataset into a folder: three parquet tables, and its counts as JSON."""
+    """Write a dataset into a folder: its tables as parquet, and its counts as JSON."""
     for name in TABLES:
         getattr(dataset, name).to_parquet(Path(folder) / f"{name}.parquet", index=False)
     write_json(Path(folder) / "counts.json", dataset.counts)
@@ -213,9 +242,23 @@ def _starts(user) -> np.ndarray:
     return np.flatnonzero(np.diff(user, prepend=-1))
 
 
-def _at_least_two(user: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """True for the rows of users who have two or more of the `rows` (all bool, [n])."""
-    return (np.bincount(user[rows], minlength=user[-1] + 1) >= 2)[user]
+def _at_least(least: int, user: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """True for the rows of users who have so many of the `rows` or more (all bool, [n])."""
+    return (np.bincount(user[rows], minlength=user[-1] + 1) >= least)[user]
+
+
+def _everyone(user, item, first, number) -> pd.DataFrame:
+    """The table `Dataset.everyone`, from the numbers of users and items in the raw data.
+
+    `number` is that of each item in the catalogue [n_items of the raw data], 0 for the others.
+    """
+    rows = np.flatnonzero(first & _at_least(3, user, first))
+    user, item = user[rows], item[rows]
+    others = np.flatnonzero((np.bincount(item, minlength=len(number)) > 0) & (number == 0))
+    number = number.copy()
+    number[others] = number.max() + np.arange(1, len(others) + 1)
+    people = np.cumsum(np.diff(user, prepend=-1) > 0, dtype=np.int32) - np.int32(1)
+    return pd.DataFrame({"user": people, "item": number[item]})
 
 
 def _split(n_users, oldest_first, test_fraction, sae_fraction, rng) -> np.ndarray:

@@ -4,22 +4,30 @@ A folder is a `pathlib.Path` or a `zipfile.Path`: both know ``/``, ``exists`` an
 archive is read where it lies and nothing of it is ever extracted.
 """
 
-import csv
-import io
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-Folder = Path | zipfile.Path
+from . import music4all
+from .rows import (
+    DataError,
+    Folder,
+    described,
+    first_fault,
+    implausible,
+    integer_fault,
+    join_attributes,
+    number_fault,
+    records,
+    require,
+    require_once,
+    text_fault,
+)
 
-#: What publishers write where an item has no attribute.
-PLACEHOLDERS = {"", "unknown", "(no genres listed)"}
 #: The flags of ``u.item``, in its order.
 GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
@@ -28,13 +36,9 @@ GENRES_100K = (
 )  # fmt: skip
 
 
-class DataError(ValueError):
-    """A dataset is missing, altered or malformed; the message says which file and what to do."""
-
-
 @dataclass(frozen=True)
 class Raw:
-    """A dataset as published: no row dropped, nothing renumbered.
+    """A dataset as published: nothing renumbered, and no row dropped but repeated listens.
 
     Attributes
     ----------
@@ -49,6 +53,9 @@ class Raw:
         How results call it, e.g. ``ML-100K``.
     timed
         False where ``timestamp`` is only an order within each user.
+    repeats
+        Rows that the reader left out because the user had taken the item earlier: histories of
+        listening are mostly that, and too long to hold.
     """
 
     interactions: pd.DataFrame
@@ -56,6 +63,7 @@ class Raw:
     source: str
     label: str
     timed: bool = True
+    repeats: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,17 +154,20 @@ def read(folder: Folder, *, source: str, label: str) -> Raw:
         If the folder holds no known layout, or a file breaks it: with the file, the line and
         what was expected.
     """
-    for layout in LAYOUTS:
-        if (folder / layout.interactions).exists():
-            break
+    layout = next((known for known in LAYOUTS if (folder / known.interactions).exists()), None)
+    if layout:
+        if not (folder / layout.items).exists():
+            raise DataError(f"{folder}: {layout.items} is missing beside {layout.interactions}")
+        items, repeats = _read_items(folder / layout.items, layout), 0
+        interactions, timed = _read_interactions(folder / layout.interactions, layout)
+    elif edition := music4all.found(folder):
+        interactions, items, repeats = music4all.read(folder, edition)
+        timed = True
     else:
-        known = ", ".join(f"{layout.interactions} + {layout.items}" for layout in LAYOUTS)
-        raise DataError(f"{folder} holds no known dataset; expected one of: {known}")
-    if not (folder / layout.items).exists():
-        raise DataError(f"{folder}: {layout.items} is missing beside {layout.interactions}")
-    items = _read_items(folder / layout.items, layout)
-    interactions, timed = _read_interactions(folder / layout.interactions, layout)
-    return Raw(by_user_and_time(interactions), items, source, label, timed)
+        known = [f"{known.interactions} + {known.items}" for known in LAYOUTS]
+        known += [" + ".join(edition.required) for edition in music4all.EDITIONS]
+        raise DataError(f"{folder} holds no known dataset; expected one of: {', '.join(known)}")
+    return Raw(by_user_and_time(interactions), items, source, label, timed, repeats)
 
 
 def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +182,7 @@ def _read_interactions(path: Folder, layout: Layout) -> tuple[pd.DataFrame, bool
     columns, wanted = _columns(path, layout)
     try:
         table = _parse(path, layout, columns, wanted)
-        fault = _implausible(table)
+        fault = implausible(table) if table.num_rows else "holds no interactions"
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         table, fault = None, str(error)
     if fault:
@@ -192,24 +203,14 @@ def _columns(path: Folder, layout: Layout) -> tuple[list[str], dict[str, str]]:
     if not layout.header:
         return list(layout.columns), wanted
     with path.open("r", encoding="utf-8-sig", errors="replace", newline="") as file:
-        line, columns = next(_records(file, layout.separator), (1, []))
+        line, columns = next(records(file, layout.separator), (1, []))
     if layout.text_ids:
         if "rating" not in columns:
             del wanted["rating"]
         if "timestamp" not in columns and "order" in columns:
             wanted["timestamp"] = "order"
-    _require(path, line, columns, wanted.values())
+    require(path, line, columns, wanted.values())
     return columns, wanted
-
-
-def _require(path: Folder, line: int, columns: list[str], wanted) -> None:
-    missing = [name for name in wanted if name not in columns]
-    if missing:
-        hint = " (or order)" if "timestamp" in missing and path.name == "interactions.csv" else ""
-        raise DataError(
-            f"{path.name}: line {line} names the columns {', '.join(columns) or '(none)'}; "
-            f"missing: {', '.join(missing)}{hint}"
-        )
 
 
 def _parse(path: Folder, layout: Layout, columns: list[str], wanted: dict[str, str]) -> pa.Table:
@@ -237,102 +238,25 @@ def _parse(path: Folder, layout: Layout, columns: list[str], wanted: dict[str, s
     return table.select(list(wanted.values())).rename_columns(list(wanted))
 
 
-def _implausible(table: pa.Table) -> str:
-    """What is wrong with values that could be parsed; empty where nothing is."""
-    if not table.num_rows:
-        return "holds no interactions"
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if column.null_count:
-            return f"{name} is missing in some line"
-        smallest, largest = pa.compute.min_max(column).as_py().values()
-        if pa.types.is_string(column.type):
-            if smallest == "":
-                return f"{name} is empty in some line"
-        elif not 0 <= smallest <= largest < float("inf"):
-            return f"{name} is negative or not finite in some line"
-    return ""
-
-
 def _first_fault(path: Folder, layout: Layout, columns: list[str], wanted: dict[str, str]) -> str:
-    """File, line and expectation of the first line that breaks the layout; empty if none does."""
-    checks = {wanted[name]: _number_fault for name in ("rating", "timestamp") if name in wanted}
-    check_id = _text_fault if layout.text_ids else _integer_fault
+    """What the first line that breaks the layout breaks; empty if none does."""
+    checks = {wanted[name]: number_fault for name in ("rating", "timestamp") if name in wanted}
+    check_id = text_fault if layout.text_ids else integer_fault
     checks |= {wanted["user_id"]: check_id, wanted["item_id"]: check_id}
     with path.open("r", encoding="utf-8-sig", errors="replace", newline="") as file:
-        records = _records(file, layout.separator)
+        lines = records(file, layout.separator)
         if layout.header:
-            next(records)
-        for line, fields in records:
-            row = _row(path, line, fields, columns, layout.separator)
-            for name, check in checks.items():
-                if fault := check(row[name]):
-                    return f"{path.name}: line {line} has {name} {row[name]!r}, expected {fault}"
-    return ""
-
-
-def _text_fault(text: str) -> str:
-    return "" if text else "an id"
-
-
-def _integer_fault(text: str) -> str:
-    return "" if text.isdecimal() and int(text) < 2**31 else "a whole number below 2147483648"
-
-
-def _number_fault(text: str) -> str:
-    try:
-        return "" if 0 <= float(text) < float("inf") else "a number that is not negative"
-    except ValueError:
-        return "a number that is not negative"
+            next(lines)
+        return first_fault(path, lines, columns, layout.separator, checks)
 
 
 def _read_items(path: Folder, layout: Layout) -> pd.DataFrame:
-    """Read the items line by line: there are at most some ten thousand, so every check is cheap."""
     separator = layout.item_separator or layout.separator
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    records = _records(io.StringIO(text, newline=""), separator)
-    columns = list(layout.item_columns)
-    if layout.header:
-        line, columns = next(records, (1, []))
-        _require(path, line, columns, layout.item_columns)
-
+    fault = text_fault if layout.text_ids else integer_fault
     rows, lines = [], {}
-    for line, fields in records:
-        item_id, title, attributes = layout.item(_row(path, line, fields, columns, separator))
-        check_id = _text_fault if layout.text_ids else _integer_fault
-        if fault := check_id(item_id):
-            raise DataError(f"{path.name}: line {line} has item {item_id!r}, expected {fault}")
-        if item_id in lines:
-            raise DataError(
-                f"{path.name}: line {line} describes item {item_id!r}, as line {lines[item_id]} "
-                "did; expected each item once"
-            )
-        lines[item_id] = line
-        attributes = dict.fromkeys(name.strip() for name in attributes)
-        attributes = "|".join(name for name in attributes if name not in PLACEHOLDERS)
-        rows.append((item_id, " ".join(title.split()), attributes))
+    for line, row in described(path, separator, layout.item_columns, layout.header):
+        item_id, title, attributes = layout.item(row)
+        require_once(path, line, item_id, lines, fault)
+        rows.append((item_id, " ".join(title.split()), join_attributes(attributes)))
     items = pd.DataFrame(rows, columns=["item_id", "title", "attributes"], dtype=str)
     return items if layout.text_ids else items.astype({"item_id": np.int32})
-
-
-def _row(path: Folder, line: int, fields: list, columns: list, separator: str) -> dict[str, str]:
-    if len(fields) != len(columns):
-        raise DataError(
-            f"{path.name}: line {line} has {len(fields)} fields, expected {len(columns)} "
-            f"({separator.join(columns)})".replace("\t", "\\t")
-        )
-    return dict(zip(columns, fields, strict=True))
-
-
-def _records(file, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and fields of every line that is not blank."""
-    if separator == ",":
-        reader = csv.reader(file)
-        yield from ((reader.line_num, fields) for fields in reader if fields)
-    else:
-        for line, text in enumerate(file, start=1):
-            if text.strip():
-                yield line, text.rstrip("\r\n").split(separator)

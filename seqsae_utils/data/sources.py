@@ -47,7 +47,11 @@ class Archive:
 
 @dataclass(frozen=True)
 class Published:
-    """What a publisher says of a dataset: its size, and where known the SHA-256 of its content."""
+    """What a publisher says of a dataset: its size, and where known the SHA-256 of its content.
+
+    One without archives is not downloaded: `access` tells how to get it, and which files to put
+    where.
+    """
 
     label: str
     archives: tuple[Archive, ...]
@@ -55,6 +59,7 @@ class Published:
     users: int
     items: int
     content: str = ""
+    access: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,10 @@ def _movielens(name: str, md5: str, inside: str | None = None) -> Archive:
     url = f"https://files.grouplens.org/datasets/movielens/{name}.zip"
     return Archive(url, f"{name}.zip", inside or name, f"md5:{md5}")
 
+
+MUSIC4ALL_REQUEST = (
+    "write to contact4music4all@gmail.com (https://sites.google.com/view/contact4music4all)"
+)
 
 PUBLISHED = {
     "ml-100k": Published(
@@ -110,6 +119,22 @@ PUBLISHED = {
         "ML-32M",
         (_movielens("ml-32m", "d472be332d4daa821edc399621853b57"),),
         *(32_000_204, 200_948, 84_432),
+    ),
+    # Counted in the files by those who have them; the paper speaks of 15,602 users.
+    "music4all": Published(
+        "Music4All",
+        (),
+        *(5_109_592, 14_127, 99_596),
+        access=f"Access is on request from its authors: {MUSIC4ALL_REQUEST}. "
+        "Put listening_history.csv, id_genres.csv and id_information.csv, unzipped, into",
+    ),
+    "music4all-onion": Published(
+        "Music4All-Onion",
+        (),
+        *(252_984_396, 119_140, 56_512),
+        access="Get userid_trackid_timestamp.tsv.bz2 (2.2 GB) and id_genres_tf-idf.tsv.bz2 from "
+        "https://zenodo.org/records/15394646 and, for the titles, id_information.csv of Music4All, "
+        f"to which access is on request from its authors: {MUSIC4ALL_REQUEST}. Put them into",
     ),
 }
 
@@ -177,7 +202,7 @@ def fetch(dataset: str, directory: Path | None = None) -> Source:
         raise DataError("dataset 'smoke' is made up: nothing to fetch, load_raw makes it")
     published = PUBLISHED.get(dataset)
     archives = published.archives if published else ()
-    for folder in _folders(dataset, archives):
+    for folder in _folders(dataset, published):
         if folder.is_dir():
             return Source(folder, f"the folder {folder.name}")
     if not published:
@@ -194,7 +219,7 @@ def fetch(dataset: str, directory: Path | None = None) -> Source:
             return _open(archive, _download(archive, directory))
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             failures.append(f"  {archive.origin}: {_reason(error)}")
-    raise DataError(_nowhere(dataset, archives[0], directory, failures))
+    raise DataError(_nowhere(dataset, published, directory, failures))
 
 
 def content_checksum(interactions: pd.DataFrame) -> str:
@@ -212,7 +237,7 @@ def _difference(raw: Raw, published: Published) -> str:
     """How the content differs from what was published; empty where it does not."""
     table = raw.interactions
     sizes = {
-        "interactions": len(table),
+        "interactions": len(table) + raw.repeats,
         "users": table["user_id"].nunique(),
         "items": table["item_id"].nunique(),
     }
@@ -225,12 +250,13 @@ def _difference(raw: Raw, published: Published) -> str:
     return ""
 
 
-def _folders(dataset: str, archives: tuple[Archive, ...]) -> list[Path]:
+def _folders(dataset: str, published: Published | None) -> list[Path]:
     """Folders of the reader's own that may hold the dataset."""
     own = os.environ.get("SEQSAE_DATA_DIR")
+    archives = published.archives if published else ()
     names = [dataset, *(archive.inside for archive in archives)]
     folders = [Path(own, name) for name in names] if own else []
-    return folders if archives else [*folders, Path(dataset)]
+    return folders if published else [*folders, Path(dataset)]
 
 
 def _download(archive: Archive, directory: Path) -> Path:
@@ -291,16 +317,19 @@ def _reason(error: Exception) -> str:
     return text.strip().splitlines()[-1].split("Caused by ")[-1][:300]
 
 
-def _nowhere(dataset: str, archive: Archive, directory: Path, failures: list[str]) -> str:
+def _nowhere(dataset: str, published: Published, directory: Path, failures: list[str]) -> str:
     own = os.environ.get("SEQSAE_DATA_DIR")
     place = Path(own) / dataset if own else f"$SEQSAE_DATA_DIR/{dataset}"
     why = "no such folder" if own else "SEQSAE_DATA_DIR is not set"
+    if published.access:
+        return f"dataset {dataset!r} was not found: {place}: {why}.\n{published.access} {place}."
     return "\n".join(
         [
             f"dataset {dataset!r} was not found. Tried:",
             f"  {place}: {why}",
             *failures,
-            f"Put {archive.file} into {directory}, or its files, unzipped, into {place}.",
+            f"Put {published.archives[0].file} into {directory}, or its files, unzipped, "
+            f"into {place}.",
         ]
     )
 

@@ -65,11 +65,14 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
 
 
 def _own_data(parameters: dict) -> dict[str, str]:
-    """Checksums of the files in the folders of the reader's own that the parameters name."""
+    """Checksums of the files in the folders of the reader's own that the parameters name.
+
+    Not of what lies in folders below: no reader looks there, and it may be much (songs).
+    """
     roots = [project() / "notebooks", Path(os.environ.get("SEQSAE_DATA_DIR", os.devnull))]
     names = [value for value in parameters.values() if isinstance(value, str) and value]
     folders = [root / name for root in roots for name in names if (root / name).is_dir()]
-    return {p.name: sha256(p) for f in folders for p in sorted(f.rglob("*")) if p.is_file()}
+    return {p.name: sha256(p) for f in folders for p in sorted(f.iterdir()) if p.is_file()}
 
 
 def _digest(content) -> str:

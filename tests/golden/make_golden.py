@@ -7,14 +7,20 @@ NumPy and pandas than the project, so each is used from an environment of its ow
     pip install replay-rec==0.22.0   then   python tests/golden/make_golden.py replay
 
 The case has what metrics stumble over: a list that is full, lists that are short, a user with no
-list at all, a user whose item is at the last place of the list, just behind it, or nowhere, and
-items that nobody took in training.
+list at all, a user whose item is at the last place of the list, just behind it, or nowhere, items
+that nobody took in training, and users none of whom is in training. A list has no scores and so no
+ties; the test gives the items scores that are tied and asks for the same places.
+
+Neither library has a diversity between lists; that of RecTools is within a list, by features. But
+RecTools measures how much of one list is in another, and the mean over all pairs is asked of it.
 """
 
 import json
 import sys
+from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 FOLDER = Path(__file__).parent
@@ -57,6 +63,18 @@ def rectools() -> dict[str, float]:
             f"coverage@{k}": m.CatalogCoverage(k=k, normalize=True),
         }
         found |= m.calc_metrics(wanted, table(CASE["lists"]), held_out(), training(), list(catalog))
+        # The mean over places and not over users: each user weighs as many places as there are.
+        bits = m.MeanInvUserFreq(k=k).calc_per_user(table(CASE["lists"]), training())
+        places = [min(len(CASE["lists"][str(user)]), k) for user in bits.index]
+        most = np.log2(len(CASE["training"]))
+        found[f"novelty@{k}"] = np.average(bits, weights=places) / most
+        full = [items for items in CASE["lists"].values() if len(items) >= k]
+        one, other = (
+            {i: pair[side] for i, pair in enumerate(permutations(full, 2))} for side in (0, 1)
+        )
+        found[f"diversity_of_full_lists@{k}"] = 1 - m.Intersection(k=k).calc(
+            table(one), table(other)
+        )
     return found
 
 

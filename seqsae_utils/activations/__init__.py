@@ -1,0 +1,24 @@
+"""Hidden states of a recommender: read them at a named site, or write them there.
+
+A *site* is the dotted name of a submodule (``blocks.0``, ``blocks.0.mlp``, ``final_norm``), so the
+same few lines serve any torch model: a forward hook sees what the submodule returns. Besides, a
+model says how it wants its input: `max_length`, the longest piece of a sequence that it sees, and
+`pad`, which stacks pieces as its `forward` takes them, [batch, length] with 0 on either side.
+
+==============  ================================================================================
+``sites``       hooks: what a module returns, and something else in its place
+``harvesting``  the states of all interactions, written to a file as they come
+``states``      files of states, and their normalisation
+``probes``      what the states hold, and how it differs from site to site
+==============  ================================================================================
+"""
+
+from .harvesting import DTYPES, chunks, harvest
+from .probes import compare_sites, probe_auc, spectrum
+from .sites import find_site, hooked
+from .states import Normalisation, blocks, load, load_normalisation, save_normalisation
+
+__all__ = [
+    "DTYPES", "Normalisation", "blocks", "chunks", "compare_sites", "find_site", "harvest",
+    "hooked", "load", "load_normalisation", "probe_auc", "save_normalisation", "spectrum",
+]  # fmt: skip

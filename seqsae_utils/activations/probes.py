@@ -1,0 +1,157 @@
+"""What hidden states hold: their spectrum, and what a linear probe can read at each site."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from .harvesting import harvest
+from .sites import find_site
+from .states import blocks
+
+
+def spectrum(states: NDArray) -> pd.DataFrame:
+    """Share of the variance of hidden states [n_positions, d_in] in their principal components.
+
+    One row a component, the strongest first: component (from 1), variance (share of the total),
+    cumulative_variance. A memory map is read block by block; normalised or not is the same.
+    """
+    scatter = sum(block.T @ block for block in _centred(states, _mean(states)))
+    variance = np.linalg.eigvalsh(scatter)[::-1]
+    share = variance / variance.sum()
+    component = np.arange(1, len(share) + 1)
+    return pd.DataFrame(
+        {"component": component, "variance": share, "cumulative_variance": share.cumsum()}
+    )
+
+
+def _mean(states: NDArray) -> NDArray:
+    return sum(block.sum(axis=0) for block in blocks(states)) / len(states)
+
+
+def _centred(states: NDArray, mean: NDArray) -> Iterator[NDArray]:
+    return (block - mean for block in blocks(states))
+
+
+def probe_auc(
+    states: NDArray, labels: NDArray, states_test: NDArray, labels_test: NDArray
+) -> list[float]:
+    """ROC AUC of a linear probe (ridge regression) for each column of 0/1 labels.
+
+    Fitted on states [n_positions, d_in] and labels [n_positions, n_labels], scored on the test
+    ones. The penalty is the variance that one average dimension has at one position, so the unit
+    of the states does not matter. Memory maps are read block by block.
+    NaN where the positions of either group all have the label, or none has.
+    """
+    mean, d_in = _mean(states), states.shape[1]
+    scatter, products = np.zeros((d_in, d_in)), np.zeros((d_in, labels.shape[1]))
+    row = 0
+    for block in _centred(states, mean):
+        scatter += block.T @ block
+        products += block.T @ labels[row : row + len(block)]
+        row += len(block)
+    penalty = scatter.trace() / d_in / len(states) or 1.0  # any, where all states are the same
+    weights = np.linalg.solve(scatter + penalty * np.eye(d_in), products)
+    scores = np.concatenate([block @ weights for block in blocks(states_test)])
+    return [
+        roc_auc_score(label, score) if _varies(fitted) and _varies(label) else np.nan
+        for fitted, label, score in zip(labels.T, labels_test.T, scores.T, strict=True)
+    ]
+
+
+def _varies(label: NDArray) -> bool:
+    return label.min() < label.max()
+
+
+def compare_sites(
+    model: nn.Module,
+    sequences_fit: dict[int, np.ndarray],
+    sequences_test: dict[int, np.ndarray],
+    attribute_matrix: NDArray,
+    sites: list[str],
+    seed: int = 0,
+    attributes: list[str] | None = None,
+    max_positions: int = 200_000,
+) -> pd.DataFrame:
+    """How well attributes of the current and of the next item can be read at several sites.
+
+    At each site the linear probe of `probe_auc` is fitted on some users and scored on others.
+    The control is the same probe for attributes permuted across items: what it reads there is
+    which item it is, not what the item is like. In a masked model each position sees its next
+    item, so there only the current one tells something.
+
+    Parameters
+    ----------
+    sequences_fit, sequences_test
+        Items of the users who fit the probes (the SAE users), and of those who judge them.
+    attribute_matrix
+        0/1 [n_items + 1, n_attributes]; row 0 is padding.
+    sites
+        Dotted names of modules.
+    seed
+        Of the control, and of which users are taken.
+    attributes
+        Names of the columns of `attribute_matrix`; without, they are numbered from 0.
+    max_positions
+        From either group, whole users are drawn at random up to so many positions.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each site, target (``current`` or ``next``) and attribute: site, target,
+        attribute, auc, auc_shuffled. AUCs are NaN where all or none of the positions have it.
+
+    Raises
+    ------
+    ValueError
+        Before anything is computed, if a site is no module; if no user of a group has two items.
+    """
+    for site in sites:
+        find_site(model, site)
+    rng = np.random.default_rng(seed)
+    shuffled = attribute_matrix.copy()
+    shuffled[1:] = rng.permutation(shuffled[1:])
+    labels = np.hstack([attribute_matrix, shuffled])
+    n_attributes = attribute_matrix.shape[1]
+    names = range(n_attributes) if attributes is None else attributes
+    groups = [_some_users(group, max_positions, rng) for group in (sequences_fit, sequences_test)]
+    tables = []
+    with TemporaryDirectory() as folder:
+        for site in sites:
+            read = []
+            for i, sequences in enumerate(groups):
+                file = Path(folder, f"{i}.npy")
+                index = harvest(model, sequences, site, file)
+                read.append((np.load(file), index))
+            for target, shift in {"current": 0, "next": 1}.items():
+                pairs = [_pairs(states, index, shift) for states, index in read]
+                (x, items), (x_test, items_test) = pairs
+                auc = np.array(probe_auc(x, labels[items], x_test, labels[items_test]))
+                columns = {"auc": auc[:n_attributes], "auc_shuffled": auc[n_attributes:]}
+                table = pd.DataFrame({"site": site, "target": target, "attribute": names})
+                tables.append(table.assign(**columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _some_users(
+    sequences: dict[int, np.ndarray], max_positions: int, rng: np.random.Generator
+) -> dict[int, np.ndarray]:
+    """Whole users drawn at random, in the order they came in, up to so many positions."""
+    users = rng.permutation(np.array(list(sequences)))
+    positions = np.cumsum([len(sequences[user]) for user in users])
+    drawn = set(users[: max(1, np.searchsorted(positions, max_positions, side="right"))].tolist())
+    return {user: sequence for user, sequence in sequences.items() if user in drawn}
+
+
+def _pairs(states: NDArray, index: pd.DataFrame, shift: int) -> tuple[NDArray, NDArray]:
+    """States, and the item that the same user has `shift` positions later; where there is one."""
+    user, item = index["user"].to_numpy(), index["item"].to_numpy()
+    at = np.flatnonzero(user[: len(user) - shift] == user[shift:])
+    if not len(at):
+        raise ValueError("no user of a group has two items: there is no next item to read")
+    return states[at], item[at + shift]

@@ -1,0 +1,42 @@
+"""Recommenders: what a user takes next, told by transformers and by simpler models.
+
+============  ==================================================================================
+``models``    the transformers, each a page
+``training``  their training, and ``losses`` their loss
+``baselines`` what to beat: popularity, item neighbours, a linear autoencoder
+``ranking``   lists of recommendations, and where the item stands that came next
+============  ==================================================================================
+"""
+
+from .baselines import ease_scores, item_knn_scores, simple_models
+from .models import (
+    ARCHITECTURES,
+    Architecture,
+    CausalTransformer,
+    Config,
+    MaskedTransformer,
+    Transformer,
+    create,
+    load,
+    pad,
+    save,
+)
+from .ranking import (
+    Protocol,
+    Ranking,
+    Scorer,
+    hold_out_last,
+    leave_last_out,
+    new_users,
+    popularity_scores,
+    rank_items,
+    summary,
+)
+from .training import Training, fit, fit_all, pieces, train
+
+__all__ = [
+    "ARCHITECTURES", "Architecture", "CausalTransformer", "Config", "MaskedTransformer",
+    "Protocol", "Ranking", "Scorer", "Training", "Transformer", "create", "ease_scores", "fit",
+    "fit_all", "hold_out_last", "item_knn_scores", "leave_last_out", "load", "new_users", "pad",
+    "pieces", "popularity_scores", "rank_items", "save", "simple_models", "summary", "train",
+]  # fmt: skip

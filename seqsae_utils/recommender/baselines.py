@@ -1,0 +1,174 @@
+"""Simple recommenders that a transformer has to beat; each is a few lines and knows no order.
+
+`taken` below is the matrix X [n_users, n_items] with a 1 where the user took the item, however
+often; its column j is item j + 1.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from .. import metrics
+from .ranking import Protocol, Scorer, popularity_scores, rank_items
+
+#: EASE holds n_items x n_items numbers: 3.6 GB for so many.
+MAX_ITEMS_EASE = 30_000
+#: From which `simple_models` chooses.
+NEIGHBOURS = (5, 10, 20, 50, 100)
+REGULARISATIONS = (50.0, 100.0, 200.0, 400.0, 800.0)
+Value = TypeVar("Value")
+
+
+def item_knn_scores(
+    sequences: list[np.ndarray], n_items: int, n_neighbours: int = 20, shrinkage: float = 0.0
+) -> Scorer:
+    """A scorer that likes an item if the user took items which the same users take.
+
+    The score of item j is the sum of sim(i, j) over those items i of the history that are among
+    the `n_neighbours` most similar to j, where
+
+        sim(i, j) = n_ij / (sqrt(n_i n_j) + shrinkage)
+
+    and n_i, n_ij count the users who took i, and both i and j: the cosine of two columns of X
+    (Sarwar et al. [1]_). Shrinkage takes weight from what few users support.
+
+    Parameters
+    ----------
+    sequences
+        Items (from 1) of each training user; memory grows with the items times `n_neighbours`.
+
+    .. [1] Item-based collaborative filtering recommendation algorithms, WWW 2001,
+       doi:10.1145/371920.372071.
+    """
+    if n_neighbours < 1:
+        raise ValueError(f"n_neighbours={n_neighbours} must be at least 1")
+    taken = _taken(sequences, n_items)
+    users = taken.sum(axis=0)
+    neighbours, weights = [], []
+    for block, together in _co_occurrence(taken):
+        similarity = together / np.maximum(np.sqrt(users[block, None] * users) + shrinkage, 1)
+        similarity[np.arange(len(similarity)), np.arange(n_items)[block]] = 0
+        best = torch.from_numpy(similarity).topk(min(n_neighbours, n_items), dim=1)
+        neighbours.append(best.indices.numpy())
+        weights.append(best.values.numpy())
+    neighbours, weights = np.concatenate(neighbours), np.concatenate(weights)
+    target = np.repeat(np.arange(n_items), neighbours.shape[1])
+    similarity = sparse.csr_array(
+        (weights.ravel(), (neighbours.ravel(), target)), shape=(n_items, n_items)
+    )
+    return _linear(lambda history: (history @ similarity).toarray(), n_items)
+
+
+def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float = 100.0) -> Scorer:
+    """A scorer by EASE, the linear autoencoder of items that may not look at themselves.
+
+    The scores are X B, where B minimises |X - X B|^2 + regularisation |B|^2 subject to
+    diag(B) = 0. In closed form (Steck [1]_, equation 8), with P = (X^T X + regularisation I)^-1:
+
+        B_ij = -P_ij / P_jj for i != j
+
+    Parameters
+    ----------
+    sequences
+        Items (from 1) of each training user.
+
+    Raises
+    ------
+    ValueError
+        If the catalogue has more than `MAX_ITEMS_EASE` items, or `regularisation` is not positive.
+
+    .. [1] Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019, arXiv 1905.03375.
+    """
+    if n_items > MAX_ITEMS_EASE:
+        raise ValueError(
+            f"EASE of {n_items:,} items holds two matrices of {4 * n_items**2 / 1e9:.0f} GB: "
+            f"leave it out, or rare items; it takes at most {MAX_ITEMS_EASE:,}"
+        )
+    if regularisation <= 0:
+        raise ValueError(f"regularisation={regularisation} must be positive")
+    matrix = torch.empty(n_items, n_items)  # X^T X first, then P, then B
+    for block, together in _co_occurrence(_taken(sequences, n_items)):
+        matrix[block] = torch.from_numpy(together)
+    matrix.diagonal().add_(regularisation)
+    torch.linalg.cholesky(matrix, out=matrix)
+    torch.cholesky_inverse(matrix, out=matrix)
+    weights = matrix.div_(-matrix.diagonal()).fill_diagonal_(0).numpy()
+    return _linear(lambda history: history @ weights, n_items)
+
+
+def best_of(
+    build: Callable[[Value], Scorer],
+    values: Iterable[Value],
+    validation: tuple[list[np.ndarray], np.ndarray],
+) -> tuple[Value, Scorer]:
+    """The value whose scorer has the highest NDCG@10 on `validation`, and that scorer.
+
+    >>> sequences = [np.array([1, 2, 3]), np.array([1, 2, 4])]
+    >>> validation = [np.array([4])], np.array([2])
+    >>> best_of(lambda k: item_knn_scores(sequences, 4, k), [1, 2], validation)[0]
+    1
+    """
+    best = None
+    for value in values:
+        scorer = build(value)
+        ndcg = metrics.ndcg(rank_items(scorer, *validation).rank).mean()
+        if best is None or ndcg > best[0]:
+            best = ndcg, value, scorer
+    return best[1:]
+
+
+def simple_models(
+    protocol: Protocol, ease: bool = True
+) -> tuple[dict[str, Scorer], dict[str, float]]:
+    """Popularity, ItemKNN and EASE, their one setting chosen on the validation users.
+
+    Returns
+    -------
+    scorers : by name
+    settings : what was chosen; EASE is left out of both where `ease` is False
+    """
+    train, n_items = protocol.train, protocol.n_items
+    scorers, settings = {"popularity": popularity_scores(protocol.popularity)}, {}
+    settings["neighbours of item_knn"], scorers["item_knn"] = best_of(
+        lambda n: item_knn_scores(train, n_items, n), NEIGHBOURS, protocol.validation
+    )
+    if ease:
+        settings["regularisation of ease"], scorers["ease"] = best_of(
+            lambda r: ease_scores(train, n_items, r), REGULARISATIONS, protocol.validation
+        )
+    return scorers, settings
+
+
+def _taken(histories: list[np.ndarray], n_items: int) -> sparse.csr_array:
+    """X [n_users, n_items] in float32."""
+    users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    items = np.concatenate(histories).astype(np.int64) - 1
+    outside = items[(items < 0) | (items >= n_items)]
+    if len(outside):
+        raise ValueError(f"item {outside[0] + 1} is not in the catalogue, 1 to {n_items}")
+    ones = np.ones(len(items), dtype=np.float32)
+    taken = sparse.csr_array((ones, (users, items)), shape=(len(histories), n_items))
+    taken.data[:] = 1  # an item that was taken twice counts once
+    return taken
+
+
+def _co_occurrence(taken: sparse.csr_array, rows: int = 512) -> Iterator[tuple[slice, np.ndarray]]:
+    """X^T X in dense blocks [rows, n_items]: it is nearly full, and as a whole it is large."""
+    by_item = taken.T.tocsr()
+    for start in range(0, by_item.shape[0], rows):
+        block = slice(start, start + rows)
+        yield block, (by_item[block] @ taken).toarray()
+
+
+def _linear(scores: Callable[[sparse.csr_array], np.ndarray], n_items: int) -> Scorer:
+    """A scorer from a function of X; padding is never recommended."""
+
+    def scorer(histories: list[np.ndarray]) -> torch.Tensor:
+        found = torch.full((len(histories), n_items + 1), -torch.inf)
+        found[:, 1:] = torch.from_numpy(scores(_taken(histories, n_items)))
+        return found
+
+    return scorer

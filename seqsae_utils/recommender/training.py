@@ -1,0 +1,296 @@
+"""Training a transformer: visible, resumable, stopped where users that it has not seen say so."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .. import metrics
+from ..workspace import fsync, name_nearest
+from .losses import sampled_softmax_loss, softmax_loss
+from .models import Config, Transformer, create, require_positive
+from .ranking import Protocol, rank_items
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the transformer is trained: AdamW, and early stopping on the validation NDCG@10."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    batch_size: int = 2048  # items
+    max_epochs: int = 100
+    patience: int = 10
+    loss: str = "softmax"  # over the whole catalogue; "sampled" for large ones
+    n_negatives: int = 1024  # items in the sample
+    precision: str = "float32"  # of the blocks; or "bfloat16"
+    seed: int = 0
+
+    def __post_init__(self):
+        require_positive(self, "batch_size", "max_epochs", "patience", "n_negatives")
+        for name, known in {
+            "loss": ["softmax", "sampled"],
+            "precision": ["float32", "bfloat16"],
+        }.items():
+            if getattr(self, name) not in known:
+                nearest = name_nearest(getattr(self, name), known)
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; {nearest}")
+
+
+def pieces(sequence: np.ndarray, length: int, offset: int, overlap: int) -> list[np.ndarray]:
+    """Cut a sequence into consecutive pieces of `length`, the first of them `offset` long.
+
+    Each piece ends with the first `overlap` items of the next. With an overlap of one, every item
+    but the first of the sequence follows another one in exactly one piece.
+
+    >>> [piece.tolist() for piece in pieces(np.arange(1, 9), length=3, offset=2, overlap=1)]
+    [[1, 2, 3], [3, 4, 5, 6], [6, 7, 8]]
+    """
+    starts = [0, *range(offset, len(sequence) - overlap, length)]
+    ends = [start + overlap for start in [*starts[1:], len(sequence)]]
+    return [sequence[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def fit(
+    config: Config,
+    protocol: Protocol,
+    training: Training,
+    checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Transformer, pd.DataFrame]:
+    """Create a model and `train` it: one seed decides weights, batches and dropout."""
+    torch.manual_seed(training.seed)
+    model = create(config).to(device)
+    return model, train(model, protocol.train, protocol.validation, training, checkpoint)
+
+
+def fit_all(
+    runs: list[tuple[str, str, int]],
+    protocols: dict[str, Protocol],
+    config: Config,
+    training: Training,
+    folder: Path,
+    device: torch.device | str = "cpu",
+) -> tuple[dict[tuple[str, str, int], Transformer], pd.DataFrame]:
+    """`fit` one model for each run: name of its protocol, its architecture, its seed.
+
+    Their checkpoints are kept in `folder`: called again after a kill, finished runs are only
+    loaded, and the one that was interrupted goes on.
+
+    Returns
+    -------
+    models : by run
+    history : what `train` returned, with the columns protocol, model and seed
+    """
+    models, histories = {}, []
+    for i, (name, architecture, seed) in enumerate(runs):
+        models[name, architecture, seed], history = fit(
+            replace(config, architecture=architecture, n_items=protocols[name].n_items),
+            protocols[name],
+            replace(training, seed=seed),
+            folder / f"{i}.checkpoint",
+            device,
+        )
+        histories.append(history.assign(protocol=name, model=architecture, seed=seed))
+    return models, pd.concat(histories, ignore_index=True)
+
+
+def train(
+    model: Transformer,
+    sequences: list[np.ndarray],
+    validation: tuple[list[np.ndarray], np.ndarray],
+    training: Training,
+    checkpoint: Path | None = None,
+) -> pd.DataFrame:
+    """Train in place and leave the model at its best epoch.
+
+    Parameters
+    ----------
+    sequences
+        Items of each training user, in order.
+    validation
+        Histories, and the item that each user took next: they choose the epoch.
+    checkpoint
+        File that receives the state after each epoch. If it exists, training goes on from there,
+        and ends with the same weights as if it had not been interrupted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an epoch: epoch, loss (cross-entropy in nats), ndcg@10 (validation).
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss or the scores stop being numbers: the model diverged.
+    ValueError
+        If there is nothing to learn from, or the checkpoint belongs to another training.
+    """
+    for name, users in (("training", sequences), ("validation", validation[0])):
+        if not any(len(sequence) > 1 - (name == "validation") for sequence in users):
+            raise ValueError(f"no {name} user has two items: there is no next item to predict")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
+    )
+    state = _State(model, optimizer, checkpoint, _fingerprint(model, training, sequences))
+    with tqdm(total=training.max_epochs, initial=state.epoch, desc="epochs", leave=False) as bar:
+        while state.epoch < training.max_epochs and state.epochs_without_gain < training.patience:
+            loss = _train_epoch(model, optimizer, sequences, training, state.epoch)
+            rank = rank_items(model.next_item_scores, *validation).rank
+            ndcg = float(metrics.ndcg(rank).mean())
+            state.finish_epoch(loss, ndcg)
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{ndcg:.4f}")
+    model.load_state_dict(state.best)
+    model.eval()
+    return pd.DataFrame(state.history)
+
+
+def _train_epoch(model, optimizer, sequences, training: Training, epoch: int) -> float:
+    """Learn each item once, with cuts, an order and a dropout that belong to this epoch.
+
+    So an epoch is the same whether training was interrupted before it or not. A masked model
+    learns a share of the items in a pass, so its epoch takes several.
+    """
+    device = model.head.device
+    rng = np.random.default_rng([training.seed, epoch])
+    torch.manual_seed(int(rng.integers(2**32)))
+    model.train()
+    losses = []
+    passes = (_batches(model, sequences, training.batch_size, rng) for _ in range(model.passes))
+    for batch in chain.from_iterable(passes):
+        inputs, targets = model.training_pairs(batch)
+        known = targets > 0
+        with torch.autocast(device.type, torch.bfloat16, training.precision == "bfloat16"):
+            hidden = model(inputs.to(device))
+        hidden = hidden[known.to(device)].float()  # logits are never computed at padding
+        targets = targets[known].to(device)
+        if training.loss == "softmax":
+            loss = softmax_loss(hidden, model.head, targets)
+        else:
+            loss = sampled_softmax_loss(hidden, model.head, targets, training.n_negatives)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"loss is {loss.item()} in epoch {epoch + 1}: "
+                f"lower learning_rate={training.learning_rate}"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return float(np.mean(losses))
+
+
+def _batches(model, sequences, size: int, rng) -> Iterator[list[np.ndarray]]:
+    """All sequences, cut anew into pieces at random places, in random order.
+
+    A new cut shows each item with another context in each epoch.
+    """
+    length = model.max_length
+    offsets = rng.integers(1, length + 1, size=len(sequences))
+    cut = [
+        piece
+        for sequence, offset in zip(sequences, offsets, strict=True)
+        for piece in pieces(sequence, length, offset, model.overlap)
+    ]
+    # Of equal length, so that next to nothing is computed for padding.
+    cut = [cut[i] for i in rng.permutation(len(cut))]
+    cut.sort(key=len)
+    ends = np.cumsum([len(piece) for piece in cut]) // size
+    batches = np.split(np.arange(len(cut)), np.flatnonzero(np.diff(ends)) + 1)
+    for batch in rng.permutation(len(batches)):
+        yield [cut[i] for i in batches[batch]]
+
+
+def _fingerprint(model: Transformer, training: Training, sequences: list[np.ndarray]) -> dict:
+    """What the state between two epochs depends on; the number of epochs may still be changed."""
+    settings = asdict(model.config) | asdict(training)
+    del settings["max_epochs"], settings["patience"]
+    lengths = np.array([len(sequence) for sequence in sequences])
+    digest = hashlib.sha256(lengths.tobytes())
+    digest.update(np.concatenate(sequences).astype(np.int64).tobytes())
+    return settings | {"sequences": digest.hexdigest()}
+
+
+class _State:
+    """Everything that training needs to go on: weights, Adam's moments, best weights, history.
+
+    One safetensors file, replaced in one step after each epoch: nothing is pickled, and a kill
+    at any time leaves the state of the last whole epoch.
+    """
+
+    def __init__(self, model: nn.Module, optimizer, file: Path | None, fingerprint: dict):
+        self.model, self.optimizer, self.file, self.fingerprint = (
+            model, optimizer, file, fingerprint,
+        )  # fmt: skip
+        self.history: list[dict] = []
+        self.best = _copy(model.state_dict())
+        if file and file.is_file():
+            self._load()
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    @property
+    def epochs_without_gain(self) -> int:
+        scores = [row["ndcg@10"] for row in self.history]
+        return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
+
+    def finish_epoch(self, loss: float, ndcg: float) -> None:
+        self.history.append({"epoch": self.epoch + 1, "loss": loss, "ndcg@10": ndcg})
+        if self.epochs_without_gain == 0:
+            self.best = _copy(self.model.state_dict())
+        if self.file:
+            self._save()
+
+    def _save(self) -> None:
+        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best/{k}": v for k, v in self.best.items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{i}/{k}": v for k, v in moments.items()}
+        temporary = self.file.with_name(self.file.name + ".tmp")
+        # One entry: safetensors writes several in an order that differs from run to run.
+        metadata = json.dumps({"fingerprint": self.fingerprint, "history": self.history})
+        save_file(_copy(tensors), temporary, metadata={"training": metadata})
+        fsync(temporary)
+        temporary.replace(self.file)
+
+    def _load(self) -> None:
+        with safe_open(self.file, framework="pt") as file:
+            metadata = json.loads(file.metadata()["training"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        theirs, ours = metadata["fingerprint"], self.fingerprint
+        if theirs != ours:
+            differing = [key for key in ours if ours[key] != theirs.get(key)]
+            raise ValueError(
+                f"{self.file} is the checkpoint of another training, with other "
+                f"{', '.join(differing)}: remove it to start anew"
+            )
+        self.history = metadata["history"]
+        groups: dict = {"model": {}, "best": {}, "adam": {}}
+        for key, tensor in tensors.items():
+            group, name = key.split("/", 1)
+            groups[group][name] = tensor
+        self.model.load_state_dict(groups["model"])
+        self.best = groups["best"]
+        moments: dict = {}
+        for name, tensor in groups["adam"].items():
+            index, key = name.split("/")
+            moments.setdefault(int(index), {})[key] = tensor
+        parameters = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": parameters})
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().clone().contiguous() for key, value in tensors.items()}
