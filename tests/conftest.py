@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+collect_ignore = ["bench"]  # scripts, run by `make bench`
+
 PROJECT = Path(__file__).parents[1]
 
 

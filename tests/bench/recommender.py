@@ -42,6 +42,7 @@ COLUMNS = {
     "best_epoch": ("best epoch", ".1f", None),
     "epochs": ("epochs", ".1f", None),
     "seconds_to_best": ("seconds to the best epoch", ".1f", False),
+    "seconds_to_equal": ("seconds to the validation NDCG@10 of the worse", ".1f", False),
     "seconds": ("seconds in all", ".1f", False),
     "processor_seconds": ("processor seconds in all", ".1f", False),
     "seconds_an_epoch": ("seconds an epoch", ".2f", None),
@@ -73,8 +74,18 @@ def run(python: str, script: str, table: Path, settings: dict) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def seconds_to_equal(runs: pd.DataFrame) -> list[float]:
+    """When each run first reaches what the worse one of its seed reaches at best."""
+    least = runs.groupby("seed")["validation_ndcg@10"].transform("min")
+    return [
+        next(second for second, ndcg in curve if ndcg >= wanted)
+        for curve, wanted in zip(runs["curve"], least, strict=True)
+    ]
+
+
 def report(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds side by side, and the ratio of the better to the worse, ours first."""
+    runs = runs.assign(seconds_to_equal=seconds_to_equal(runs))
     mean = runs.groupby("model", sort=False)[list(COLUMNS)].mean()
     rows = []
     for name, (heading, form, more_is_better) in COLUMNS.items():

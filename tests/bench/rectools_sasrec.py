@@ -139,6 +139,7 @@ def main(path: str, settings: dict) -> dict:
         "positions_a_second": float(positions * len(callback.ended) / callback.ended[-1]),
         "peak_mb": int(memory) / 1024,
         "validation_ndcg@10": callback.ndcg[best],
+        "curve": [list(pair) for pair in zip(callback.ended, callback.ndcg, strict=True)],
         "ndcg@10": ndcg(rank),
         "hit_rate@10": float((rank <= 10).mean()),
     }

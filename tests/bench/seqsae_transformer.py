@@ -54,6 +54,7 @@ def main(path: str, parameters: dict) -> dict:
         "seconds_an_epoch": seconds / epochs,
         "positions_a_second": positions * epochs / seconds,
         "peak_mb": int(memory) / 1024,
+        "curve": [[seconds * (i + 1) / epochs, x] for i, x in enumerate(history["ndcg@10"])],
         "validation_ndcg@10": history["ndcg@10"].max(),
         "ndcg@10": metrics.ndcg(rank).mean(),
         "hit_rate@10": metrics.hit_rate(rank).mean(),
