@@ -21,9 +21,9 @@ ROWS = {
         "recommender.shuffled_history.ndcg@10",
     ],
     "NDCG@10 for everybody's last item": [
-        "recommender.leave_last_out.gpt2.ndcg@10",
-        "recommender.leave_last_out.gpt2.ndcg@10_low",
-        "recommender.leave_last_out.gpt2.ndcg@10_high",
+        "recommender.leave_last_out.sasrec.ndcg@10",
+        "recommender.leave_last_out.sasrec.ndcg@10_low",
+        "recommender.leave_last_out.sasrec.ndcg@10_high",
         "recommender.leave_last_out.ease.ndcg@10",
         "recommender.leave_last_out.item_knn.ndcg@10",
         "recommender.leave_last_out.popularity.ndcg@10",
