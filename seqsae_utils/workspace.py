@@ -111,12 +111,13 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch, and fix the number of threads.
 
     Sums are added in another order by another number of threads, so the number is part of the
-    result: two, the reference machine's, unless ``$SEQSAE_THREADS`` says otherwise.
+    result: one, unless ``$SEQSAE_THREADS`` says otherwise. With one, the order is always the same,
+    and matrices as small as ML-100K's are multiplied faster; ML-1M trains 1.6 times as fast on two.
     """
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.set_num_threads(int(os.environ.get("SEQSAE_THREADS", 2)))
+    torch.set_num_threads(int(os.environ.get("SEQSAE_THREADS", 1)))
 
 
 def pick_device(name: str = "auto") -> torch.device:

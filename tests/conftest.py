@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 collect_ignore = ["bench"]  # scripts, run by `make bench`
+torch.set_num_threads(1)  # what notebooks run with: small matrices are slower on two
 
 PROJECT = Path(__file__).parents[1]
 

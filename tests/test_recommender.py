@@ -24,16 +24,6 @@ MASK = CONFIG.n_items + 1
 NAME, TEMPORARY = "gpt2.checkpoint", "gpt2.checkpoint.tmp"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices of this size are slower with two, and far slower on a busy machine."""
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEQSAE_THREADS", "1")  # for the processes that are killed here, too
-        yield
-    torch.set_num_threads(threads)
-
-
 def fresh_model(config: Config = CONFIG, seed: int = 0, **changes) -> Transformer:
     """The same weights for the same seed, in any process."""
     seed_everything(seed)

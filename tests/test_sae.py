@@ -29,14 +29,6 @@ TRAINING = sae.Training(
 SHORT = sae.Training(steps=5, batch_size=64, warmup_steps=1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small are slower on two threads."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEQSAE_THREADS", "1")
-        yield
-
-
 def numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().numpy().astype(np.float64)
 
