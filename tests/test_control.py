@@ -21,11 +21,11 @@ SITES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=["topk", "l1"])
+@pytest.fixture(params=["topk", "relu"])
 def dictionary(request) -> sae.SAE:
     """An SAE with random biases, whose encoder is not the transpose of its decoder."""
     torch.manual_seed(0)
-    made = sae.SAE(sae.Config(D_IN, D_SAE, request.param, k=6))
+    made = sae.create(sae.Config(D_IN, D_SAE, request.param, k=6))
     with torch.no_grad():
         for parameter in (made.W_enc, made.b_enc, made.b_dec):
             parameter.add_(0.5 * torch.randn_like(parameter))

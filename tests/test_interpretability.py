@@ -362,7 +362,7 @@ def compared():
     states = {g: (2 + rng.normal(size=(n, 6)) @ mixing).astype(np.float32)
               for g, n in {"sae": 300, "test": 120}.items()}  # fmt: skip
     torch.manual_seed(0)
-    dictionary = sae.SAE(sae.Config(6, 24, "l1"))
+    dictionary = sae.create(sae.Config(6, 24, "relu"))
     with torch.no_grad():
         dictionary.b_enc -= 1.0  # about three features fire
     return dictionary, states, Normalisation.of(states["sae"])

@@ -2,14 +2,17 @@
 
 import json
 import warnings
+from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import minimize
 from sklearn.metrics import r2_score
 
 from seqsae_utils import sae
@@ -20,8 +23,8 @@ from seqsae_utils.workspace import seed_everything
 
 D_IN, D_SAE, DIRECTIONS = 24, 64, 48
 CONFIGS = {
-    "topk": sae.Config(D_IN, D_SAE, "topk", k=3),
-    "l1": sae.Config(D_IN, D_SAE, "l1", l1_coefficient=1.5),
+    variant: sae.Config(D_IN, D_SAE, variant, k=3, l1_coefficient=1.5, l0_coefficient=0.5)
+    for variant in sae.VARIANTS
 }
 TRAINING = sae.Training(
     learning_rate=3e-3, steps=1_000, batch_size=512, warmup_steps=50, dead_after=5_000
@@ -34,13 +37,31 @@ def numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def random_sae(config: sae.Config, seed: int = 0) -> sae.SAE:
-    """An SAE whose encoder and biases have nothing in common with its decoder."""
+    """An SAE whose encoder, biases and thresholds have nothing in common with its decoder."""
     torch.manual_seed(seed)
-    made = sae.SAE(config)
+    made = sae.create(config)
     with torch.no_grad():
-        for parameter in (made.W_enc, made.b_enc, made.b_dec):
-            parameter.normal_(std=0.5)
+        for name, parameter in made.named_parameters():
+            if name != "W_dec":
+                parameter.normal_(std=0.5)
+        if config.variant == "jumprelu":
+            made.threshold.abs_()
+        if config.variant in ("batchtopk", "matryoshka"):
+            made.threshold.fill_(0.8)
     return made
+
+
+def code_by_hand(dictionary: sae.SAE, x: np.ndarray) -> np.ndarray:
+    """The code of [..., d_in], as the papers write it."""
+    weights = {name: numpy(tensor) for name, tensor in dictionary.state_dict().items()}
+    product = (x - weights["b_dec"]) @ weights["W_enc"]
+    pre = product + weights["b_enc"]
+    if dictionary.config.variant == "topk":
+        pre = np.where(pre >= np.sort(pre)[..., -dictionary.config.k, None], pre, 0)
+    if dictionary.config.variant == "gated":
+        strength = product * np.exp(weights["r_mag"]) + weights["b_mag"]
+        pre = np.where(pre > 0, strength, 0)
+    return np.where(pre > weights.get("threshold", 0), pre, 0)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +82,7 @@ def trained(request, planted):
     """Each variant after training, with its history."""
     states, _, normalisation = planted
     seed_everything(0)
-    dictionary = sae.SAE(CONFIGS[request.param])
+    dictionary = sae.create(CONFIGS[request.param])
     return dictionary, sae.train(dictionary, states, normalisation, TRAINING)
 
 
@@ -74,10 +95,8 @@ def test_forward_is_the_formula(variant, shape):
     dictionary, x = random_sae(CONFIGS[variant]), torch.randn(*shape, D_IN)
     code = dictionary.encode(x)
     assert code.shape == (*shape, D_SAE)
-    pre = (numpy(x) - numpy(dictionary.b_dec)) @ numpy(dictionary.W_enc) + numpy(dictionary.b_enc)
-    if variant == "topk":
-        pre = np.where(pre >= np.sort(pre)[..., -3, None], pre, 0)
-    np.testing.assert_allclose(numpy(code), np.maximum(pre, 0), atol=1e-5)
+    np.testing.assert_allclose(numpy(code), code_by_hand(dictionary, numpy(x)), atol=1e-5)
+    assert 0 < (code > 0).float().mean() < 0.9
     expected = numpy(code) @ numpy(dictionary.W_dec) + numpy(dictionary.b_dec)
     assert dictionary(x).shape == x.shape
     np.testing.assert_allclose(numpy(dictionary(x)), expected, atol=1e-5)
@@ -104,19 +123,128 @@ def test_topk_keeps_exactly_k_and_fewer_only_where_fewer_are_positive():
 # The loss
 
 
-def test_l1_loss_by_hand():
-    dictionary, x = random_sae(CONFIGS["l1"]), torch.randn(9, D_IN)
-    total, code = sae.loss(dictionary, x, torch.zeros(D_SAE, dtype=torch.bool), 1.0)
+def squared(a, b) -> float:
+    """Squared error, summed over dimensions, averaged over positions."""
+    return float(np.mean(np.sum((numpy(a) - numpy(b)) ** 2, axis=1)))
+
+
+def test_relu_pays_for_the_l1_norm():
+    dictionary, x = random_sae(CONFIGS["relu"]), torch.randn(9, D_IN)
+    total, fired = dictionary.loss(x)
     f = numpy(dictionary.encode(x))
-    squared = [np.sum((numpy(a) - numpy(b)) ** 2) for a, b in zip(x, dictionary(x), strict=True)]
-    assert total.item() == pytest.approx(np.mean(squared) + 1.5 * f.sum() / 9, rel=1e-5)
-    assert torch.equal(code, dictionary.encode(x))
+    assert total.item() == pytest.approx(squared(x, dictionary(x)) + 1.5 * f.sum() / 9, rel=1e-5)
+    np.testing.assert_array_equal(fired, (f > 0).any(axis=0))
+
+
+def test_jumprelu_pays_for_the_number_of_active_features():
+    dictionary, x = random_sae(CONFIGS["jumprelu"]), torch.randn(9, D_IN)
+    total, fired = dictionary.loss(x)
+    f = numpy(dictionary.encode(x))
+    expected = squared(x, dictionary(x)) + 0.5 * np.count_nonzero(f) / 9
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(fired, (f > 0).any(axis=0))
+
+
+def test_thresholds_learn_as_the_paper_says():
+    """arXiv 2407.14435, equations 11 and 12, entry by entry: the window is a rectangle."""
+    config = sae.Config(D_IN, D_SAE, "jumprelu", l0_coefficient=0.7, bandwidth=0.5)
+    dictionary, x = random_sae(config), torch.randn(40, D_IN)
+    dictionary.loss(x)[0].backward()
+    pre, threshold = numpy(dictionary.pre_activations(x)), numpy(dictionary.threshold)
+    residual = numpy(dictionary(x) - x)
+    expected = np.zeros(D_SAE)
+    for b, j in np.ndindex(40, D_SAE):
+        inside = abs((max(pre[b, j], 0) - threshold[j]) / 0.5) < 0.5
+        of_error = 2 * residual[b] @ numpy(dictionary.W_dec)[j]  # d error / d f
+        expected[j] += inside * (-threshold[j] / 0.5 * of_error - 0.7 / 0.5) / 40
+    assert np.count_nonzero(expected) > D_SAE / 2
+    np.testing.assert_allclose(numpy(dictionary.threshold.grad), expected, atol=1e-4)
+
+
+def test_gated_pays_for_the_gate_and_teaches_it():
+    dictionary, x = random_sae(CONFIGS["gated"]), torch.randn(9, D_IN)
+    total, _ = dictionary.loss(x)
+    gate = dictionary.pre_activations(x).relu()
+    by_gate = gate @ dictionary.W_dec + dictionary.b_dec
+    expected = squared(x, dictionary(x)) + squared(x, by_gate) + 1.5 * numpy(gate).sum() / 9
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+    total.backward()
+    assert dictionary.r_mag.grad.any() and dictionary.b_mag.grad.any()
+    with_gate = dictionary.W_dec.grad.clone()
+    dictionary.zero_grad()
+    (x - dictionary(x)).square().sum().div(9).backward()  # the decoder does not see the gate's
+    torch.testing.assert_close(with_gate, dictionary.W_dec.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_batchtopk_shares_its_entries_over_the_batch():
+    dictionary, x = random_sae(CONFIGS["batchtopk"]), torch.randn(50, D_IN)
+    before = dictionary.threshold.item()
+    total, fired = dictionary.loss(x)
+    pre = numpy(dictionary.pre_activations(x))
+    lowest = np.sort(pre.ravel())[-3 * 50]
+    f = np.where(pre >= lowest, pre, 0)
+    assert np.ptp((f > 0).sum(axis=1)) > 0  # not the same number for each
+    r = f @ numpy(dictionary.W_dec) + numpy(dictionary.b_dec)
+    assert total.item() == pytest.approx(np.mean(((numpy(x) - r) ** 2).sum(axis=1)), rel=1e-5)
+    np.testing.assert_array_equal(fired, (f > 0).any(axis=0))
+    assert dictionary.threshold.item() == pytest.approx(0.99 * before + 0.01 * lowest, rel=1e-5)
+
+
+def test_matryoshka_is_the_mean_error_of_nested_dictionaries():
+    config = sae.Config(D_IN, D_SAE, "matryoshka", k=3, groups=(0.125, 0.5, 1.0))
+    dictionary, x = random_sae(config), torch.randn(50, D_IN)
+    total, _ = dictionary.loss(x)
+    pre = numpy(dictionary.pre_activations(x))
+    f = np.where(pre >= np.sort(pre.ravel())[-3 * 50], pre, 0)
+    errors = []
+    for n in (8, 32, 64):
+        r = f[:, :n] @ numpy(dictionary.W_dec)[:n] + numpy(dictionary.b_dec)
+        errors.append(np.mean(((numpy(x) - r) ** 2).sum(axis=1)))
+    assert total.item() == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["topk", "batchtopk", "matryoshka"])
+def test_gradients_of_few_entries_are_those_of_dense_products(variant):
+    """What `sparse.py` leaves out is zero: autograd on dense codes says so."""
+    dictionary, x = random_sae(CONFIGS[variant]), torch.randn(50, D_IN)
+    dictionary.loss(x)[0].backward()
+    ours = {name: p.grad.clone() for name, p in dictionary.named_parameters()}
+    dictionary.zero_grad()
+    pre = (x - dictionary.b_dec) @ dictionary.W_enc + dictionary.b_enc
+    if variant == "topk":
+        f = sae.keep_top(pre, 3)
+    else:
+        lowest = pre.detach().flatten().sort().values[-3 * 50]
+        f = torch.where(pre >= lowest, pre, 0.0)
+    sizes = dictionary.config.group_sizes if variant == "matryoshka" else [D_SAE]
+    errors = [x - dictionary.b_dec - f[:, :n] @ dictionary.W_dec[:n] for n in sizes]
+    (sum(error.square().sum() for error in errors) / (50 * len(sizes))).backward()
+    for name, parameter in dictionary.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_the_transposed_product_is_that_of_dense_matrices_by_either_way():
+    rows = torch.tensor([0, 0, 2, 2, 2])  # the second row is empty
+    columns, values = torch.tensor([1, 3, 0, 1, 3]), torch.randn(5)
+    first, dense = torch.tensor([0, 2, 2]), torch.randn(3, 4)
+    expected = torch.zeros(5, 3).index_put_((columns, rows), values) @ dense
+    found = sae.sparse.transposed_product(values, columns, rows, first, dense, 5)
+    torch.testing.assert_close(found, expected)
+    found = sae.sparse.scattered_product(values, columns, rows, dense, 5)  # where SciPy is not
+    torch.testing.assert_close(found, expected)
+
+
+def test_nth_largest_is_that_of_a_sorted_list():
+    values = torch.randn(500)
+    for n in (1, 7, 500):
+        assert sae.variants.nth_largest(values, n) == values.sort(descending=True).values[n - 1]
 
 
 @pytest.fixture
 def with_dead():
     """A TopK SAE, a batch, and dead features: 20, none of which the main code ever uses."""
     dictionary, x = random_sae(sae.Config(8, 40, k=3)), torch.randn(30, 8)
+    dictionary.aux_coefficient = 0.25
     dead = torch.zeros(40, dtype=torch.bool)
     dead[::2] = True
     with torch.no_grad():
@@ -128,8 +256,8 @@ def with_dead():
 def test_auxk_by_hand(with_dead):
     """arXiv 2406.04093, A.2: the k_aux strongest dead features reconstruct what is missing."""
     dictionary, x, dead = with_dead
-    plain, _ = sae.loss(dictionary, x, torch.zeros_like(dead), 0.25)
-    total, _ = sae.loss(dictionary, x, dead, 0.25)
+    plain, _ = dictionary.loss(x)
+    total, _ = dictionary.loss(x, dead)
     missing = numpy(x - dictionary(x))
     assert plain.item() == pytest.approx((missing**2).sum(axis=1).mean(), rel=1e-5)
     left = []
@@ -140,9 +268,9 @@ def test_auxk_by_hand(with_dead):
     assert (total - plain).item() == pytest.approx(0.25 * np.mean(left), rel=1e-4)
 
 
-def gradients(dictionary, x, dead, coefficient):
+def gradients(dictionary, x, dead):
     dictionary.zero_grad()
-    sae.loss(dictionary, x, dead, coefficient)[0].backward()
+    dictionary.loss(x, dead)[0].backward()
     names = ("W_dec", "W_enc", "b_enc")
     w_dec, w_enc, b_enc = (getattr(dictionary, name).grad.clone() for name in names)
     return torch.cat([w_dec, w_enc.T, b_enc[:, None]], dim=1)  # a row for each feature
@@ -150,7 +278,8 @@ def gradients(dictionary, x, dead, coefficient):
 
 def test_dead_features_learn_from_auxk_alone_and_living_ones_never(with_dead):
     dictionary, x, dead = with_dead
-    without, with_aux = (gradients(dictionary, x, dead, c) for c in (0.0, 1.0))
+    dictionary.b_dec.requires_grad_(False)  # it is part of every feature's bias
+    without, with_aux = gradients(dictionary, x, None), gradients(dictionary, x, dead)
     assert not without[dead].any()
     assert with_aux[dead].any(dim=1).sum() >= 15
     assert torch.equal(with_aux[~dead], without[~dead])
@@ -159,24 +288,25 @@ def test_dead_features_learn_from_auxk_alone_and_living_ones_never(with_dead):
 def test_auxk_teaches_dead_features_what_is_missing(with_dead):
     """Its sign: steps down the gradient leave less of the residual, not more."""
     dictionary, x, dead = with_dead
-    before = sae.loss(dictionary, x, dead, 1.0)[0].item()
+    dictionary.aux_coefficient = 1.0
+    before = dictionary.loss(x, dead)[0].item()
     for _ in range(20):
-        step = gradients(dictionary, x, dead, 1.0)
+        step = gradients(dictionary, x, dead)
         with torch.no_grad():
             dictionary.W_dec[dead] -= 0.02 * step[dead, :8]
-    main = sae.loss(dictionary, x, torch.zeros_like(dead), 1.0)[0].item()
-    after = sae.loss(dictionary, x, dead, 1.0)[0].item()
+    main = dictionary.loss(x)[0].item()
+    after = dictionary.loss(x, dead)[0].item()
     assert after - main < 0.8 * (before - main), (before - main, after - main)
 
 
 def test_decoder_gradient_keeps_only_what_turns_the_directions():
-    dictionary, x = random_sae(CONFIGS["l1"]), torch.randn(50, D_IN)
-    sae.loss(dictionary, x, torch.zeros(D_SAE, dtype=torch.bool), 0.0)[0].backward()
+    dictionary, x = random_sae(CONFIGS["relu"]), torch.randn(50, D_IN)
+    dictionary.loss(x)[0].backward()
     rows, before = numpy(dictionary.W_dec), numpy(dictionary.W_dec.grad)
     assert np.abs((before * rows).sum(axis=1)).max() > 0.01
     dictionary.remove_parallel_gradient()
     after = numpy(dictionary.W_dec.grad)
-    np.testing.assert_allclose((after * rows).sum(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose((after * rows).sum(axis=1), 0, atol=1e-4)
     removed = before - after
     cosine = (removed * rows).sum(axis=1) / np.linalg.norm(removed, axis=1).clip(1e-12)
     np.testing.assert_allclose(np.abs(cosine), 1, atol=1e-3)
@@ -185,19 +315,16 @@ def test_decoder_gradient_keeps_only_what_turns_the_directions():
 # Training
 
 
-def best_match(dictionary: sae.SAE, directions: np.ndarray) -> float:
-    """Mean cosine of the true directions with their partners, by Hungarian assignment."""
-    cosine = directions @ numpy(F.normalize(dictionary.W_dec, dim=1)).T
-    return float(cosine[linear_sum_assignment(-cosine)].mean())
-
-
 def test_training_recovers_planted_directions(trained, planted):
     states, directions, normalisation = planted
     dictionary, _ = trained
     torch.manual_seed(0)
-    start = best_match(sae.untrained(dictionary.config, states, normalisation), directions)
-    found = best_match(dictionary, directions)
-    assert found > 0.85 > start + 0.35, f"mean best-match cosine {found:.3f}, untrained {start:.3f}"
+    random = sae.untrained(dictionary.config, states, normalisation)
+    start, found = (sae.matching(directions, numpy(d.W_dec)).mean() for d in (random, dictionary))
+    least = 0.75 if dictionary.config.variant in ("matryoshka", "gated") else 0.85
+    assert found > least > start + 0.25, (
+        f"mean best-match cosine {found:.3f}, untrained {start:.3f}"
+    )
 
 
 def test_decoder_has_unit_rows_after_training(trained):
@@ -220,7 +347,7 @@ def test_the_seed_decides_the_weights(variant, planted):
 
     def weights(seed):
         seed_everything(seed)
-        dictionary = sae.SAE(CONFIGS[variant])
+        dictionary = sae.create(CONFIGS[variant])
         sae.train(dictionary, states, normalisation, sae.Training(5e-3, 20, 64, seed=seed))
         return dictionary.state_dict()
 
@@ -234,7 +361,7 @@ def test_the_seed_of_training_decides_the_batches(planted):
     start = random_sae(CONFIGS["topk"]).state_dict()
     ends = []
     for seed in (0, 1):
-        dictionary = sae.SAE(CONFIGS["topk"])
+        dictionary = sae.create(CONFIGS["topk"])
         dictionary.load_state_dict(start)
         sae.train(dictionary, states, normalisation, sae.Training(5e-3, 5, 64, seed=seed))
         ends.append(dictionary.W_enc)
@@ -242,10 +369,118 @@ def test_the_seed_of_training_decides_the_batches(planted):
 
 
 def test_an_epoch_sees_every_position_once():
-    batches = sae._shuffled(12, 4, np.random.default_rng(0))
-    epochs = [np.concatenate([next(batches) for _ in range(3)]) for _ in range(2)]
+    training = sae.Training(batch_size=4, seed=1)
+    states = np.arange(12, dtype=np.float32)[:, None]
+    batches = sae.training._Batches(states, Normalisation(0.0, 1.0), training, "cpu")
+    epochs = [torch.cat([batches[3 * e + i] for i in range(3)])[:, 0].tolist() for e in range(2)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
-    assert epochs[0].tolist() != epochs[1].tolist()
+    assert epochs[0] != epochs[1]
+    again = sae.training._Batches(states, Normalisation(0.0, 1.0), training, "cpu")
+    assert again[4][:, 0].tolist() == epochs[1][4:8]  # whichever batch is asked for first
+
+
+@pytest.mark.parametrize("variant", ["relu", "gated", "jumprelu"])
+def test_dead_features_of_penalised_variants_are_pointed_at_what_is_missed(variant, planted):
+    """A feature that can never fire again gets a direction, a bias and moments of its own."""
+    states, _, normalisation = planted
+    seed_everything(0)
+    dictionary = sae.create(CONFIGS[variant])
+    with torch.no_grad():
+        dictionary.b_enc[:20] = -50.0
+    before = numpy(dictionary.W_dec)
+    training = sae.Training(1e-3, 200, 256, warmup_steps=1, dead_after=5_000)
+    history = sae.train(dictionary, states, normalisation, training)
+    moved = (before * numpy(dictionary.W_dec)).sum(axis=1)
+    assert (moved[:20] < 0.8).all() and (numpy(dictionary.b_enc) > -5).all()
+    assert history["dead_fraction"].max() > 0.2 > history["dead_fraction"].iloc[-1]
+
+
+def test_auxk_revives_dead_features_of_topk(planted):
+    """Without it the same features stay dead."""
+    states, _, normalisation = planted
+    dead = []
+    for coefficient in (0.0, 1 / 32):
+        seed_everything(0)
+        dictionary = sae.create(CONFIGS["topk"])
+        dictionary.aux_coefficient = coefficient
+        with torch.no_grad():
+            dictionary.b_enc[:40] = -0.3
+        training = sae.Training(3e-3, 600, 256, warmup_steps=1, dead_after=2_000)
+        dead.append(sae.train(dictionary, states, normalisation, training)["dead_fraction"])
+    assert dead[1].iloc[-1] < 0.5 * dead[0].iloc[-1], [d.iloc[-1] for d in dead]
+
+
+@pytest.mark.parametrize("variant", CONFIGS)
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(variant, planted, tmp_path):
+    """Killed at a step after a checkpoint, for good measure in an epoch's middle."""
+    states, _, normalisation = planted
+    training = sae.Training(3e-3, 60, 500, warmup_steps=5, dead_after=2_000)
+
+    def run(stop=None, checkpoint=None):
+        seed_everything(0)
+        dictionary = sae.create(CONFIGS[variant])
+        steps, loss = [], dictionary.loss
+
+        def killed(x, dead):
+            steps.append(1)
+            if len(steps) == stop:
+                raise KeyboardInterrupt
+            return loss(x, dead)
+
+        dictionary.loss = killed
+        history = sae.train(dictionary, states, normalisation, training, checkpoint)
+        return dictionary.state_dict(), history, len(steps)
+
+    expected, history, _ = run()
+    file = tmp_path / "training.checkpoint"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sae.training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+        with pytest.raises(KeyboardInterrupt):
+            run(stop=47, checkpoint=file)
+    found, resumed, steps = run(checkpoint=file)
+    assert steps == 60 - 46
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    pd.testing.assert_frame_equal(resumed, history)
+
+
+def test_the_checkpoint_of_another_training_is_refused(planted, tmp_path):
+    states, _, normalisation = planted
+    file = tmp_path / "training.checkpoint"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sae.training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+        sae.train(sae.create(CONFIGS["topk"]), states, normalisation, SHORT, file)
+    with pytest.raises(ValueError, match="another training, with other k: remove it"):
+        sae.train(sae.create(replace(CONFIGS["topk"], k=4)), states, normalisation, SHORT, file)
+    with pytest.raises(ValueError, match="another training, with other states: remove it"):
+        sae.train(sae.create(CONFIGS["topk"]), states + 1, normalisation, SHORT, file)
+
+
+def test_the_median_is_where_the_sum_of_distances_is_least():
+    points = np.random.default_rng(0).exponential(size=(200, 3))
+    points[:20] += 100  # which the mean follows, and the median does not
+    found = sae.geometric_median(points)
+    best = minimize(lambda m: np.linalg.norm(points - m, axis=1).sum(), np.ones(3)).x
+    np.testing.assert_allclose(found, best, atol=1e-3)
+    assert np.linalg.norm(points.mean(axis=0) - found) > 5
+
+
+def test_training_starts_at_the_median_if_asked(planted):
+    states, _, normalisation = planted
+    dictionary = sae.create(CONFIGS["topk"])
+    sae.training.start_at_center(dictionary, states, normalisation, "median")
+    expected = sae.geometric_median(normalisation.apply(states.astype(np.float64)))
+    np.testing.assert_allclose(numpy(dictionary.b_dec), expected, atol=1e-4)
+    assert np.abs(expected - normalisation.apply(states.mean(axis=0))).max() > 0.01
+
+
+def test_a_constant_dimension_does_no_harm(planted):
+    states, _, _ = planted
+    states = np.concatenate([states, np.full((len(states), 1), 7.0, np.float32)], axis=1)
+    normalisation = Normalisation.of(states)
+    dictionary = sae.create(sae.Config(D_IN + 1, D_SAE, k=3))
+    history = sae.train(dictionary, states, normalisation, TRAINING)
+    assert history["explained_variance"].iloc[-1] > 0.8
+    assert np.isfinite(numpy(dictionary(torch.zeros(1, D_IN + 1)))).all()
 
 
 def test_training_starts_at_the_mean_of_normalised_states(planted):
@@ -275,10 +510,15 @@ def test_double_precision_states_are_taken_as_single(planted):
     [
         (lambda: sae.Config(4, 8, k=9), "k=9 must lie between 1 and d_sae=8"),
         (lambda: sae.Config(4, 8, k=0), "k=0 must lie"),
-        (lambda: sae.Config(4, 0, "l1"), "d_sae=0"),
-        (lambda: sae.Config(4, 8, "top-k"), "'top-k': choose from topk, l1"),
-        (lambda: sae.Config(4, 8, "l1", l1_coefficient=-1.0), "l1_coefficient=-1.0"),
-        (lambda: sae.Config(4, 8, "l1", l1_coefficient=float("nan")), "l1_coefficient=nan"),
+        (lambda: sae.Config(4, 0, "relu"), "d_sae=0"),
+        (lambda: sae.Config(4, 8, "batchtopk", k=9), "k=9 must lie between 1 and d_sae=8"),
+        (lambda: sae.Config(4, 8, "top-k"), "'top-k': choose from relu, gated, topk, jumprelu"),
+        (lambda: sae.Config(4, 8, "jumprelu", bandwidth=0.0), "bandwidth=0.0 must be above 0"),
+        (lambda: sae.Config(4, 8, groups=(0.5, 0.5, 1.0)), "groups=.* must be ascending shares"),
+        (lambda: sae.Config(4, 8, groups=(0.5,)), "groups=.* must be ascending shares"),
+        (lambda: sae.Training(center="mode"), "center 'mode': choose from mean, median"),
+        (lambda: sae.Config(4, 8, "relu", l1_coefficient=-1.0), "l1_coefficient=-1.0"),
+        (lambda: sae.Config(4, 8, "relu", l1_coefficient=float("nan")), "l1_coefficient=nan"),
         (lambda: sae.Training(steps=0), "steps=0 must be above 0"),
         (lambda: sae.Training(batch_size=0), "batch_size=0"),
         (lambda: sae.Training(learning_rate=-1e-3), "learning_rate=-0.001"),
@@ -290,7 +530,7 @@ def test_impossible_settings_are_refused(make, message):
 
 
 def test_l1_does_not_care_for_k():
-    assert sae.Config(4, 8, "l1", k=100).k == 100
+    assert sae.Config(4, 8, "relu", k=100).k == 100
 
 
 @pytest.mark.parametrize(
@@ -315,7 +555,7 @@ def test_a_diverging_loss_names_the_learning_rate(planted):
     states, _, normalisation = planted
     wild = sae.Training(learning_rate=1e30, steps=20, batch_size=64, warmup_steps=0)
     with pytest.raises(FloatingPointError, match="at step .*lower learning_rate=1e\\+30"):
-        sae.train(random_sae(CONFIGS["l1"]), states[:500], normalisation, wild)
+        sae.train(random_sae(CONFIGS["relu"]), states[:500], normalisation, wild)
 
 
 # Quality
@@ -329,6 +569,7 @@ def test_encode_is_the_forward_pass_in_batches(trained, planted):
     np.testing.assert_allclose(codes.toarray(), numpy(dictionary.encode(x)), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.* features never fire")
 def test_the_mean_explains_nothing_and_float32_sums_do_not_drift():
     rng = np.random.default_rng(0)
     states = (100.3 + 0.01 * rng.normal(size=(300_000, 2))).astype(np.float32)
@@ -340,6 +581,7 @@ def test_the_mean_explains_nothing_and_float32_sums_do_not_drift():
     assert (found["l0"], found["dead_fraction"]) == (0, 1)
 
 
+@pytest.mark.filterwarnings("ignore:.* features never fire")
 def test_quality_by_scikit_learn_and_by_counting(trained, planted):
     states, _, normalisation = planted
     dictionary, _ = trained
@@ -351,6 +593,7 @@ def test_quality_by_scikit_learn_and_by_counting(trained, planted):
     r = dense @ numpy(dictionary.W_dec) + numpy(dictionary.b_dec)
     expected = r2_score(x, r, multioutput="variance_weighted")
     assert found["explained_variance"] == pytest.approx(expected, abs=1e-6)
+    assert found["mse"] == pytest.approx(np.mean((x - r) ** 2), rel=1e-5)
     assert found["l0"] == np.count_nonzero(dense, axis=1).mean()
     assert found["dead_fraction"] == np.mean([not column.any() for column in dense.T])
     assert found["dense_fraction"] == np.mean([(column > 0).mean() > 0.5 for column in dense.T])
@@ -360,15 +603,93 @@ def test_quality_by_scikit_learn_and_by_counting(trained, planted):
 @pytest.mark.parametrize(("shift", "warns"), [(5.0, True), (-0.5, False)])
 def test_more_active_features_than_dimensions_are_not_called_sparse(planted, shift, warns):
     states, _, normalisation = planted
-    dictionary = sae.untrained(CONFIGS["l1"], states, normalisation)
+    dictionary = sae.untrained(CONFIGS["relu"], states, normalisation)
     with torch.no_grad():
         dictionary.b_enc += shift
     codes = sae.encode(dictionary, states[:200], normalisation)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         l0 = sae.quality(dictionary, states[:200], codes, normalisation)["l0"]
-    messages = [f"L0 is {l0:.0f} in a space of 24 dimensions: this code is not sparse"]
+    messages = [
+        f"relu: L0 is {l0:.0f} in a space of 24 dimensions: this code is not sparse",
+        "relu: 64 of 64 features fire on over half of the positions: they can hardly be about one "
+        "thing",
+    ]
     assert [str(warning.message) for warning in caught] == messages * warns
+
+
+# Agreement
+
+
+def test_matching_is_the_best_of_all_one_to_one_pairings():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(4, 3)), rng.normal(size=(6, 3))
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (ours, theirs)]
+    cosine = unit[0] @ unit[1].T
+    best = max(sum(cosine[i, p[i]] for i in range(4)) for p in permutations(range(6), 4))
+    assert sae.matching(ours, theirs).sum() == pytest.approx(best)
+
+
+def test_stability_of_a_dictionary_with_itself_and_with_strangers():
+    rng = np.random.default_rng(0)
+    a, strangers = rng.normal(size=(2, 30, 200))
+    half = np.concatenate([a[:15], strangers[15:]])
+    mean, share = sae.stability([a, a[rng.permutation(30)], half])
+    assert share[:15].tolist() == [1.0] * 15 and share[15:].tolist() == [0.5] * 15
+    again = sae.matching(a, half).mean()
+    assert mean == pytest.approx((1 + 2 * again) / 3, rel=1e-6) and 0.5 < again < 0.65
+    assert sae.stability([a[:10], a])[0] == pytest.approx(1)  # some seeds keep fewer alive
+
+
+def test_overlap_counts_kept_items():
+    before = np.array([[1, 2, 3], [4, 5, 0], [0, 0, 0]])
+    after = np.array([[3, 9, 1], [5, 6, 0], [1, 2, 3]])
+    assert sae.overlap(before, after) == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+
+
+# Many at once
+
+
+@pytest.fixture
+def runs():
+    """Three runs, so short that the processes take longer to start."""
+    return [
+        (CONFIGS[v], replace(SHORT, seed=s)) for v, s in (("topk", 0), ("relu", 0), ("topk", 1))
+    ]
+
+
+def test_a_sweep_is_a_table_with_a_row_for_each_run(runs, planted, tmp_path):
+    states, _, normalisation = planted
+    table = sae.sweep(runs, states[:2_000], states[2_000:3_000], normalisation, tmp_path)
+    assert table[["variant", "seed"]].to_numpy().tolist() == [["topk", 0], ["relu", 0], ["topk", 1]]
+    dictionary = sae.load(tmp_path / table["run"][1])
+    codes = sae.encode(dictionary, states[2_000:3_000], normalisation)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = sae.quality(dictionary, states[2_000:3_000], codes, normalisation)
+    for name, value in found.items():
+        assert table[name][1] == pytest.approx(value, rel=1e-5)
+    assert table["problems"][1].startswith("relu: ") or found["dense_fraction"] <= 0.1
+
+
+def test_a_sweep_goes_on_where_it_was_killed_and_is_the_same_in_two_processes(
+    runs, planted, tmp_path, monkeypatch
+):
+    states, _, normalisation = planted
+    arguments = (states[:2_000], states[2_000:3_000], normalisation)
+    one = sae.sweep(runs, *arguments, tmp_path / "one")
+    two = sae.sweep(runs, *arguments, tmp_path / "two", n_jobs=2)
+    pd.testing.assert_frame_equal(one, two)
+    (tmp_path / "one" / one["run"][2] / "row.json").unlink()  # what a kill leaves of the last
+    trained = []
+    train = sae.sweeping.train
+    monkeypatch.setattr(
+        sae.sweeping, "train", lambda s, *rest: trained.append(s) or train(s, *rest)
+    )
+    pd.testing.assert_frame_equal(sae.sweep(runs, *arguments, tmp_path / "one"), two)
+    assert len(trained) == 1
+    changed = sae.sweep(runs, states[:2_000] + 1, *arguments[1:], tmp_path / "one")
+    assert len(trained) == 4 and not set(changed["run"]) & set(one["run"])
 
 
 # On disk
@@ -391,12 +712,11 @@ def test_layout_is_that_of_saelens(variant, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == names
     with safe_open(tmp_path / "sae_weights.safetensors", framework="np") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert {name: (array.shape, str(array.dtype)) for name, array in weights.items()} == {
-        "W_enc": ((D_IN, D_SAE), "float32"),
-        "W_dec": ((D_SAE, D_IN), "float32"),
-        "b_enc": ((D_SAE,), "float32"),
-        "b_dec": ((D_IN,), "float32"),
-    }
+    biases = {"relu": ["b_enc"], "topk": ["b_enc"], "gated": ["b_gate", "b_mag", "r_mag"]}
+    shapes = {"W_enc": (D_IN, D_SAE), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
+    shapes |= {name: (D_SAE,) for name in biases.get(variant, ["b_enc", "threshold"])}
+    assert {name: array.shape for name, array in weights.items()} == shapes
+    assert all(array.dtype == np.float32 for array in weights.values())
     cfg = json.loads((tmp_path / "cfg.json").read_text())
     # Without a version in the metadata SAELens takes the file for an old one and drops the rest.
     assert int(cfg.pop("metadata")["sae_lens_version"].split(".")[0]) >= 6
@@ -411,29 +731,38 @@ def test_layout_is_that_of_saelens(variant, tmp_path):
     }
     own = {
         "topk": {"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": False},
-        "l1": {"architecture": "standard"},
+        "relu": {"architecture": "standard"},
+        "gated": {"architecture": "gated"},
     }
-    assert cfg == common | own[variant]
+    assert cfg == common | own.get(variant, {"architecture": "jumprelu"})
 
 
-@pytest.mark.parametrize("variant", CONFIGS)
-@pytest.mark.filterwarnings("default")
-def test_saelens_loads_it_and_agrees(variant, tmp_path):
-    saelens = pytest.importorskip("sae_lens", reason="SAELens is not installed (extra: interop)")
-    dictionary, x = random_sae(CONFIGS[variant]), torch.randn(50, D_IN)
-    sae.save(dictionary, tmp_path)
-    theirs = saelens.SAE.load_from_disk(tmp_path)
-    torch.testing.assert_close(theirs.encode(x), dictionary.encode(x), atol=1e-6, rtol=0)
-    torch.testing.assert_close(theirs(x), dictionary(x), atol=1e-6, rtol=0)
-    theirs.save_model(tmp_path / "again")
-    assert torch.equal(sae.load(tmp_path / "again")(x), dictionary(x))
+def altered(folder, **fields):
+    """The folder with fields of cfg.json replaced, as another software would have them."""
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg["metadata"].pop("seqsae")
+    (folder / "cfg.json").write_text(json.dumps(cfg | fields))
+    return folder
 
 
-def test_a_file_of_other_software_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("architecture", "temporal"),
+        ("normalize_activations", "layer_norm"),
+        ("reshape_activations", "hook_z"),
+    ],
+)
+def test_a_form_that_no_variant_has_is_refused(field, value, tmp_path):
     sae.save(random_sae(CONFIGS["topk"]), tmp_path)
-    (tmp_path / "cfg.json").write_text(json.dumps({"d_in": D_IN, "d_sae": D_SAE}))
-    with pytest.raises(ValueError, match="cfg.json: not written by"):
-        sae.load(tmp_path)
+    with pytest.raises(ValueError, match=f"cfg.json: {field} is '{value}', which is not read here"):
+        sae.load(altered(tmp_path, **{field: value}))
+
+
+def test_a_batchtopk_that_was_never_trained_has_no_threshold_to_save(tmp_path):
+    with pytest.raises(ValueError, match="batchtopk: no threshold before it is trained"):
+        sae.save(sae.create(CONFIGS["batchtopk"]), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # Inside the recommender
@@ -454,7 +783,7 @@ def recommender():
 
 def test_the_reconstruction_is_written_back_in_the_models_units():
     """An SAE that reconstructs everything changes nothing, whatever the mean and deviation."""
-    perfect = sae.SAE(sae.Config(6, 12, "l1"))
+    perfect = sae.create(sae.Config(6, 12, "relu"))
     with torch.no_grad():
         perfect.W_dec.copy_(torch.cat([torch.eye(6), -torch.eye(6)]))
         perfect.W_enc.copy_(perfect.W_dec.T)

@@ -1,7 +1,6 @@
 """Training a transformer: visible, resumable, stopped where users that it has not seen say so."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -10,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from .. import metrics
-from ..workspace import fsync, name_nearest
+from ..checkpoint import Checkpoint, copies
+from ..workspace import name_nearest
 from .losses import sampled_softmax_loss, softmax_loss
 from .models import Config, Transformer, create, require_positive
 from .ranking import Protocol, rank_items
@@ -223,20 +221,16 @@ def _fingerprint(model: Transformer, training: Training, sequences: list[np.ndar
 
 
 class _State:
-    """Everything that training needs to go on: weights, Adam's moments, best weights, history.
-
-    One safetensors file, replaced in one step after each epoch: nothing is pickled, and a kill
-    at any time leaves the state of the last whole epoch.
-    """
+    """Everything that training needs to go on: weights, Adam's moments, best weights, history."""
 
     def __init__(self, model: nn.Module, optimizer, file: Path | None, fingerprint: dict):
-        self.model, self.optimizer, self.file, self.fingerprint = (
-            model, optimizer, file, fingerprint,
-        )  # fmt: skip
+        self.model, self.optimizer = model, optimizer
+        self.checkpoint = Checkpoint(file, fingerprint)
         self.history: list[dict] = []
-        self.best = _copy(model.state_dict())
-        if file and file.is_file():
-            self._load()
+        self.best = copies(model.state_dict())
+        if found := self.checkpoint.load({"model": model}, optimizer):
+            self.history, tensors = found
+            self.best = tensors["best"]
 
     @property
     def epoch(self) -> int:
@@ -250,47 +244,6 @@ class _State:
     def finish_epoch(self, loss: float, ndcg: float) -> None:
         self.history.append({"epoch": self.epoch + 1, "loss": loss, "ndcg@10": ndcg})
         if self.epochs_without_gain == 0:
-            self.best = _copy(self.model.state_dict())
-        if self.file:
-            self._save()
-
-    def _save(self) -> None:
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"best/{k}": v for k, v in self.best.items()}
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam/{i}/{k}": v for k, v in moments.items()}
-        temporary = self.file.with_name(self.file.name + ".tmp")
-        # One entry: safetensors writes several in an order that differs from run to run.
-        metadata = json.dumps({"fingerprint": self.fingerprint, "history": self.history})
-        save_file(_copy(tensors), temporary, metadata={"training": metadata})
-        fsync(temporary)
-        temporary.replace(self.file)
-
-    def _load(self) -> None:
-        with safe_open(self.file, framework="pt") as file:
-            metadata = json.loads(file.metadata()["training"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        theirs, ours = metadata["fingerprint"], self.fingerprint
-        if theirs != ours:
-            differing = [key for key in ours if ours[key] != theirs.get(key)]
-            raise ValueError(
-                f"{self.file} is the checkpoint of another training, with other "
-                f"{', '.join(differing)}: remove it to start anew"
-            )
-        self.history = metadata["history"]
-        groups: dict = {"model": {}, "best": {}, "adam": {}}
-        for key, tensor in tensors.items():
-            group, name = key.split("/", 1)
-            groups[group][name] = tensor
-        self.model.load_state_dict(groups["model"])
-        self.best = groups["best"]
-        moments: dict = {}
-        for name, tensor in groups["adam"].items():
-            index, key = name.split("/")
-            moments.setdefault(int(index), {})[key] = tensor
-        parameters = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": parameters})
-
-
-def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+            self.best = copies(self.model.state_dict())
+        modules = {"model": self.model, "best": self.best}
+        self.checkpoint.save(modules, self.optimizer, self.history)

@@ -1,0 +1,110 @@
+"""Read and write SAEs in the on-disk layout of SAELens: cfg.json, sae_weights.safetensors."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from ..workspace import write_json
+from .variants import SAE, Config, create
+
+#: What SAELens calls each variant. It has no class for using BatchTopK: past training its
+#: threshold makes it a JumpReLU, and so it is written.
+ARCHITECTURES = {
+    "relu": "standard",
+    "gated": "gated",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "batchtopk": "jumprelu",
+    "matryoshka": "jumprelu",
+}
+#: The SAELens whose layout this is. It drops the metadata of files that name none.
+VERSION = "6.54.12"
+
+
+def save(sae: SAE, folder: Path) -> None:
+    """Write ``cfg.json`` and ``sae_weights.safetensors`` as SAELens does.
+
+    Raises
+    ------
+    ValueError
+        For a BatchTopK or Matryoshka SAE that was never trained: it has no threshold yet.
+    """
+    config = asdict(sae.config)
+    architecture = ARCHITECTURES[sae.config.variant]
+    weights = dict(sae.state_dict())
+    if "threshold" in weights:
+        if weights["threshold"].isnan().any():
+            raise ValueError(f"{sae.config.variant}: no threshold before it is trained")
+        weights["threshold"] = weights["threshold"].expand(sae.config.d_sae)
+    if architecture == "gated":
+        weights["b_gate"] = weights.pop("b_enc")
+    cfg = {
+        "architecture": architecture,
+        "d_in": config["d_in"],
+        "d_sae": config["d_sae"],
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": VERSION, "seqsae": config},
+    }
+    if architecture == "topk":
+        cfg |= {"k": sae.config.k, "rescale_acts_by_decoder_norm": False}
+    write_json(folder / "cfg.json", cfg)
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, folder / "sae_weights.safetensors")
+
+
+def load(folder: Path) -> SAE:
+    """Read an SAE that `save` or SAELens wrote.
+
+    Raises
+    ------
+    ValueError
+        If it has a form that no variant here has; the message names the field.
+    """
+    path = folder / "cfg.json"
+    cfg = json.loads(path.read_text())
+    weights = {
+        name: tensor.float()
+        for name, tensor in load_file(folder / "sae_weights.safetensors").items()
+    }
+    own = cfg.get("metadata", {}).get("seqsae")
+    sae = create(Config(**own) if own else _their_config(cfg, path))
+    if not cfg.get("apply_b_dec_to_input", True):  # ours always is
+        shift = weights["b_dec"] @ weights["W_enc"]
+        if "b_mag" in weights:
+            weights["b_mag"] += shift * weights["r_mag"].exp()
+        name = "b_gate" if "b_gate" in weights else "b_enc"
+        weights[name] = weights[name] + shift
+    if cfg.get("rescale_acts_by_decoder_norm"):  # the same codes, with rows of norm 1
+        norm = weights["W_dec"].norm(dim=1)
+        weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norm, weights["b_enc"] * norm
+        weights["W_dec"] = weights["W_dec"] / norm[:, None]
+    if "b_gate" in weights:
+        weights["b_enc"] = weights.pop("b_gate")
+    if "threshold" in weights and sae.state_dict()["threshold"].ndim == 0:
+        weights["threshold"] = weights["threshold"][0]
+    sae.load_state_dict(weights)
+    return sae.eval()
+
+
+def _their_config(cfg: dict, path: Path) -> Config:
+    """The config of a file that names none of ours."""
+    variants = {theirs: ours for ours, theirs in reversed(ARCHITECTURES.items())}
+    for field, known in {
+        "architecture": list(variants),
+        "normalize_activations": ["none"],
+        "reshape_activations": ["none"],
+    }.items():
+        if cfg.get(field, "none") not in known:
+            raise ValueError(
+                f"{path}: {field} is {cfg.get(field)!r}, which is not read here; "
+                f"known: {', '.join(known)}"
+            )
+    variant = variants[cfg["architecture"]]
+    k = {"k": cfg["k"]} if variant == "topk" else {}
+    return Config(cfg["d_in"], cfg["d_sae"], variant, groups=(1.0,), **k)

@@ -1,0 +1,85 @@
+"""Many dictionaries on the same states, by as many processes or machines as joblib is given."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from ..activations import Normalisation
+from ..workspace import seed_everything, write_json
+from .evaluation import encode, hygiene, quality
+from .saelens import save
+from .training import Training, fingerprint, train
+from .variants import Config, create
+
+
+def sweep(
+    runs: Iterable[tuple[Config, Training]],
+    states: np.ndarray,
+    held_out: np.ndarray,
+    normalisation: Normalisation,
+    folder: Path,
+    n_jobs: int = 1,
+) -> pd.DataFrame:
+    """Train every run on `states` and measure it on `held_out`, both [n_positions, d_in].
+
+    Runs that `folder` holds already are read, not trained again, so a sweep that was killed goes
+    on. Within ``joblib.parallel_config("dask")`` the runs go to a cluster that sees `folder`.
+    Each run uses one thread and seeds itself, so the table is the same however it was made.
+
+    Parameters
+    ----------
+    runs
+        Config and training of each.
+    folder
+        Receives a folder for each run, in SAELens' layout, with its row of the table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each run, in the order given: the config, learning_rate, steps, seed, what
+        `quality` measures on `held_out`, `problems` (what is wrong with its sparsity, in words)
+        and `run`, the name of its folder.
+    """
+    runs = list(runs)
+    names = [_name(config, states, training) for config, training in runs]
+    missing = [i for i, name in enumerate(names) if not (folder / name / "row.json").is_file()]
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = (
+        delayed(_run)(*runs[i], states, held_out, normalisation, folder / names[i]) for i in missing
+    )
+    done = Parallel(n_jobs, return_as="generator_unordered")(jobs)
+    for _ in tqdm(done, "sweep", initial=len(runs) - len(missing), total=len(runs), leave=False):
+        pass
+    rows = [json.loads((folder / name / "row.json").read_text()) for name in names]
+    return pd.DataFrame(rows)
+
+
+def _name(config: Config, states: np.ndarray, training: Training) -> str:
+    """A folder's name that tells the run from every other, on these states or on others."""
+    content = json.dumps(fingerprint(config, states, training), sort_keys=True)
+    return f"{config.variant}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _run(config, training, states, held_out, normalisation, folder: Path) -> None:
+    seed_everything(training.seed)
+    torch.set_num_threads(1)
+    sae = create(config)
+    folder.mkdir(exist_ok=True)
+    train(sae, states, normalisation, training, folder / "training.checkpoint")
+    save(sae, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said in the table
+        found = quality(sae, held_out, encode(sae, held_out, normalisation), normalisation)
+    settings = {name: getattr(training, name) for name in ("learning_rate", "steps", "seed")}
+    row = {**asdict(config), **settings, **found, "problems": "; ".join(hygiene(config, found))}
+    write_json(folder / "row.json", {**row, "run": folder.name})
+    (folder / "training.checkpoint").unlink(missing_ok=True)

@@ -1,0 +1,241 @@
+"""One trainer for all variants."""
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..activations import Normalisation
+from ..checkpoint import Checkpoint
+from .variants import SAE, Config, create
+
+SECONDS_BETWEEN_CHECKPOINTS = 30
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the dictionary is trained: Adam, linear warm-up, linear decay over the last fifth."""
+
+    learning_rate: float = 1e-3
+    steps: int = 4_000
+    batch_size: int = 1_024
+    warmup_steps: int = 200
+    dead_after: int = 100_000  # positions without firing after which a feature counts as dead
+    center: str = "mean"  # where b_dec starts: mean or median (the geometric one)
+    encoder_scale: float = 0.1  # length of the encoder's directions at the start
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("learning_rate", "steps", "batch_size", "dead_after"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if self.center not in ("mean", "median"):
+            raise ValueError(f"center {self.center!r}: choose from mean, median")
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Share of the learning rate at a step, from 0.
+
+        >>> [Training(steps=100, warmup_steps=10).learning_rate_factor(s) for s in (0, 50, 90)]
+        [0.1, 1.0, 0.5]
+        """
+        warmup = (step + 1) / max(1, self.warmup_steps)
+        decay = (self.steps - step) / (0.2 * self.steps)
+        return min(1.0, warmup, decay)
+
+
+def train(
+    sae: SAE,
+    states: np.ndarray,
+    normalisation: Normalisation,
+    training: Training,
+    checkpoint: Path | None = None,
+) -> pd.DataFrame:
+    """Train in place on hidden states [n_positions, d_in], which are normalised batch by batch.
+
+    Parameters
+    ----------
+    checkpoint
+        File that receives the state every half a minute. If it exists, training goes on from
+        there and ends with the same weights as if it had not been interrupted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each of about 100 steps: step, explained_variance, l0, dead_fraction.
+
+    Raises
+    ------
+    ValueError
+        Before any step: states of another width than d_in, fewer positions than a batch,
+        values that are not finite, or the checkpoint of another training.
+    FloatingPointError
+        If the loss ceases to be finite.
+    """
+    _check(sae.config, states, training)
+    start_at_center(sae, states, normalisation, training.center)
+    with (
+        torch.no_grad()
+    ):  # a start at full length reconstructs far too much, and takes long to stop
+        sae.W_enc *= training.encoder_scale
+    device = sae.W_dec.device
+    optimizer = torch.optim.Adam(sae.parameters(), training.learning_rate, fused=True)
+    silent = torch.zeros(sae.config.d_sae, device=device)  # positions since each last fired
+    keeper = Checkpoint(checkpoint, fingerprint(sae.config, states, training))
+    first, history, every = 0, [], max(1, training.steps // 100)
+    if found := keeper.load({"sae": sae}, optimizer):
+        (first, history), tensors = found
+        silent = tensors["features"]["silent"].to(device)
+    batches = _Batches(states, normalisation, training, device)
+    saved = time.monotonic()
+    steps = range(first, training.steps)
+    for step in tqdm(
+        steps, f"{sae.config.variant} steps", initial=first, total=training.steps, leave=False
+    ):
+        x = batches[step]
+        dead = silent > training.dead_after
+        total, fired = sae.loss(x, dead if dead.any() else None)
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"loss is {total.item()} at step {step}: "
+                f"lower learning_rate={training.learning_rate}"
+            )
+        optimizer.param_groups[0]["lr"] = training.learning_rate * training.learning_rate_factor(
+            step
+        )
+        optimizer.zero_grad()
+        total.backward()
+        sae.remove_parallel_gradient()
+        optimizer.step()
+        sae.constrain()
+        silent = torch.where(fired, 0.0, silent + len(x))
+        if sae.resampled and step < 0.8 * training.steps and dead.any():
+            _resample(sae, optimizer, dead, x, seed=[training.seed, step])
+            silent[dead] = 0.0
+        if step % every == 0 or step == training.steps - 1:
+            found = _batch_quality(sae, x)
+            history.append({"step": step, **found, "dead_fraction": float(dead.float().mean())})
+        if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+            state = {"sae": sae, "features": {"silent": silent}}
+            keeper.save(state, optimizer, [step + 1, history])
+            saved = time.monotonic()
+    return pd.DataFrame(history)
+
+
+def _check(config: Config, states: np.ndarray, training: Training) -> None:
+    n_positions, d_in = states.shape
+    if d_in != config.d_in:
+        raise ValueError(
+            f"the hidden states have {d_in} dimensions, the SAE expects {config.d_in}: "
+            f"make it with d_in={d_in}"
+        )
+    if n_positions < training.batch_size:
+        raise ValueError(
+            f"batch_size={training.batch_size} is over the {n_positions} positions: "
+            f"take at most {n_positions}"
+        )
+
+
+def fingerprint(config: Config, states: np.ndarray, training: Training) -> dict:
+    """What training depends on; of the states, every so many rows stand for all."""
+    rows = np.ascontiguousarray(states[:: max(1, len(states) // 10_000)])
+    digest = hashlib.sha256(rows.tobytes()).hexdigest()
+    return {**asdict(config), **asdict(training), "states": [len(states), digest]}
+
+
+class _Batches:
+    """Batch number i of an endless, shuffled sequence; each epoch sees every row once."""
+
+    def __init__(self, states, normalisation, training: Training, device):
+        self.states, self.normalisation, self.device = states, normalisation, device
+        self.size, self.seed = training.batch_size, training.seed
+        self.per_epoch = len(states) // training.batch_size
+        self.epoch = -1
+
+    def __getitem__(self, i: int) -> Tensor:
+        epoch, batch = divmod(i, self.per_epoch)
+        if epoch != self.epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            self.epoch, self.order = epoch, rng.permutation(len(self.states))
+        rows = np.sort(self.order[batch * self.size : (batch + 1) * self.size])
+        return as_input(self.states[rows], self.normalisation, self.device)
+
+
+def as_input(states: np.ndarray, normalisation: Normalisation, device="cpu") -> Tensor:
+    """Normalised hidden states as the SAE takes them, in float32 whatever they come in."""
+    x = normalisation.apply(np.asarray(states)).astype(np.float32, copy=False)
+    return torch.from_numpy(x).to(device)
+
+
+def start_at_center(
+    sae: SAE, states: np.ndarray, normalisation: Normalisation, center: str = "mean"
+) -> None:
+    """Set b_dec to the center of the states, so that the directions need not describe it."""
+    mean = normalisation.apply(np.mean(states, axis=0, dtype=np.float64))
+    if not np.isfinite(mean).all():  # one bad value anywhere shows in the mean of its dimension
+        raise ValueError(
+            f"hidden states: NaN or infinite values in dimensions "
+            f"{np.flatnonzero(~np.isfinite(mean)).tolist()}; "
+            "look at the recommender's training, then run notebook 03_activations again"
+        )
+    if center == "median":
+        sample = states[:: max(1, len(states) // 50_000)].astype(np.float64)
+        mean = geometric_median(normalisation.apply(sample))
+    with torch.no_grad():
+        sae.b_dec.copy_(torch.from_numpy(mean))
+
+
+def geometric_median(points: np.ndarray, iterations: int = 100) -> np.ndarray:
+    """The point with the least sum of distances to points [n, d], by Weiszfeld's iteration.
+
+    >>> geometric_median(np.array([[0.0], [1.0], [100.0]])).round(3)
+    array([1.])
+    """
+    center = points.mean(axis=0)
+    for _ in range(iterations):
+        distance = np.linalg.norm(points - center, axis=1).clip(1e-12)
+        moved = (points / distance[:, None]).sum(axis=0) / (1 / distance).sum()
+        if np.linalg.norm(moved - center) < 1e-9:
+            break
+        center = moved
+    return moved
+
+
+def untrained(config: Config, states: np.ndarray, normalisation: Normalisation) -> SAE:
+    """The control: random directions around the mean of the states, as training starts from."""
+    sae = create(config)
+    start_at_center(sae, states, normalisation)
+    return sae
+
+
+@torch.no_grad()
+def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> None:
+    """Point dead features at what is reconstructed worst: rows drawn by their squared error."""
+    features = dead.nonzero()[:, 0]
+    residual = (x - sae(x)).cpu().numpy().astype(np.float64)
+    error = np.square(residual).sum(axis=1) ** 2
+    if not error.sum() > 0:
+        return
+    rows = np.random.default_rng(seed).choice(len(x), len(features), p=error / error.sum())
+    directions = torch.from_numpy(residual[rows]).to(sae.W_dec)
+    sae.reset(features, torch.nn.functional.normalize(directions, dim=1))
+    for name, parameter in sae.named_parameters():  # their gradients of before mean nothing now
+        if name != "b_dec":
+            for moment in ("exp_avg", "exp_avg_sq"):
+                values = optimizer.state[parameter][moment]
+                (values.T if name == "W_enc" else values)[features] = 0.0
+
+
+@torch.no_grad()
+def _batch_quality(sae: SAE, x: Tensor) -> dict[str, float]:
+    code = sae.encode(x)
+    missed = (x - sae.decode(code)).square().sum()
+    return {
+        "explained_variance": float(1 - missed / (x - x.mean(dim=0)).square().sum()),
+        "l0": float((code > 0).sum(dim=1).float().mean()),
+    }

@@ -1,0 +1,172 @@
+"""One SAE on a file of vectors, by this project or by a peer; prints speed and worth as JSON.
+
+Run by `sae.py` of this folder, which says what the arguments are:
+
+    python train_sae.py vectors.npy '{"library": "seqsae", "variant": "topk", ...}'
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def batches(vectors: torch.Tensor, size: int, steps: int):
+    """The same batches for all: shuffled anew each epoch."""
+    rng, per_epoch = np.random.default_rng(0), len(vectors) // size
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = torch.from_numpy(rng.permutation(len(vectors)))
+        at = step % per_epoch * size
+        yield vectors[order[at : at + size]]
+
+
+def seqsae(vectors: np.ndarray, s: dict):
+    """Ours, through the one door that users have."""
+    from seqsae_utils import sae
+    from seqsae_utils.activations import Normalisation
+
+    own = ("variant", "k", "l1_coefficient", "l0_coefficient", "bandwidth")
+    config = sae.Config(vectors.shape[1], s["d_sae"], **{n: s[n] for n in own if n in s})
+    made = sae.create(config)
+    training = sae.Training(
+        s["learning_rate"], s["steps"], s["batch_size"], s["warmup_steps"], seed=s["seed"]
+    )
+    start = time.perf_counter()
+    sae.train(made, vectors, Normalisation(0.0, 1.0), training)
+    seconds = time.perf_counter() - start
+    return seconds, made.encode, made, made.W_dec
+
+
+def dictionary_learning(vectors: np.ndarray, s: dict):
+    """dictionary-learning's trainer, stepped as its own loop steps it."""
+    from dictionary_learning import trainers
+
+    name = {
+        "relu": "StandardTrainer",
+        "topk": "TopKTrainer",
+        "batchtopk": "BatchTopKTrainer",
+        "jumprelu": "JumpReluTrainer",
+        "gated": "GatedSAETrainer",
+        "matryoshka": "MatryoshkaBatchTopKTrainer",
+    }[s["variant"]]
+    module = {
+        "relu": "standard", "topk": "top_k", "batchtopk": "batch_top_k", "jumprelu": "jumprelu",
+        "gated": "gdm", "matryoshka": "matryoshka_batch_top_k",
+    }[s["variant"]]  # fmt: skip
+    __import__(f"dictionary_learning.trainers.{module}")
+    kind = getattr(getattr(trainers, module), name)
+    own = {
+        "relu": {"l1_penalty": s.get("l1_coefficient"), "sparsity_warmup_steps": None},
+        "topk": {"k": s.get("k")},
+        "batchtopk": {"k": s.get("k"), "threshold_start_step": 100},
+        "jumprelu": {
+            "target_l0": s.get("k"), "sparsity_warmup_steps": None, "bandwidth": s.get("bandwidth"),
+        },
+        "gated": {"l1_penalty": s.get("l1_coefficient"), "sparsity_warmup_steps": None},
+        "matryoshka": {
+            "k": s.get("k"), "threshold_start_step": 100,
+            "group_fractions": [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2],
+        },
+    }[s["variant"]]  # fmt: skip
+    own = {key: value for key, value in own.items() if value is not None or "warmup" in key}
+    trainer = kind(
+        steps=s["steps"], activation_dim=vectors.shape[1], dict_size=s["d_sae"], layer=0,
+        lm_name="none", lr=s["learning_rate"], warmup_steps=s["warmup_steps"], seed=s["seed"],
+        decay_start=int(0.8 * s["steps"]), device="cpu", **own,
+    )  # fmt: skip
+    data = torch.from_numpy(vectors)
+    start = time.perf_counter()
+    for step, x in enumerate(batches(data, s["batch_size"], s["steps"])):
+        trainer.update(step, x)
+    seconds = time.perf_counter() - start
+    made = trainer.ae
+    directions = made.W_dec if hasattr(made, "W_dec") else made.decoder.weight.T
+    return seconds, made.encode, lambda x: made.decode(made.encode(x)), directions
+
+
+def saelens(vectors: np.ndarray, s: dict):
+    """SAELens' own trainer on an iterator of batches."""
+    from sae_lens import (
+        BatchTopKTrainingSAE,
+        BatchTopKTrainingSAEConfig,
+        StandardTrainingSAE,
+        StandardTrainingSAEConfig,
+        TopKTrainingSAE,
+        TopKTrainingSAEConfig,
+    )
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    common = {"d_in": vectors.shape[1], "d_sae": s["d_sae"]}
+    kind, config = {
+        "relu": (
+            StandardTrainingSAE,
+            lambda: StandardTrainingSAEConfig(l1_coefficient=s["l1_coefficient"], **common),
+        ),
+        "topk": (TopKTrainingSAE, lambda: TopKTrainingSAEConfig(k=s["k"], **common)),
+        "batchtopk": (BatchTopKTrainingSAE, lambda: BatchTopKTrainingSAEConfig(k=s["k"], **common)),
+    }[s["variant"]]
+    made = kind(config())
+    data = torch.from_numpy(vectors)
+    trainer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=s["steps"] * s["batch_size"],
+            train_batch_size_samples=s["batch_size"],
+            lr=s["learning_rate"],
+            lr_warm_up_steps=s["warmup_steps"],
+            lr_decay_steps=int(0.2 * s["steps"]),
+            logger=LoggingConfig(log_to_wandb=False),
+        ),
+        made,
+        batches(data, s["batch_size"], s["steps"] + 10),
+    )
+    start = time.perf_counter()
+    trainer.fit()
+    seconds = time.perf_counter() - start
+    encode = made.encode
+    if s["variant"] == "batchtopk":  # past training a threshold decides, as in its saved form
+
+        def encode(x):
+            pre = (x - made.b_dec) @ made.W_enc + made.b_enc
+            if made.cfg.rescale_acts_by_decoder_norm:
+                pre = pre * made.W_dec.norm(dim=1)
+            return torch.where(pre > made.topk_threshold, pre.relu(), 0.0).float()
+
+    return seconds, encode, lambda x: made.decode(encode(x)), made.W_dec
+
+
+@torch.no_grad()
+def worth(encode, forward, directions, held_out: np.ndarray, truth: np.ndarray) -> dict:
+    """Reconstruction, sparsity and recovery, measured alike for all."""
+    from scipy.optimize import linear_sum_assignment
+
+    x = torch.from_numpy(held_out)
+    code, missed = encode(x), x - forward(x)
+    found = torch.nn.functional.normalize(directions.detach(), dim=1).numpy()
+    cosine = truth @ found.T
+    return {
+        "explained_variance": float(1 - missed.square().sum() / (x - x.mean(0)).square().sum()),
+        "l0": float((code > 0).sum() / len(x)),
+        "dead": int((~(code > 0).any(dim=0)).sum()),
+        "recovery": float(cosine[linear_sum_assignment(-cosine)].mean()),
+    }
+
+
+def main(folder: str, settings: dict) -> dict:
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(settings["seed"])
+    vectors, held_out, truth = (
+        np.load(Path(folder) / f"{name}.npy") for name in ("train", "held_out", "truth")
+    )
+    train = {"seqsae": seqsae, "dictionary-learning": dictionary_learning, "SAELens": saelens}
+    seconds, *made = train[settings["library"]](vectors, settings)
+    positions = settings["steps"] * settings["batch_size"]
+    return {"tokens_a_second": positions / seconds, **worth(*made, held_out, truth)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))))
