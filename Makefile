@@ -11,11 +11,11 @@ export OMP_WAIT_POLICY = PASSIVE
 export PYTHONHASHSEED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env data paper notebooks lab test interop bench lint clean
+.PHONY: help env data paper notebooks lab test interop bench bench-recommender bench-sae lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=python3.11]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s%s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-19s%s\n", $$1, $$2}' Makefile
 
 env: .venv/.done  ## create .venv with the pinned packages (paper and test do it by themselves)
 
@@ -50,17 +50,26 @@ test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every com
 	  $(PY) -m pytest -W default --nbval --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb && \
 	  $(PY) -m pytest -m rerun tests/test_notebooks.py
 
-interop: .venv-interop/.done  ## test the adapters for RecTools and RecBole (creates .venv-interop)
-	.venv-interop/bin/python -m pytest -W ignore tests/interop
+# The libraries want other versions than the project, so each family has an environment of its own.
+interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, SAELens, dask
+	.venv-recommenders/bin/python -m pytest -W ignore tests/interop/test_recommenders.py
+	.venv-saes/bin/python -m pytest -W ignore tests/interop/test_saes.py
 
-.venv-interop/.done: tests/interop/requirements.txt
-	rm -rf .venv-interop
-	$(PYTHON) -m venv .venv-interop
-	.venv-interop/bin/python -m pip install -r $<
+# torch first, with all it needs on this machine; then the pins as they stand.
+.venv-%/.done: tests/interop/%.txt
+	rm -rf .venv-$*
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install $$(grep -o '^torch==[0-9.]*' $<)
+	.venv-$*/bin/python -m pip install --no-deps -r $<
 	@touch $@
 
-bench: .venv/.done .venv-interop/.done  ## measure our training against RecTools' (half an hour)
-	$(PY) tests/bench/recommender.py --peer .venv-interop/bin/python $(PARAMS)
+bench: bench-recommender bench-sae  ## measure our training against its peers' (an hour)
+
+bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender, against RecTools
+	$(PY) tests/bench/recommender.py --peer .venv-recommenders/bin/python $(PARAMS)
+
+bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-learning and SAELens
+	$(PY) tests/bench/sae.py --peer .venv-saes/bin/python $(PARAMS)
 
 lint: .venv/.done  ## check style
 	$(PY) -m ruff check .

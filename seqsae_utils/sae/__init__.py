@@ -13,6 +13,7 @@ from .evaluation import (
     density,
     encode,
     hygiene,
+    living,
     matching,
     overlap,
     quality,
@@ -26,6 +27,6 @@ from .variants import SAE, VARIANTS, Config, create, keep_top
 
 __all__ = [
     "SAE", "VARIANTS", "Config", "Training", "cost_of_replacing", "create", "density", "encode",
-    "geometric_median", "hygiene", "keep_top", "load", "matching", "overlap", "quality",
+    "geometric_median", "hygiene", "keep_top", "living", "load", "matching", "overlap", "quality",
     "reconstructed", "save", "stability", "sweep", "train", "untrained",
 ]  # fmt: skip

@@ -34,6 +34,12 @@ def density(codes: sparse.csr_array) -> np.ndarray:
     return np.diff(codes.tocsc().indptr) / codes.shape[0]
 
 
+def living(sae: SAE, states: np.ndarray, normalisation: Normalisation) -> np.ndarray:
+    """Directions [n_features, d_in] of the features that fire anywhere on hidden states."""
+    fires = density(encode(sae, states, normalisation)) > 0
+    return sae.W_dec.detach().cpu().numpy()[fires]
+
+
 def quality(
     sae: SAE, states: np.ndarray, codes: sparse.csr_array, normalisation: Normalisation
 ) -> dict:

@@ -28,7 +28,7 @@ class Training:
     warmup_steps: int = 200
     dead_after: int = 100_000  # positions without firing after which a feature counts as dead
     center: str = "mean"  # where b_dec starts: mean or median (the geometric one)
-    encoder_scale: float = 0.1  # length of the encoder's directions at the start
+    encoder_scale: float = 0.3  # length of the encoder's directions at the start
     seed: int = 0
 
     def __post_init__(self):

@@ -1,6 +1,6 @@
 """Our transformer against RecTools' SASRec: what it costs to train, and what it is worth.
 
-    python tests/bench/recommender.py --peer .venv-interop/bin/python --seeds 3
+    python tests/bench/recommender.py --peer .venv-recommenders/bin/python --seeds 3
 
 Both see all users of ML-100K; of each user and item the first interaction counts, ties in time
 stay in the publisher's row order. A user's last item is the test, the one before it validation.
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", help="a Python that has RecTools; without it only ours is run")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each; 3 by default")
-    arguments = parser.parse_args()
+    arguments, _ = parser.parse_known_args()
     ours = {name: value for name, (_, value) in declared(notebook("02_recommender")).items()}
     models = {"ours": (sys.executable, "seqsae_transformer.py", ours)}
     if arguments.peer:

@@ -1,0 +1,109 @@
+"""SAEs of SAELens read here, ours read there, and a sweep on a dask cluster.
+
+SAELens brings along much that the project does not need, so these tests run in an environment of
+their own: `make interop`.
+"""
+
+from dataclasses import replace
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from seqsae_utils import sae
+from seqsae_utils.activations import Normalisation
+
+WHY = "lives in an environment of its own: run `make interop`"
+saelens = pytest.importorskip("sae_lens", reason=f"SAELens {WHY}")
+distributed = pytest.importorskip("distributed", reason=f"dask {WHY}")
+
+D_IN, D_SAE = 24, 64
+CONFIGS = {v: sae.Config(D_IN, D_SAE, v, k=3, l1_coefficient=0.5) for v in sae.VARIANTS}
+
+
+@pytest.fixture(scope="module")
+def states() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(3_000, D_IN)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def ours(request, states):
+    """Each variant, after a little training on noise: no tensor is what it was made as."""
+    torch.manual_seed(0)
+    made = sae.create(CONFIGS[request.param])
+    sae.train(made, states, Normalisation(0.0, 1.0), sae.Training(1e-2, 100, 256, 5))
+    return made
+
+
+def same(mine, theirs, x) -> None:
+    """Codes and reconstructions agree to 1e-5, and the codes are no formality."""
+    code = mine.encode(x)
+    assert 0 < (code > 0).float().mean() < 0.9
+    torch.testing.assert_close(theirs.encode(x), code, atol=1e-5, rtol=0)
+    torch.testing.assert_close(theirs(x), mine(x), atol=1e-5, rtol=0)
+
+
+def test_saelens_loads_each_variant_and_agrees(ours, states, tmp_path):
+    sae.save(ours, tmp_path)
+    theirs = saelens.SAE.load_from_disk(tmp_path)
+    same(ours, theirs, torch.from_numpy(states[:500]))
+    theirs.save_model(tmp_path / "again")
+    same(sae.load(tmp_path / "again"), theirs, torch.from_numpy(states[:500]))
+
+
+def made_by_saelens(name: str, **fields):
+    """An SAE for using, of SAELens' own class, with random weights."""
+    torch.manual_seed(1)
+    config = getattr(saelens, f"{name}SAEConfig")(d_in=D_IN, d_sae=D_SAE, **fields)
+    made = getattr(saelens, f"{name}SAE")(config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.3)
+        if name == "JumpReLU":
+            made.threshold.abs_()
+    return made
+
+
+@pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Standard", {}),
+        ("Gated", {}),
+        ("JumpReLU", {}),
+        ("TopK", {"k": 5}),
+        ("TopK", {"k": 5, "rescale_acts_by_decoder_norm": True}),
+    ],
+)
+def test_what_saelens_saves_loads_here(name, fields, apply_b_dec_to_input, states, tmp_path):
+    theirs = made_by_saelens(name, apply_b_dec_to_input=apply_b_dec_to_input, **fields)
+    theirs.save_model(tmp_path)
+    same(sae.load(tmp_path), theirs, torch.from_numpy(states[:500]))
+
+
+def test_a_batchtopk_that_saelens_trained_loads_here(states, tmp_path):
+    torch.manual_seed(2)
+    config = saelens.BatchTopKTrainingSAEConfig(k=5, d_in=D_IN, d_sae=D_SAE)
+    trained = saelens.BatchTopKTrainingSAE(config)
+    trained.topk_threshold.fill_(0.02)
+    trained.save_inference_model(tmp_path)
+    theirs = saelens.SAE.load_from_disk(tmp_path)
+    same(sae.load(tmp_path), theirs, torch.from_numpy(states[:500]))
+
+
+def test_a_sweep_on_a_dask_cluster_is_the_same_table(states, tmp_path):
+    training = sae.Training(steps=20, batch_size=256, warmup_steps=1)
+    runs = [(config, replace(training, seed=s)) for config in CONFIGS.values() for s in (0, 1)]
+    arguments = (states[:2_000], states[2_000:], Normalisation(0.0, 1.0))
+    alone = sae.sweep(runs, *arguments, tmp_path / "alone")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as local,
+        distributed.Client(local),
+        joblib.parallel_config("dask"),
+    ):
+        spread = sae.sweep(runs, *arguments, tmp_path / "spread")
+    pd.testing.assert_frame_equal(spread, alone)
