@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", required=True, help="a Python that has both libraries")
     parser.add_argument("--steps", type=int, default=2_000, help="2,000 by default")
-    arguments, _ = parser.parse_known_args()
+    arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
