@@ -50,9 +50,18 @@ SITES = rows(
     auc=[0.9, np.nan, 0.7, 0.6, 0.5, 0.4], auc_shuffled=[0.5, np.nan, 0.6, 0.5, 0.5, 0.5],
 )  # fmt: skip
 TRAINING = rows(
-    {"variant": ["topk", "l1"], "step": [0, 20, 40]}, explained_variance=[0.1, 0.7, 0.9], l0=[30, 9]
-)
-DENSITY = rows({"variant": ["topk", "l1"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
+    {"variant": ["topk", "relu"], "step": [0, 20, 40]},
+    explained_variance=[0.1, 0.7, 0.9], l0=[30, 9],
+)  # fmt: skip
+FRONT = rows(
+    {"name": ["topk", "relu", "random", "paper"], "i": range(3)}, l0=[4, 16, 90],
+    explained_variance=[0.5, 0.8, 0.95], problems=["", "", "relu: not sparse"],
+)  # fmt: skip
+SIZES = pd.DataFrame(
+    {"d_sae": [128, 256], "explained_variance": [0.8, 0.9], "dead_fraction": [0.0, 0.2],
+     "stability": [0.8, 0.7], "stability_random": [0.3, 0.35]}
+)  # fmt: skip
+DENSITY = rows({"variant": ["topk", "relu"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
 REPLACEMENT = pd.DataFrame({"replacement": ["original", "topk", "mean"], "ndcg@10": [0.2, 0.1, 0]})
 PAIRED = rows({"attribute": NAMES, "basis": list(figures.BASES)}, correlation=[0.1, 0.2, 0.3, 0.5])
 BASES = pd.DataFrame({"basis": list(figures.BASES), "null_correlation": 0.1}).assign(
@@ -83,6 +92,8 @@ DRAWN = {
     "probe": lambda: figures.probe(PROBE),
     "sites": lambda: figures.sites(SITES),
     "sae_training": lambda: figures.sae_training(TRAINING),
+    "pareto": lambda: figures.pareto(FRONT, 64),
+    "dictionary_size": lambda: figures.dictionary_size(SIZES),
     "density": lambda: figures.density(DENSITY),
     "replacement_cost": lambda: figures.replacement_cost(REPLACEMENT),
     "paired_bars": lambda: figures.paired_bars(PAIRED),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import log_softmax
 
-from seqsae_utils import metrics, recommender
+from seqsae_utils import checkpoint, metrics, recommender
 from seqsae_utils.recommender import Config, Training, Transformer, losses, pieces, training
 from seqsae_utils.workspace import seed_everything
 
@@ -463,7 +463,7 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, named, config, 
 
 def train_until_killed(place: str, time: int, file: str) -> None:
     """Train, and die without a word when `place` is reached for the `time`-th time."""
-    owner, name = {"step": (torch.optim.AdamW, "step"), "fsync": (training, "fsync")}[place]
+    owner, name = {"step": (torch.optim.AdamW, "step"), "fsync": (checkpoint, "fsync")}[place]
     function, calls = getattr(owner, name), []
 
     def killer(*args):

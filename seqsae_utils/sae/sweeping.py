@@ -82,4 +82,5 @@ def _run(config, training, states, held_out, normalisation, folder: Path) -> Non
     settings = {name: getattr(training, name) for name in ("learning_rate", "steps", "seed")}
     row = {**asdict(config), **settings, **found, "problems": "; ".join(hygiene(config, found))}
     write_json(folder / "row.json", {**row, "run": folder.name})
-    (folder / "training.checkpoint").unlink(missing_ok=True)
+    for left in folder.glob("training.checkpoint*"):
+        left.unlink()
