@@ -30,9 +30,9 @@ ROWS = {
     ],
     "variance that 8 of 512 features explain": [
         "sae.explained_variance",
-        "sae.by_variant.random.explained_variance",
+        "sae.by_dictionary.random.explained_variance",
     ],
-    "NDCG kept": ["sae.ndcg_recovered", "sae.by_variant.random.ndcg_recovered"],
+    "NDCG kept": ["sae.ndcg_recovered", "sae.by_dictionary.random.ndcg_recovered"],
     "correlation of the best feature": [
         "interpretability.sae.max_correlation",
         "interpretability.sae.max_correlation_low",

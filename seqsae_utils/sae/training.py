@@ -20,7 +20,10 @@ SECONDS_BETWEEN_CHECKPOINTS = 30
 
 @dataclass(frozen=True)
 class Training:
-    """How the dictionary is trained: Adam, linear warm-up, linear decay over the last fifth."""
+    """How the dictionary is trained: Adam, linear warm-up, linear decay over the last fifth.
+
+    At each tenth of the way, but for the last two, features that are dead begin anew.
+    """
 
     learning_rate: float = 1e-3
     steps: int = 4_000
@@ -28,7 +31,6 @@ class Training:
     warmup_steps: int = 200
     dead_after: int = 100_000  # positions without firing after which a feature counts as dead
     center: str = "mean"  # where b_dec starts: mean or median (the geometric one)
-    encoder_scale: float = 0.3  # length of the encoder's directions at the start
     seed: int = 0
 
     def __post_init__(self):
@@ -67,7 +69,7 @@ def train(
     Returns
     -------
     pandas.DataFrame
-        A row for each of about 100 steps: step, explained_variance, l0, dead_fraction.
+        A row for each of about 50 steps: step, explained_variance, l0, dead_fraction.
 
     Raises
     ------
@@ -82,12 +84,13 @@ def train(
     with (
         torch.no_grad()
     ):  # a start at full length reconstructs far too much, and takes long to stop
-        sae.W_enc *= training.encoder_scale
+        sae.W_enc *= sae.encoder_scale
     device = sae.W_dec.device
     optimizer = torch.optim.Adam(sae.parameters(), training.learning_rate, fused=True)
     silent = torch.zeros(sae.config.d_sae, device=device)  # positions since each last fired
     keeper = Checkpoint(checkpoint, fingerprint(sae.config, states, training))
-    first, history, every = 0, [], max(1, training.steps // 100)
+    first, history = 0, []
+    tenth, every = max(1, training.steps // 10), max(1, training.steps // 50)
     if found := keeper.load({"sae": sae}, optimizer):
         (first, history), tensors = found
         silent = tensors["features"]["silent"].to(device)
@@ -114,7 +117,7 @@ def train(
         optimizer.step()
         sae.constrain()
         silent = torch.where(fired, 0.0, silent + len(x))
-        if sae.resampled and step < 0.8 * training.steps and dead.any():
+        if step % tenth == 0 and step < 0.8 * training.steps and dead.any():
             _resample(sae, optimizer, dead, x, seed=[training.seed, step])
             silent[dead] = 0.0
         if step % every == 0 or step == training.steps - 1:
@@ -163,7 +166,7 @@ class _Batches:
             rng = np.random.default_rng([self.seed, epoch])
             self.epoch, self.order = epoch, rng.permutation(len(self.states))
         rows = np.sort(self.order[batch * self.size : (batch + 1) * self.size])
-        return as_input(self.states[rows], self.normalisation, self.device)
+        return as_input(np.take(self.states, rows, axis=0), self.normalisation, self.device)
 
 
 def as_input(states: np.ndarray, normalisation: Normalisation, device="cpu") -> Tensor:
@@ -215,7 +218,11 @@ def untrained(config: Config, states: np.ndarray, normalisation: Normalisation) 
 
 @torch.no_grad()
 def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> None:
-    """Point dead features at what is reconstructed worst: rows drawn by their squared error."""
+    """Point dead features at what is reconstructed worst: rows drawn by their squared error [1]_.
+
+    .. [1] Bricken et al., Towards Monosemanticity, transformer-circuits.pub, 2023, "Neuron
+       Resampling".
+    """
     features = dead.nonzero()[:, 0]
     residual = (x - sae(x)).cpu().numpy().astype(np.float64)
     error = np.square(residual).sum(axis=1) ** 2
