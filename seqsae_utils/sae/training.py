@@ -69,7 +69,7 @@ def train(
     Returns
     -------
     pandas.DataFrame
-        A row for each of about 50 steps: step, explained_variance, l0, dead_fraction.
+        A row for each of about 25 steps: step, explained_variance, l0, dead_fraction.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def train(
     silent = torch.zeros(sae.config.d_sae, device=device)  # positions since each last fired
     keeper = Checkpoint(checkpoint, fingerprint(sae.config, states, training))
     first, history = 0, []
-    tenth, every = max(1, training.steps // 10), max(1, training.steps // 50)
+    tenth, every = max(1, training.steps // 10), max(1, training.steps // 25)
     if found := keeper.load({"sae": sae}, optimizer):
         (first, history), tensors = found
         silent = tensors["features"]["silent"].to(device)
