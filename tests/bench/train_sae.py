@@ -118,6 +118,7 @@ def saelens(vectors: np.ndarray, s: dict):
             total_training_samples=s["steps"] * s["batch_size"],
             train_batch_size_samples=s["batch_size"],
             lr=s["learning_rate"],
+            lr_end=s["learning_rate"] / 10,
             lr_warm_up_steps=s["warmup_steps"],
             lr_decay_steps=int(0.2 * s["steps"]),
             logger=LoggingConfig(log_to_wandb=False),
