@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from seqsae_utils import figures
+from seqsae_utils.figures import activations, control, data, interpretability, recommender, sae
 from seqsae_utils.workspace import Workspace, sha256
 
 NAMES = ["Noir", "Children's", "Sci-Fi"]
@@ -63,8 +64,10 @@ SIZES = pd.DataFrame(
 )  # fmt: skip
 DENSITY = rows({"variant": ["topk", "relu"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
 REPLACEMENT = pd.DataFrame({"replacement": ["original", "topk", "mean"], "ndcg@10": [0.2, 0.1, 0]})
-PAIRED = rows({"attribute": NAMES, "basis": list(figures.BASES)}, correlation=[0.1, 0.2, 0.3, 0.5])
-BASES = pd.DataFrame({"basis": list(figures.BASES), "null_correlation": 0.1}).assign(
+PAIRED = rows(
+    {"attribute": NAMES, "basis": list(interpretability.BASES)}, correlation=[0.1, 0.2, 0.3, 0.5]
+)
+BASES = pd.DataFrame({"basis": list(interpretability.BASES), "null_correlation": 0.1}).assign(
     **{f"{name}{end}": 0.5 + shift for name in SCORES
        for end, shift in {"": 0, "_low": -0.1, "_high": 0.1}.items()}
 )  # fmt: skip
@@ -74,7 +77,7 @@ PROMOTED = pd.DataFrame(
      "logit": [2.0, 1.0], "has_attribute": [True, False]}
 )  # fmt: skip
 CURVES = rows(
-    {"method": list(figures.METHODS), "attribute": NAMES, "dose": [-4.0, 0.0, 4.0]},
+    {"method": list(control.METHODS), "attribute": NAMES, "dose": [-4.0, 0.0, 4.0]},
     share=[0.1, 0.2, 0.6], ndcg=[0.1, 0.2, 0.15], ndcg_change=[-0.1, 0.0, -0.05],
     coverage=[0.3, 0.5, 0.2],
 )  # fmt: skip
@@ -83,30 +86,31 @@ for column in ("share", "ndcg_change"):
 SIDE_EFFECTS = rows({"attribute": NAMES[:2], "other": NAMES}, change=[0.47, -0.013, -0.001])
 
 DRAWN = {
-    "long_tail": lambda: figures.long_tail(LONG_TAIL),
-    "sequence_lengths": lambda: figures.sequence_lengths(LENGTHS),
-    "attribute_overlap": lambda: figures.attribute_overlap(OVERLAP),
-    "learning_curve": lambda: figures.learning_curve(LEARNING),
-    "where": lambda: figures.where(WHERE),
-    "hidden_states": lambda: figures.hidden_states(NORMS, SPECTRUM),
-    "probe": lambda: figures.probe(PROBE),
-    "sites": lambda: figures.sites(SITES),
-    "sae_training": lambda: figures.sae_training(TRAINING),
-    "pareto": lambda: figures.pareto(FRONT, 64),
-    "dictionary_size": lambda: figures.dictionary_size(SIZES),
-    "density": lambda: figures.density(DENSITY),
-    "replacement_cost": lambda: figures.replacement_cost(REPLACEMENT),
-    "paired_bars": lambda: figures.paired_bars(PAIRED),
-    "bases": lambda: figures.bases(BASES),
-    "feature_page": lambda: figures.feature_page(HISTOGRAM, PROMOTED, "Feature 3: Noir"),
-    "dose_response": lambda: figures.dose_response(CURVES[CURVES["method"] == "sae"]),
-    "gain_against_loss": lambda: figures.gain_against_loss(CURVES),
-    "side_effects": lambda: figures.side_effects(SIDE_EFFECTS),
+    "long_tail": lambda: data.long_tail(LONG_TAIL),
+    "sequence_lengths": lambda: data.sequence_lengths(LENGTHS),
+    "attribute_overlap": lambda: data.attribute_overlap(OVERLAP),
+    "learning_curve": lambda: recommender.learning_curve(LEARNING),
+    "where": lambda: recommender.where(WHERE),
+    "hidden_states": lambda: activations.hidden_states(NORMS, SPECTRUM),
+    "probe": lambda: activations.probe(PROBE),
+    "sites": lambda: activations.sites(SITES),
+    "sae_training": lambda: sae.sae_training(TRAINING),
+    "pareto": lambda: sae.pareto(FRONT, 64),
+    "dictionary_size": lambda: sae.dictionary_size(SIZES),
+    "density": lambda: sae.density(DENSITY),
+    "replacement_cost": lambda: sae.replacement_cost(REPLACEMENT),
+    "paired_bars": lambda: interpretability.paired_bars(PAIRED),
+    "bases": lambda: interpretability.bases(BASES),
+    "feature_page": lambda: interpretability.feature_page(HISTOGRAM, PROMOTED, "Feature 3: Noir"),
+    "dose_response": lambda: control.dose_response(CURVES[CURVES["method"] == "sae"]),
+    "gain_against_loss": lambda: control.gain_against_loss(CURVES),
+    "side_effects": lambda: control.side_effects(SIDE_EFFECTS),
 }
 
 
 def test_every_figure_is_tried_here():
-    functions = inspect.getmembers(figures, inspect.isfunction)
+    chapters = [data, recommender, activations, sae, interpretability, control]
+    functions = [f for module in chapters for f in inspect.getmembers(module, inspect.isfunction)]
     drawing = {name for name, f in functions if f.__annotations__.get("return") is plt.Figure}
     assert drawing == set(DRAWN)
 
@@ -149,10 +153,10 @@ def test_the_saved_table_is_what_was_plotted(tmp_path, monkeypatch):
 
 
 def test_long_tail_and_learning_curve_show_their_columns():
-    left, right = figures.long_tail(LONG_TAIL).axes
+    left, right = data.long_tail(LONG_TAIL).axes
     assert left.lines[0].get_ydata().tolist() == [8, 2, 1]  # a logarithm needs at least one
     np.testing.assert_allclose(right.lines[0].get_ydata(), [80, 100, 100])
-    loss, ndcg = figures.learning_curve(LEARNING).axes
+    loss, ndcg = recommender.learning_curve(LEARNING).axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [6]]
     assert ndcg.lines[1].get_xydata().tolist() == [[2, 0.3]]  # the best epoch
 
@@ -160,7 +164,7 @@ def test_long_tail_and_learning_curve_show_their_columns():
 def test_learning_curve_marks_the_kept_epoch_of_each_model():
     masked = LEARNING.assign(**{"ndcg@10": [0.4, 0.2, 0.1], "loss": [9, 8, 7]})
     both = pd.concat([LEARNING.assign(model="causal"), masked.assign(model="a masked one")])
-    loss, ndcg = figures.learning_curve(both.reset_index(drop=True)).axes
+    loss, ndcg = recommender.learning_curve(both.reset_index(drop=True)).axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [6], [9, 8, 7], [9]]
     assert [line.get_xydata().tolist() for line in ndcg.lines[1::2]] == [[[2, 0.3]], [[1, 0.4]]]
     names = [text.get_text() for text in ndcg.get_legend().get_texts()]
@@ -168,7 +172,7 @@ def test_learning_curve_marks_the_kept_epoch_of_each_model():
 
 
 def test_where_draws_each_model_beside_the_others_in_each_group():
-    figure = figures.where(WHERE)
+    figure = recommender.where(WHERE)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == MODELS
     for axis, (name, panel) in zip(figure.axes, WHERE.groupby("by", sort=False), strict=True):
         assert axis.get_xlabel() == name
@@ -185,13 +189,13 @@ def test_where_draws_each_model_beside_the_others_in_each_group():
 
 
 def test_sequence_lengths_counts_users_from_the_long_end():
-    axes = figures.sequence_lengths(LENGTHS).axes[0]
+    axes = data.sequence_lengths(LENGTHS).axes[0]
     assert axes.lines[0].get_label() == "recommender (6)"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [100, 100 / 6])
 
 
 def test_attribute_overlap_reads_rows_as_attributes():
-    left, right, *_ = figures.attribute_overlap(OVERLAP).axes
+    left, right, *_ = data.attribute_overlap(OVERLAP).axes
     shown = right.collections[0].get_array().reshape(3, 3)
     share = OVERLAP.pivot(index="attribute", columns="other", values="share").loc[NAMES, NAMES]
     off = ~np.eye(3, dtype=bool)
@@ -202,7 +206,7 @@ def test_attribute_overlap_reads_rows_as_attributes():
 
 def test_sites_show_each_attribute_and_the_means_of_each_target():
     table = SITES.assign(auc=SITES["auc"].where(SITES["site"] == "blocks.0", SITES["auc"] - 0.1))
-    axis = figures.sites(table).axes[0]
+    axis = activations.sites(table).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["item_embedding", "blocks.0"]
     spread, current, shuffled, next_spread, following, next_shuffled, chance = axis.lines
     assert spread.get_xdata()[[0, 2, 3, 5]] == pytest.approx([0.8, 0.6, 0.9, 0.7])
@@ -219,7 +223,7 @@ def test_sites_show_each_attribute_and_the_means_of_each_target():
 
 def test_paired_bars_stand_beside_each_other_for_each_attribute():
     table = PAIRED.assign(correlation=np.arange(12) / 12)
-    axis = figures.paired_bars(table).axes[0]
+    axis = interpretability.paired_bars(table).axes[0]
     wide = table.pivot(index="attribute", columns="basis", values="correlation")
     order = [label.get_text() for label in axis.get_xticklabels()]
     assert order == ["Sci-Fi", "Children's", "Noir"]  # best feature first
@@ -231,19 +235,19 @@ def test_paired_bars_stand_beside_each_other_for_each_attribute():
 
 
 def test_curves_belong_to_their_attribute_and_method():
-    share, change, coverage = figures.dose_response(CURVES[CURVES["method"] == "sae"]).axes
+    share, change, coverage = control.dose_response(CURVES[CURVES["method"] == "sae"]).axes
     lines = {line.get_label(): line for line in share.lines}
     for name in NAMES:
         assert lines[name].get_xydata().tolist() == [[-4, 0.1], [0, 0.2], [4, 0.6]]
     assert change.lines[0].get_ydata().tolist() == [-0.1, 0, -0.05]
     assert coverage.lines[0].get_ydata().tolist() == [0.3, 0.5, 0.2]
-    panels = figures.gain_against_loss(CURVES).axes
+    panels = control.gain_against_loss(CURVES).axes
     assert [panel.get_title("left") or panel.get_title() for panel in panels] == NAMES
     assert panels[0].lines[0].get_xydata().tolist() == [[0.2, 0.2], [0.6, 0.15]]  # doses from 0
 
 
 def test_side_effects_are_in_points_with_rows_turned_up():
-    axis = figures.side_effects(SIDE_EFFECTS).axes[0]
+    axis = control.side_effects(SIDE_EFFECTS).axes[0]
     assert [text.get_text() for text in axis.texts] == ["47", "-1", "0"] * 2
     assert [label.get_text() for label in axis.get_yticklabels()] == NAMES[:2]
     assert [label.get_text() for label in axis.get_xticklabels()] == NAMES
@@ -253,6 +257,6 @@ def test_side_effects_are_in_points_with_rows_turned_up():
 def test_titles_and_attributes_are_text_and_nothing_else(name):
     """Own data has names that matplotlib could take for formulae or for hidden labels."""
     promoted = PROMOTED.assign(title=[name, "other"])
-    figures.feature_page(HISTOGRAM, promoted, f"Feature 1: {name}").canvas.draw()
-    figures.probe(PROBE.replace("Noir", name)).canvas.draw()
-    figures.dose_response(CURVES.replace("Noir", name)).canvas.draw()
+    interpretability.feature_page(HISTOGRAM, promoted, f"Feature 1: {name}").canvas.draw()
+    activations.probe(PROBE.replace("Noir", name)).canvas.draw()
+    control.dose_response(CURVES.replace("Noir", name)).canvas.draw()

@@ -323,19 +323,31 @@ def test_a_changed_file_of_the_readers_own_is_noticed(project, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "source, depth, expected",
+    "source, package, expected",
     [
-        ("import seqsae_utils.sae as s", 0, {"sae"}),
-        ("from seqsae_utils import data, figures", 0, {"data", "figures"}),
-        ("from seqsae_utils.data import load", 0, {"data"}),
-        ("%matplotlib inline\nimport numpy, os.path", 0, set()),
-        ("from . import metrics\nfrom .sae import SAE", 1, {"metrics", "sae"}),
-        ("from .formats import read\nfrom ..workspace import project", 2, {"workspace"}),
-        ("def f():\n    from seqsae_utils import control", 0, {"control"}),
+        ("import seqsae_utils.sae as s", "", {"sae"}),
+        ("from seqsae_utils import data, figures", "", {"data", "figures"}),
+        ("from seqsae_utils.data import load", "", {"data", "data.load"}),
+        ("%matplotlib inline\nimport numpy, os.path", "", set()),
+        ("from . import metrics\nfrom .sae import SAE", "", {"metrics", "sae", "sae.SAE"}),
+        ("from .formats import read\nfrom ..workspace import project", "data",
+         {"data.formats", "data.formats.read", "workspace", "workspace.project"}),
+        ("def f():\n    from seqsae_utils import control", "", {"control"}),
     ],
-)
-def test_imports_are_found(source, depth, expected):
-    assert changes.imports(source, depth) == expected
+)  # fmt: skip
+def test_imports_are_found(source, package, expected):
+    found = changes.imports(source, ".".join(["seqsae_utils"] + [package] * bool(package)))
+    assert found - {"seqsae_utils"} == {f"seqsae_utils.{name}" for name in expected}
+
+
+def test_of_a_folder_only_what_is_imported_counts(project):
+    package = project / "seqsae_utils"
+    (package / "figures").mkdir()
+    (package / "figures/__init__.py").write_text("from ..metrics import size\n")
+    for name in ("data", "sae"):
+        (package / f"figures/{name}.py").write_text("from . import size\n")
+    found = changes.modules("from seqsae_utils.figures import sae as plots")
+    assert list(found) == ["__init__.py", "figures/__init__.py", "figures/sae.py", "metrics.py"]
 
 
 def test_a_value_of_an_unknown_type_is_passed_on():

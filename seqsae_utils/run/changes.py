@@ -15,31 +15,41 @@ from .parameters import notebook
 PACKAGE = Path(__file__).parents[1]
 
 
-def imports(source: str, depth: int = 0) -> set[str]:
-    """Names that a source may import from the package; `depth` dots reach it from a module."""
+def imports(source: str, package: str = "") -> set[str]:
+    """Dotted names that a source may import from the project's package, in full.
+
+    `package` is the one that the source lies in, which its relative imports start from.
+
+    >>> sorted(imports("from . import metrics\\nimport numpy", "seqsae_utils"))
+    ['seqsae_utils', 'seqsae_utils.metrics']
+    """
     names = set()
     for node in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))):
         if isinstance(node, ast.Import):
-            paths = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level in (0, depth):
-            base = f"{PACKAGE.name}." * bool(node.level) + (node.module or "")
-            paths = [f"{base.rstrip('.')}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        names |= {p.split(".")[1] for p in paths if p.startswith(f"{PACKAGE.name}.")}
-    return names
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            parts = above * bool(node.level) + [node.module] * bool(node.module)
+            names |= {".".join(parts), *(".".join([*parts, a.name]) for a in node.names)}
+    return {name for name in names if name.split(".")[0] == PACKAGE.name}
 
 
 def modules(code: str) -> dict[str, str]:
-    """Checksums of the package's files that a notebook's code imports, however indirectly."""
-    files, waiting, seen = {PACKAGE / "__init__.py"}, imports(code), set()
+    """Checksums of the package's files that a notebook's code imports, however indirectly.
+
+    Of a folder only what is imported counts: a new look of one chapter's figures is no reason to
+    train the recommender again.
+    """
+    files, waiting, seen = set(), imports(code) | {PACKAGE.name}, set()
     while waiting:
         seen.add(name := waiting.pop())
-        for path in (PACKAGE / f"{name}.py", *(PACKAGE / name).rglob("*.py")):
-            if path.is_file():
-                files.add(path)
-                depth = len(path.relative_to(PACKAGE).parts)
-                waiting |= imports(path.read_text(), depth) - seen
+        above, _, own = name.rpartition(".")
+        path = PACKAGE.parent.joinpath(*name.split("."))
+        waiting |= {above} - {"", *seen}
+        for file, package in ((path / "__init__.py", name), (path.with_name(f"{own}.py"), above)):
+            if file.is_file():
+                files.add(file)
+                waiting |= imports(file.read_text(), package) - seen
     return {path.relative_to(PACKAGE).as_posix(): sha256(path) for path in sorted(files)}
 
 

@@ -1,9 +1,4 @@
-"""What a feature is about: every feature against every attribute, and whether chance would do.
-
-A *basis* is a way to describe a position by numbers: the hidden dimensions themselves
-(``neurons``), their principal components (``pca``), an untrained dictionary
-(``random_directions``), or the SAE's features (``sae``). An attribute (a genre) belongs to an
-item, and a position has the attributes of its item.
+"""Bases side by side: the best feature of each, on users that did not choose it, against chance.
 
 The best feature for an attribute is the maximum of many scores, and a maximum over more
 candidates is larger by chance alone. Therefore a feature is chosen on the SAE users and scored
@@ -18,91 +13,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 
-from .activations import Normalisation
-from .sae import SAE, encode, untrained
-
-#: Codes [n_positions, n_features]: dense for signed bases, sparse for non-negative ones.
-Codes = NDArray | sparse.csr_array
-
-
-def score(codes: Codes, attributes: NDArray) -> dict[str, NDArray]:
-    """Score every feature against every attribute, exactly.
-
-    Parameters
-    ----------
-    codes
-        [n_positions, n_features]
-    attributes
-        [n_positions, n_attributes] of 0 and 1
-
-    Returns
-    -------
-    dict of arrays [n_features, n_attributes]
-        correlation (Pearson), auc (ROC, ties count half), precision (share of firings that have
-        the attribute), recall (share of the attribute's positions where the feature fires).
-        NaN where a score is not defined: the correlation of a constant feature, the precision of
-        one that never fires, an attribute that no position has or (not recall) that all have.
-    """
-    positives = attributes.sum(axis=0, dtype=np.float64)
-    fires = (codes > 0).astype(np.float64)
-    hits = _dense(fires.T @ attributes)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "correlation": _correlation(codes, attributes, positives),
-            "auc": _auc(codes, attributes, positives),
-            "precision": hits / np.asarray(fires.sum(axis=0)).reshape(-1, 1),
-            "recall": hits / positives,
-        }
-
-
-def _dense(matrix) -> NDArray:
-    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
-
-
-def _correlation(codes: Codes, attributes: NDArray, positives: NDArray) -> NDArray:
-    n = len(attributes)
-    codes = codes.astype(np.float64)
-    total = np.asarray(codes.sum(axis=0)).reshape(-1, 1)
-    squares = np.asarray((codes * codes).sum(axis=0)).reshape(-1, 1)
-    covariance = _dense(codes.T @ attributes) - total * positives / n
-    return _ratio(covariance, _variance(squares, total, n), _variance(positives, positives, n))
-
-
-def _variance(squares: NDArray, total: NDArray, n: NDArray | float) -> NDArray:
-    """n times the variance, from the sum of squares and the sum; NaN where it is but rounding."""
-    variance = squares - total**2 / n
-    return np.where(variance > 1e-12 * squares, variance, np.nan)
-
-
-def _ratio(covariance: NDArray, variance_x: NDArray, variance_y: NDArray) -> NDArray:
-    """Covariance over both standard deviations."""
-    return covariance / np.sqrt(variance_x * variance_y)
-
-
-def _auc(codes: Codes, attributes: NDArray, positives: NDArray) -> NDArray:
-    """ROC AUC from sums of ranks (Mann-Whitney U).
-
-    In a sparse code all zeros tie at the bottom, at the mean rank (n_zeros + 1) / 2, so only the
-    values that are not zero are ever sorted.
-    """
-    n = len(attributes)
-    if sparse.issparse(codes):
-        ranks = codes.astype(np.float64).tocsc()
-        if ranks.nnz and ranks.data.min() < 0:
-            raise ValueError("sparse codes must not be negative: give signed bases as dense arrays")
-        ranks.eliminate_zeros()
-        n_zeros = n - np.diff(ranks.indptr)
-        floor = (n_zeros + 1) / 2
-        for j, (start, end) in enumerate(zip(ranks.indptr[:-1], ranks.indptr[1:], strict=True)):
-            ranks.data[start:end] = n_zeros[j] + rankdata(ranks.data[start:end]) - floor[j]
-        rank_sum = _dense(ranks.T @ attributes) + floor[:, None] * positives
-    else:
-        rank_sum = rankdata(codes, axis=0).T @ attributes
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (rank_sum - positives * (positives + 1) / 2) / (positives * (n - positives))
+from ..activations import Normalisation
+from ..sae import SAE, encode, untrained
+from .scores import Codes, as_dense, ratio, score, variance
 
 
 def choose(scores: NDArray, chance: float = 0.0) -> pd.DataFrame:
@@ -134,7 +49,7 @@ def choose(scores: NDArray, chance: float = 0.0) -> pd.DataFrame:
 def columns(codes: Codes, chosen: pd.DataFrame) -> NDArray:
     """The chosen features' values [n_positions, n_attributes], turned so that more is more."""
     picked = codes[:, chosen["feature"].to_numpy()]
-    return _dense(picked).astype(np.float64) * chosen["sign"].to_numpy()
+    return as_dense(picked).astype(np.float64) * chosen["sign"].to_numpy()
 
 
 def paired_scores(x: NDArray, attributes: NDArray, weights: NDArray) -> dict[str, NDArray]:
@@ -156,8 +71,8 @@ def paired_scores(x: NDArray, attributes: NDArray, weights: NDArray) -> dict[str
     n = weights.sum(axis=1, keepdims=True)
     sum_x, sum_y = weights @ x, weights @ attributes
     covariance = weights @ (x * attributes) - sum_x * sum_y / n
-    variance_x = _variance(weights @ (x * x), sum_x, n)
-    correlation = _ratio(covariance, variance_x, _variance(sum_y, sum_y, n))
+    variance_x = variance(weights @ (x * x), sum_x, n)
+    correlation = ratio(covariance, variance_x, variance(sum_y, sum_y, n))
     auc = np.empty_like(correlation)
     for j in range(x.shape[1]):
         order = np.argsort(x[:, j], kind="stable")
@@ -210,9 +125,9 @@ def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
     total = np.asarray(codes.sum(axis=0)).ravel()
     squares = np.asarray((codes * codes).sum(axis=0)).ravel()
     return {
-        "value": _dense(one_hot @ codes),
+        "value": as_dense(one_hot @ codes),
         "count": np.bincount(items, minlength=n_items + 1).astype(np.float64),
-        "variance": _variance(squares, total, len(items)),
+        "variance": variance(squares, total, len(items)),
     }
 
 
@@ -222,7 +137,7 @@ def correlation_from_sums(sums: dict[str, NDArray], attribute_matrix: NDArray) -
     positives = sums["count"] @ attribute_matrix
     covariance = sums["value"].T @ attribute_matrix
     covariance -= sums["value"].sum(axis=0)[:, None] * positives / n
-    return _ratio(covariance, sums["variance"][:, None], _variance(positives, positives, n))
+    return ratio(covariance, sums["variance"][:, None], variance(positives, positives, n))
 
 
 def permutation_null(
@@ -248,31 +163,6 @@ def permutation_null(
         feature, attribute = chosen["feature"], chosen["attribute"]
         null[i] = np.nanmean(scored[feature, attribute] * chosen["sign"])
     return null
-
-
-def output_effect(direction: NDArray, head: NDArray, attribute_matrix: NDArray) -> NDArray:
-    """Logit that items with an attribute gain, over the average item, per unit of a feature.
-
-    The direction is read as if it went straight to the head (the "logit lens"): what later blocks
-    make of it is left out.
-
-    Parameters
-    ----------
-    direction
-        [..., d_in], decoder directions
-    head
-        [n_items + 1, d_in], the tied item embedding
-    attribute_matrix
-        [n_items + 1, n_attributes]
-
-    Returns
-    -------
-    array [..., n_attributes], NaN where no item has the attribute
-    """
-    logits = direction @ head[1:].T
-    with np.errstate(invalid="ignore"):
-        with_attribute = logits @ attribute_matrix[1:] / attribute_matrix[1:].sum(axis=0)
-    return with_attribute - logits.mean(axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -383,60 +273,6 @@ def summary(
         "null_correlation": float(null.mean()),
         "p_value": (1 + beaten) / (1 + n_permutations),
     }
-
-
-def tidy(scores: dict[str, NDArray], names: list[str]) -> pd.DataFrame:
-    """Scores of `score` as one row a pair: feature, attribute, and a column for each score."""
-    n_features, n_attributes = next(iter(scores.values())).shape
-    feature, attribute = np.indices((n_features, n_attributes)).reshape(2, -1)
-    table = pd.DataFrame({"feature": feature, "attribute": np.asarray(names)[attribute]})
-    return table.assign(**{name: values.ravel() for name, values in scores.items()})
-
-
-def top_items(codes: Codes, feature: int, items: NDArray, n: int = 10) -> pd.DataFrame:
-    """Items on which a feature is strongest: item, activation (mean), positions (how many).
-
-    Items with fewer than three positions are left out, unless no item has that many.
-    """
-    values = _dense(codes[:, [feature]]).ravel()
-    table = pd.DataFrame({"item": items, "activation": values}).groupby("item")["activation"]
-    table = table.agg(activation="mean", positions="size").reset_index()
-    enough = table[table["positions"] >= 3]
-    return (enough if len(enough) else table).nlargest(n, "activation").reset_index(drop=True)
-
-
-def feature_table(
-    correlation: NDArray, effect: NDArray, density: NDArray, names: list[str]
-) -> pd.DataFrame:
-    """One row a feature: what it reads and what it promotes.
-
-    Parameters
-    ----------
-    correlation, effect
-        [n_features, n_attributes]: from `score` on the SAE users, and from `output_effect`
-    density
-        [n_features], share of positions on which it fires
-
-    Returns
-    -------
-    pandas.DataFrame
-        feature, density, label (attribute with the highest correlation), correlation, promotes
-        (attribute whose items gain most), effect (logit they gain per unit). The label of a
-        feature without any correlation, because it never fires, is empty.
-    """
-    known = np.nan_to_num(correlation, nan=-np.inf)
-    effect = np.nan_to_num(effect, nan=-np.inf)
-    best, names = known.max(axis=1), np.asarray(names)
-    return pd.DataFrame(
-        {
-            "feature": np.arange(len(known)),
-            "density": density,
-            "label": np.where(np.isfinite(best), names[known.argmax(axis=1)], ""),
-            "correlation": np.where(np.isfinite(best), best, np.nan),
-            "promotes": names[effect.argmax(axis=1)],
-            "effect": effect.max(axis=1),
-        }
-    )
 
 
 def conclusion(table: pd.DataFrame) -> str:

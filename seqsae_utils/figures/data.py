@@ -1,0 +1,70 @@
+"""Figures of notebook 1: what the data looks like."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.ticker import LogLocator, NullLocator
+
+from . import BLUE, COLUMN, GREY, PAGE
+
+
+def long_tail(table: pd.DataFrame) -> plt.Figure:
+    """Draw how unevenly interactions fall on items, from columns rank, interactions, share.
+
+    `share` is that of all interactions which fall on this item and the more popular ones.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 3.2), layout="constrained")
+    left.loglog(table["rank"], table["interactions"].clip(lower=1), color=BLUE, lw=2)
+    left.set(xlabel="rank of the item", ylabel="interactions")
+    items = 100 * table["rank"] / len(table)
+    right.plot(items, 100 * table["share"], color=BLUE, lw=2, label="as it is")
+    right.plot([0, 100], [0, 100], color=GREY, ls="--", label="if all items were alike")
+    right.set(xlabel="most popular items [% of the catalogue]", ylabel="interactions [%]")
+    right.set(xlim=(0, 100), ylim=(0, 102))
+    right.legend(loc="lower right")
+    return figure
+
+
+def sequence_lengths(table: pd.DataFrame) -> plt.Figure:
+    """Draw the share of users with at least so many items, from columns split, length, users."""
+    figure, axes = plt.subplots(figsize=(COLUMN, 3.2), layout="constrained")
+    dashes = ("-", "--", ":")
+    for (split, group), dash in zip(table.groupby("split"), dashes, strict=True):
+        group = group.sort_values("length")
+        longer = group["users"][::-1].cumsum()[::-1] / group["users"].sum()
+        label = f"{split} ({group['users'].sum():,})"
+        axes.step(group["length"], 100 * longer, dash, where="pre", lw=2, label=label)
+    axes.set(xscale="log", xlabel="items in the sequence", ylabel="users with at least so many [%]")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.legend(title="users")
+    return figure
+
+
+def attribute_overlap(table: pd.DataFrame, most: int = 20) -> plt.Figure:
+    """Draw frequency and overlap of attributes, from columns attribute, other, items, share.
+
+    `items` carry both; `share` is that among the items which carry `attribute`. A row whose
+    `other` is the attribute itself has its frequency. Only the `most` frequent are drawn.
+    """
+    names = table["attribute"].drop_duplicates().head(most)
+    share = table.pivot(index="attribute", columns="other", values="share").loc[names, names]
+    alone = table[table["attribute"] == table["other"]].set_index("attribute").loc[names, "items"]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(PAGE, 1.6 + 0.26 * len(names)), width_ratios=(1, 2.6), layout="constrained"
+    )
+    left.barh(names, alone, color=BLUE)
+    left.set(xlabel="items", ylim=(len(names) - 0.5, -0.5))
+    left.grid(axis="y", visible=False)
+    off_diagonal = 100 * share.mask(np.eye(len(names), dtype=bool))
+    sns.heatmap(
+        off_diagonal, ax=right, cmap="cividis", vmin=0, yticklabels=False,
+        cbar_kws={"label": "items of the row that carry the column [%]"},
+    )  # fmt: skip
+    right.set(xlabel="", ylabel="")
+    right.set_facecolor("white")
+    right.grid(False)
+    right.tick_params(axis="x", rotation=90)
+    return figure
