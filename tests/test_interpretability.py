@@ -12,8 +12,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from seqsae_utils import interpretability as interp
-from seqsae_utils import sae
-from seqsae_utils.activations import Normalisation
+from seqsae_utils import recommender, sae
+from seqsae_utils.activations import Normalisation, hooked
 from seqsae_utils.interpretability import Positions
 
 N_ITEMS, N_ATTRIBUTES = 60, 4
@@ -113,7 +113,7 @@ def test_signed_codes_must_not_come_sparse(attributes):
 def test_paired_scores_are_those_of_scipy_and_scikit_learn(attributes):
     x = dense_codes()[:, [0, 3, 6, 4]]
     y = attributes[:, [0, 0, 1, 0]]
-    found = interp.paired_scores(x, y, np.ones((1, 500)))
+    found = interp.paired_scores(x, y, np.ones((1, 1)), np.zeros(500, dtype=int))
     for j in range(3):
         correlation = pearsonr(x[:, j], y[:, j]).statistic
         assert found["correlation"][0, j] == pytest.approx(correlation, abs=1e-9)
@@ -121,12 +121,18 @@ def test_paired_scores_are_those_of_scipy_and_scikit_learn(attributes):
     assert np.isnan(found["correlation"][0, 3])
 
 
-def test_weights_are_repeated_rows(attributes):
-    x, y = sparse_codes()[:, :2], attributes[:, [0, 1]]
-    weights = np.random.default_rng(4).integers(0, 4, size=(3, 500))
-    found = interp.paired_scores(x, y, weights)
-    for draw, counts in enumerate(weights):
-        rows = np.repeat(np.arange(500), counts)
+@pytest.mark.parametrize(
+    "codes",
+    [sparse_codes()[:, [0, 1]], dense_codes()[:, [0, 3]], -sparse_codes()[:, [0, 1]]],
+    ids=["sparse", "dense", "negative"],
+)
+def test_drawn_scores_are_those_of_repeated_rows(codes, attributes):
+    x, y = codes, attributes[:, [0, 1]]
+    user = np.random.default_rng(4).integers(0, 60, size=500)  # in no order
+    draws = np.random.default_rng(4).integers(0, 4, size=(3, 60))
+    found = interp.paired_scores(x, y, draws, user)
+    for draw, counts in enumerate(draws):
+        rows = np.repeat(np.arange(500), counts[user])
         for j in range(2):
             correlation = pearsonr(x[rows, j], y[rows, j]).statistic
             auc = roc_auc_score(y[rows, j], x[rows, j])
@@ -136,7 +142,8 @@ def test_weights_are_repeated_rows(attributes):
 
 def test_a_draw_without_the_attribute_has_no_score(attributes):
     weights = np.stack([np.ones(500), attributes[:, 0] == 0, attributes[:, 0] == 1])
-    found = interp.paired_scores(sparse_codes()[:, [0]], attributes[:, [0]], weights)
+    x = sparse_codes()[:, [0]]
+    found = interp.paired_scores(x, attributes[:, [0]], weights, np.arange(500))
     for values in found.values():
         assert np.isnan(values[:, 0]).tolist() == [False, True, True]
 
@@ -292,15 +299,18 @@ def test_interval_is_that_of_percentiles():
     assert (low, high) == pytest.approx((25.0, 975.0))
 
 
-def p_value(codes, groups, matrix, **settings) -> float:
-    return interp.summary(codes, groups, matrix, n_bootstrap=20, n_permutations=99, **settings)
+def row_of(codes, groups, matrix) -> pd.Series:
+    """The row of one basis in the table of `compare`, and its best features."""
+    best, table = interp.compare({"sae": codes}, groups, matrix, NAMES, 0, 20, 99)
+    return table.iloc[0], best
 
 
 def test_null_is_not_beaten_by_codes_that_know_nothing(world):
     matrix, groups = world
     codes = {group: random_codes(groups[group], i) for i, group in enumerate(groups)}
-    found = p_value(codes, groups, matrix)
+    found, best = row_of(codes, groups, matrix)
     assert found["p_value"] > 0.1, found
+    assert (best["p_value"] > 0.05).all()
 
 
 def test_null_is_not_beaten_by_features_that_know_items_by_heart(world):
@@ -314,7 +324,7 @@ def test_null_is_not_beaten_by_features_that_know_items_by_heart(world):
         group: random_codes(positions, i) + 2 * loves[positions.items]
         for i, (group, positions) in enumerate(groups.items())
     }
-    found = p_value(codes, groups, matrix)
+    found, _ = row_of(codes, groups, matrix)
     assert found["max_correlation"] > 0.1 and found["null_correlation"] > 0.1
     assert found["p_value"] > 0.1, found
 
@@ -323,33 +333,64 @@ def test_null_is_beaten_by_planted_codes(world):
     matrix, groups = world
     codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
     codes = {group: sparse.csr_array(dense) for group, dense in codes.items()}
-    found = p_value(codes, groups, matrix)
+    found, best = row_of(codes, groups, matrix)
     assert found["p_value"] == pytest.approx(1 / 100)
+    assert (best["p_value"] == 1 / 100).all() and found["told"] == N_ATTRIBUTES
     assert found["max_correlation"] > found["null_correlation"] + 0.2, found
-    best = interp.best_features(codes, groups, NAMES)
     assert found["max_correlation"] == pytest.approx(best["correlation"].mean())
     for name in ("max_correlation", "max_auc"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
 
 
 def test_permutation_null_permutes_items_and_never_padding(world):
-    """With one attribute pattern for all items, every permutation gives the true score."""
     matrix, groups = world
-    matrix[1:] = 0
-    matrix[1:31, 0] = 1  # half of the items
     codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
     sums = {group: interp.item_sums(codes[group], groups[group].items, N_ITEMS) for group in groups}
-    null = interp.permutation_null(sums["sae"], sums["test"], matrix[:, :1], 50, seed=1)
+    null = interp.permutation_null(sums["sae"], sums["test"], matrix, 25, seed=1)
     by_hand = []
     rng = np.random.default_rng(1)
-    for _ in range(50):
-        shuffled = np.concatenate([matrix[:1, :1], matrix[1 + rng.permutation(N_ITEMS), :1]])
-        y = {group: shuffled[groups[group].items, 0] for group in groups}
-        r = [pearsonr(feature, y["sae"]).statistic for feature in codes["sae"].T]
-        j = int(np.argmax(np.abs(r)))
-        scored = pearsonr(codes["test"][:, j], y["test"]).statistic
-        by_hand.append(scored * np.sign(r[j]))
+    for _ in range(25):
+        shuffled = np.concatenate([matrix[:1], matrix[1 + rng.permutation(N_ITEMS)]])
+        by_hand.append([])
+        for j in range(N_ATTRIBUTES):
+            y = {group: shuffled[groups[group].items, j] for group in groups}
+            r = [pearsonr(feature, y["sae"]).statistic for feature in codes["sae"].T]
+            chosen = int(np.argmax(np.abs(r)))
+            scored = pearsonr(codes["test"][:, chosen], y["test"]).statistic
+            by_hand[-1].append(scored * np.sign(r[chosen]))
     np.testing.assert_allclose(null, by_hand, atol=1e-9)
+
+
+def test_corrected_p_values_keep_the_error_over_all_attributes():
+    """Of made-up worlds in which nothing is true, one in twenty may find anything at all."""
+    rng = np.random.default_rng(0)
+    spreads = np.array([0.01, 0.1, 1.0])
+    found = [
+        interp.corrected_p_values(spreads * rng.normal(size=3), spreads * rng.normal(size=(99, 3)))
+        for _ in range(400)
+    ]
+    any_below = np.mean([(p <= 0.05).any() for p in found])
+    assert 0.02 < any_below < 0.09
+    each = np.mean([p <= 0.05 for p in found], axis=0)
+    assert each.min() > 0.25 * each.max()  # no attribute is left out for its smaller spread
+
+
+def test_the_lead_is_paired_and_above_null_takes_the_nulls_off(world):
+    matrix, groups = world
+    good = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
+    poor = {group: random_codes(groups[group], i) for i, group in enumerate(groups)}
+    best, table = interp.compare({"neurons": poor, "pca": good, "sae": good}, groups, matrix, NAMES,
+                                 0, 40, 30)  # fmt: skip
+    table = table.set_index("basis")
+    assert best["basis"].unique().tolist() == ["neurons", "pca", "sae"]
+    assert table.loc["pca", ["lead", "lead_low", "lead_high"]].tolist() == [0, 0, 0]
+    difference = table.loc["sae", "max_correlation"] - table.loc["neurons", "max_correlation"]
+    assert table.loc["neurons", "lead"] == pytest.approx(difference)
+    row = table.loc["neurons"]
+    assert 0 < row["lead_low"] < row["lead"] < row["lead_high"]
+    nulls = table.loc["sae", "null_correlation"] - row["null_correlation"]
+    for end in ("", "_low", "_high"):
+        assert row[f"lead_above_null{end}"] == pytest.approx(row[f"lead{end}"] - nulls)
 
 
 # Bases
@@ -371,11 +412,13 @@ def compared():
 def test_bases_fit_on_the_sae_users_only(compared):
     dictionary, states, normalisation = compared
     found = interp.bases(dictionary, states, normalisation)
-    assert list(found) == ["neurons", "pca", "random_directions", "sae"]
+    assert list(found) == ["neurons", "pca", "ica", "random_directions", "sae"]
     x = {g: (s - normalisation.mean) / normalisation.std for g, s in states.items()}
     np.testing.assert_allclose(found["neurons"]["test"], x["test"], atol=1e-5)
     pca = PCA(random_state=0).fit(x["sae"]).transform(x["test"])
     np.testing.assert_allclose(np.abs(found["pca"]["test"]), np.abs(pca), atol=1e-4)
+    ica = found["ica"]["sae"]
+    np.testing.assert_allclose(np.cov(ica.T), np.eye(6), atol=0.02)  # uncorrelated, of variance 1
     other = interp.bases(dictionary, states | {"test": 5 * states["test"]}, normalisation)
     for basis in found:
         first, second = (codes[basis]["sae"] for codes in (found, other))
@@ -397,6 +440,22 @@ def test_the_random_dictionary_is_as_large_and_as_sparse(compared, shift):
     assert abs(random - again).max() == 0 < abs(random - other).max()
 
 
+def test_controls_stand_between_their_own_states_and_the_rest(compared):
+    dictionary, states, normalisation = compared
+    training = sae.Training(steps=20, batch_size=100, warmup_steps=1, seed=3)
+    others = {group: 7 - 3 * x for group, x in states.items()}
+    control, scale = interp.train_control(sae.Config(6, 24, k=2), training, others["sae"])
+    assert scale == Normalisation.of(others["sae"])
+    found = interp.bases(
+        dictionary, states, normalisation, {"sae_static": (control, scale, others)}
+    )
+    assert list(found)[-2:] == ["sae_static", "sae"]
+    expected = sae.encode(control, others["test"], scale)
+    assert abs(found["sae_static"]["test"] - expected).max() == 0
+    again, _ = interp.train_control(sae.Config(6, 24, k=2), training, others["sae"])
+    assert torch.equal(again.W_dec, control.W_dec)
+
+
 # Output and tables
 
 
@@ -408,6 +467,62 @@ def test_output_effect_by_hand():
     np.testing.assert_allclose(effect, [3 - 5, 9 - 5, np.nan])
     several = interp.output_effect(np.array([[2.0, 3.0], [4.0, 6.0]]), head, matrix)
     np.testing.assert_allclose(several, [effect, 2 * effect])
+
+
+def test_measured_effect_is_what_hooking_by_hand_does():
+    torch.manual_seed(0)
+    model = recommender.create(recommender.Config(20, d_model=8, max_length=6)).eval()
+    histories = [np.array([1, 2, 3]), np.array([4, 5])]
+    directions = np.eye(8, dtype=np.float32)[:3]
+    scale = Normalisation(0.0, 2.0)
+    found = interp.measured_effect(model, "blocks.0", directions, scale, histories, dose=0.5)
+    before = model.next_item_scores(histories)[:, 1:]
+    step = torch.from_numpy(directions[1])
+    with hooked(model, "blocks.0", lambda hidden: hidden + 1.0 * step):  # std 2 x dose 0.5
+        after = model.next_item_scores(histories)[:, 1:]
+    expected = ((after - before) / 0.5).mean(dim=0)
+    np.testing.assert_allclose(found[1, 1:], expected, atol=1e-5)
+    assert found.shape == (3, 21) and not found[:, 0].any()
+    assert np.abs(found[0] - found[1]).max() > 1e-4
+
+
+def test_without_blocks_behind_the_site_the_effect_is_the_logit_lens():
+    torch.manual_seed(0)
+    model = recommender.create(recommender.Config(20, d_model=8, max_length=6)).eval()
+    directions = np.eye(8, dtype=np.float32)[:3]
+    matrix = (np.random.default_rng(0).random((21, 3)) < 0.4).astype(float)
+    logits = interp.measured_effect(
+        model, "final_norm", directions, Normalisation(0.0, 1.0), [np.array([1, 2])]
+    )
+    head = model.head.detach().numpy()
+    np.testing.assert_allclose(
+        interp.attribute_effect(logits, matrix),
+        interp.output_effect(directions, head, matrix),
+        atol=1e-5,
+    )
+
+
+def test_agreement_is_the_correlation_of_rows():
+    rng = np.random.default_rng(0)
+    reads, promotes = rng.normal(size=(2, 50, 6))
+    promotes[0], promotes[1] = 2 * reads[0] + 1, -reads[1]
+    reads[2] = 1.0
+    found, dealt = interp.agreement(reads, promotes)
+    assert found[:2] == pytest.approx([1, -1])
+    assert np.isnan(found[2])
+    expected = [pearsonr(a, b).statistic for a, b in zip(reads[3:], promotes[3:], strict=True)]
+    np.testing.assert_allclose(found[3:], expected)
+    assert not np.isclose(dealt[3:], expected).any()
+
+
+def test_the_map_counts_features_that_read_and_promote():
+    reads = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.7], [0.6, 0.0]])
+    promotes = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [3.0, 1.0]])
+    table = interp.input_output_map(reads, promotes, ["a", "b"])
+    assert table[["reads", "promotes", "features"]].to_numpy().tolist() == [
+        ["a", "a", 3], ["a", "b", 3], ["b", "a", 1], ["b", "b", 1]
+    ]  # fmt: skip
+    np.testing.assert_allclose(table["share"], [2 / 3, 1 / 3, 0, 1])
 
 
 def test_tidy_has_a_row_for_each_pair():
@@ -431,27 +546,24 @@ def test_feature_table_does_not_name_what_never_fires():
     effect = np.array([[0.3, 0.2], [np.nan, 0.1], [0.0, -0.4]])
     table = interp.feature_table(correlation, effect, np.array([0.2, 0.0, 0.1]), ["a", "b"])
     assert table["feature"].tolist() == [0, 1, 2]
-    assert table["label"].tolist() == ["b", "", "b"]
+    assert table["attribute"].tolist() == ["b", "", "b"]
     np.testing.assert_array_equal(table["correlation"], [0.5, np.nan, -0.1])
     assert table["promotes"].tolist() == ["a", "b", "a"]
     assert table["effect"].tolist() == [0.3, 0.1, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("low", "above", "says"),
-    [
-        (0.45, 0.3, ["better than", "they lead by 0.100"]),
-        (0.35, 0.3, ["do not tell attributes better", "they lead by 0.100"]),
-        (0.45, 0.2, ["better than", "do not lead (0.200 against 0.200)"]),
-    ],
-)
-def test_conclusion_follows_from_the_numbers(low, above, says):
+def test_conclusion_follows_from_the_numbers():
     table = pd.DataFrame({
-        "basis": ["neurons", "sae"],
-        "max_correlation": [0.4, 0.5],
-        "max_correlation_low": [0.3, low],
-        "max_correlation_high": [0.42, 0.6],
-        "above_null": [0.2, above],
+        "basis": ["neurons", "pca", "ica", "sae"],
+        "max_correlation": [0.4, 0.55, 0.5, 0.5],
+        "null_correlation": [0.1, 0.1, 0.1, 0.3],
+        "lead_low": [0.05, -0.1, -0.02, 0.0],
+        "lead_high": [0.15, -0.01, 0.02, 0.0],
+        "lead_above_null_low": [-0.15, -0.3, -0.22, 0.0],
+        "lead_above_null_high": [-0.05, -0.21, -0.18, 0.0],
     })  # fmt: skip
     sentence = interp.conclusion(table)
-    assert all(part in sentence for part in says), sentence
+    first, second = sentence.split("; ")
+    assert "correlation of 0.500" in first and "0.200 is more than permuted" in second
+    assert "more than hidden dimensions, less than principal components, level with ind" in first
+    assert "less than hidden dimensions, principal components and independent comp" in second

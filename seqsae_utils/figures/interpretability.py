@@ -7,15 +7,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from . import BLUE, GREY, ORANGE, PAGE, SKY
+from ..interpretability import BASES
+from . import BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, YELLOW
 
-BASES = {
-    "neurons": "hidden dimensions",
-    "pca": "principal components",
-    "random_directions": "random dictionary",
-    "sae": "SAE features",
-}
-BASIS_COLORS = dict(zip(BASES, (ORANGE, GREY, SKY, BLUE), strict=True))
+BASIS_COLORS = dict(zip(BASES, (ORANGE, YELLOW, GREEN, SKY, GREY, PURPLE, BLUE), strict=True))
 
 
 def paired_bars(table: pd.DataFrame) -> plt.Figure:
@@ -40,32 +35,58 @@ def paired_bars(table: pd.DataFrame) -> plt.Figure:
 
 
 def bases(table: pd.DataFrame) -> plt.Figure:
-    """Mean over attributes of the best feature's score, by basis, with what chance gives."""
-    order = [basis for basis in BASES if basis in set(table["basis"])]
-    table = table.set_index("basis").loc[order]
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.42 * len(order) + 1.1), layout="constrained")
-    for axis, name, label in zip(
-        axes, ("max_correlation", "max_auc"), ("correlation", "AUC"), strict=True
-    ):
-        for y, (basis, row) in enumerate(table.iterrows()):
-            axis.plot(
-                [row[f"{name}_low"], row[f"{name}_high"]],
-                [y, y],
-                color=BASIS_COLORS[basis],
-                linewidth=3,
-            )
-            axis.plot(row[name], y, "o", color=BASIS_COLORS[basis], markersize=8)
-            if name == "max_correlation":
-                axis.plot(row["null_correlation"], y, "x", color="black",
-                          label="attributes permuted" if y == 0 else None)  # fmt: skip
-        axis.set_yticks(range(len(order)), [BASES[basis] for basis in order])
-        axis.set(
-            xlabel=f"{label} of the best feature, mean over attributes",
-            ylim=(len(order) - 0.5, -0.5),
-        )
+    """Mean over attributes of the best feature's score, by basis, with what chance gives.
+
+    The last panel has the lead of the SAE over each basis, above each basis' own null.
+    """
+    table = table.set_index("basis").loc[[basis for basis in BASES if basis in set(table["basis"])]]
+    y, colors = np.arange(len(table)), [BASIS_COLORS[basis] for basis in table.index]
+    figure, axes = plt.subplots(
+        1, 3, figsize=(PAGE, 0.34 * len(table) + 1.2), layout="constrained", sharey=True
+    )
+    labels = {
+        "max_correlation": "correlation",
+        "max_auc": "AUC",
+        "lead_above_null": "lead of the SAE above chance",
+    }
+    for axis, (name, label) in zip(axes, labels.items(), strict=True):
+        axis.hlines(y, table[f"{name}_low"], table[f"{name}_high"], colors=colors, linewidth=3)
+        axis.scatter(table[name], y, c=colors, s=55, zorder=3, edgecolors="black", linewidths=0.4)
+        axis.set(xlabel=label)
         axis.grid(axis="y", visible=False)
-    axes[1].set_yticklabels([])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left")
+    axes[0].plot(table["null_correlation"], y, "x", color="black", label="attributes permuted")
+    axes[2].axvline(0, color="black", linewidth=0.8)
+    axes[0].set_yticks(y, [BASES[basis] for basis in table.index])
+    axes[0].set_ylim(len(table) - 0.5, -0.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right")
+    return figure
+
+
+def input_output(pairs: pd.DataFrame, agreement: pd.DataFrame) -> plt.Figure:
+    """Which attribute features read and which they promote, and how far the two profiles agree.
+
+    `pairs` is that of `input_output_map`; `agreement` has a row a feature and what it is compared
+    with: columns what, agreement.
+    """
+    names = list(dict.fromkeys(pairs["reads"]))
+    share = 100 * pairs.pivot(index="reads", columns="promotes", values="share").loc[names, names]
+    count = pairs.drop_duplicates("reads").set_index("reads")["features"]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(PAGE, 0.17 * len(names) + 1.6), layout="constrained", width_ratios=(1.5, 1)
+    )
+    sns.heatmap(
+        share, ax=left, cmap="cividis", vmin=0, vmax=100, square=True,
+        cbar_kws={"label": "features of the row [%]"},
+        yticklabels=[f"{name} ({count[name]})" for name in names],
+    )  # fmt: skip
+    left.set(xlabel="promotes most", ylabel="reads best (features)")
+    left.tick_params(labelsize="small")
+    left.grid(False)
+    sns.ecdfplot(agreement, x="agreement", hue="what", ax=right, palette=[BLUE, ORANGE, GREY])
+    right.set(xlabel="correlation of what a feature reads\nand what it promotes")
+    right.set(ylabel="share of features", xlim=(-1, 1))
+    right.axvline(0, color="black", linewidth=0.8)
+    sns.move_legend(right, "upper left", title="", fontsize="small")
     return figure
 
 

@@ -7,29 +7,43 @@ item, and a position has the attributes of its item.
 
 scores.py        every feature against every attribute
 comparison.py    bases side by side, with intervals and a null
-features.py      what single features read and promote
+features.py      what single features read and promote, and how far the two agree
 """
 
 from .comparison import (
+    BASES,
     Positions,
     bases,
     best_features,
     bootstrap,
     choose,
     columns,
+    compare,
     conclusion,
+    corrected_p_values,
     correlation_from_sums,
+    draw_users,
     interval,
     item_sums,
     paired_scores,
     permutation_null,
-    summary,
+    train_control,
 )
-from .features import feature_table, output_effect, top_items
+from .features import (
+    agreement,
+    attribute_effect,
+    feature_table,
+    input_output_map,
+    measured_effect,
+    output_effect,
+    top_items,
+)
 from .scores import Codes, score, tidy
 
 __all__ = [
-    "Codes", "Positions", "bases", "best_features", "bootstrap", "choose", "columns", "conclusion",
-    "correlation_from_sums", "feature_table", "interval", "item_sums", "output_effect",
-    "paired_scores", "permutation_null", "score", "summary", "tidy", "top_items",
+    "BASES", "Codes", "Positions", "agreement", "attribute_effect", "bases", "best_features",
+    "bootstrap", "choose", "columns", "compare", "conclusion", "corrected_p_values",
+    "correlation_from_sums", "draw_users", "feature_table", "input_output_map", "interval",
+    "item_sums", "measured_effect", "output_effect", "paired_scores", "permutation_null", "score",
+    "tidy", "top_items", "train_control",
 ]  # fmt: skip

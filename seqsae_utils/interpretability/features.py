@@ -1,17 +1,32 @@
-"""What single features read and promote."""
+"""Single features: what makes them fire, what they promote, and how far the two agree."""
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
+from ..activations import Normalisation, hooked
+from ..recommender import Transformer
 from .scores import Codes, as_dense
+
+
+def attribute_effect(logits: NDArray, attribute_matrix: NDArray) -> NDArray:
+    """Logit that items with an attribute gain over the average item.
+
+    `logits` [..., n_items + 1] is what each item gains, `attribute_matrix` is
+    [n_items + 1, n_attributes]. Returns [..., n_attributes], NaN where no item has the attribute.
+    """
+    logits = logits[..., 1:]
+    with np.errstate(invalid="ignore"):
+        with_attribute = logits @ attribute_matrix[1:] / attribute_matrix[1:].sum(axis=0)
+    return with_attribute - logits.mean(axis=-1, keepdims=True)
 
 
 def output_effect(direction: NDArray, head: NDArray, attribute_matrix: NDArray) -> NDArray:
     """Logit that items with an attribute gain, over the average item, per unit of a feature.
 
-    The direction is read as if it went straight to the head (the "logit lens"): what later blocks
-    make of it is left out.
+    The direction is read as if it went straight to the head (the "logit lens" [1]_): what later
+    blocks make of it is left out. `measured_effect` has it in.
 
     Parameters
     ----------
@@ -25,11 +40,94 @@ def output_effect(direction: NDArray, head: NDArray, attribute_matrix: NDArray) 
     Returns
     -------
     array [..., n_attributes], NaN where no item has the attribute
+
+    References
+    ----------
+    .. [1] nostalgebraist, interpreting GPT: the logit lens, lesswrong.com, 2020.
     """
-    logits = direction @ head[1:].T
-    with np.errstate(invalid="ignore"):
-        with_attribute = logits @ attribute_matrix[1:] / attribute_matrix[1:].sum(axis=0)
-    return with_attribute - logits.mean(axis=-1, keepdims=True)
+    return attribute_effect(direction @ head.T, attribute_matrix)
+
+
+@torch.no_grad()
+def measured_effect(
+    model: Transformer,
+    site: str,
+    directions: NDArray,
+    normalisation: Normalisation,
+    histories: list[NDArray],
+    dose: float = 1.0,
+) -> NDArray:
+    """Logits that items gain on average over users when a feature is raised, per unit of dose.
+
+    Adding `dose` times a direction at all positions of `site` is the edit that raises a feature
+    and keeps what the dictionary misses; the blocks after it make of it what they will.
+
+    Parameters
+    ----------
+    directions
+        [n_features, d_in], decoder rows of norm 1
+    histories
+        Items of each user, in order; few users are enough, for the mean over them.
+
+    Returns
+    -------
+    array [n_features, n_items + 1]; padding gains nothing
+    """
+    before = model.next_item_scores(histories)[:, 1:].mean(dim=0)
+    gained = np.zeros((len(directions), len(before) + 1), np.float32)
+    steps = torch.from_numpy(normalisation.std * dose * directions).to(model.head)
+    for feature, step in enumerate(steps):
+        with hooked(model, site, lambda hidden, step=step: hidden + step):
+            after = model.next_item_scores(histories)[:, 1:].mean(dim=0)
+        gained[feature, 1:] = (after - before) / dose
+    return gained
+
+
+def agreement(reads: NDArray, promotes: NDArray, seed: int = 0) -> tuple[NDArray, NDArray]:
+    """How far features promote what they read: correlation of the two profiles over attributes.
+
+    Parameters
+    ----------
+    reads, promotes
+        [n_features, n_attributes]: correlation with each attribute, and effect on its items
+
+    Returns
+    -------
+    array [n_features]
+        Pearson correlation of each feature's two rows; NaN where a row is constant or unknown.
+    array [n_features]
+        The control: each feature's reading beside the effect of another feature.
+    """
+    order = np.random.default_rng(seed).permutation(len(promotes))
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)  # nobody is dealt itself
+    return _row_correlation(reads, promotes), _row_correlation(reads, promotes[other])
+
+
+def _row_correlation(a: NDArray, b: NDArray) -> NDArray:
+    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+
+
+def input_output_map(reads: NDArray, promotes: NDArray, names: list[str]) -> pd.DataFrame:
+    """Of the features that read an attribute best, the share that promote each attribute most.
+
+    Returns a row for each pair: reads, promotes, share, features (how many read the first).
+    """
+    read, promoted = reads.argmax(axis=1), promotes.argmax(axis=1)
+    counts = np.zeros((len(names), len(names)))
+    np.add.at(counts, (read, promoted), 1)
+    first, second = np.indices(counts.shape).reshape(2, -1)
+    features = counts.sum(axis=1)
+    return pd.DataFrame(
+        {
+            "reads": np.asarray(names)[first],
+            "promotes": np.asarray(names)[second],
+            "share": (counts / features.clip(1)[:, None]).ravel(),
+            "features": features[first].astype(int),
+        }
+    )
 
 
 def top_items(codes: Codes, feature: int, items: NDArray, n: int = 10) -> pd.DataFrame:
@@ -52,15 +150,15 @@ def feature_table(
     Parameters
     ----------
     correlation, effect
-        [n_features, n_attributes]: from `score` on the SAE users, and from `output_effect`
+        [n_features, n_attributes]: from `score` on the SAE users, and from `measured_effect`
     density
         [n_features], share of positions on which it fires
 
     Returns
     -------
     pandas.DataFrame
-        feature, density, label (attribute with the highest correlation), correlation, promotes
-        (attribute whose items gain most), effect (logit they gain per unit). The label of a
+        feature, density, attribute (with the highest correlation), correlation, promotes
+        (attribute whose items gain most), effect (logit they gain per unit). The attribute of a
         feature without any correlation, because it never fires, is empty.
     """
     known = np.nan_to_num(correlation, nan=-np.inf)
@@ -70,7 +168,7 @@ def feature_table(
         {
             "feature": np.arange(len(known)),
             "density": density,
-            "label": np.where(np.isfinite(best), names[known.argmax(axis=1)], ""),
+            "attribute": np.where(np.isfinite(best), names[known.argmax(axis=1)], ""),
             "correlation": np.where(np.isfinite(best), best, np.nan),
             "promotes": names[effect.argmax(axis=1)],
             "effect": effect.max(axis=1),
