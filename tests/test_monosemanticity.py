@@ -1,0 +1,275 @@
+"""Mass, selectivity, coherence, splitting: by brute force, and on features that are known."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from scipy.stats import entropy
+
+from seqsae_utils import data, figures
+from seqsae_utils import interpretability as interp
+from seqsae_utils.figures import meaning
+from seqsae_utils.interpretability import Positions
+from seqsae_utils.interpretability import monosemanticity as mono
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.prepare(data.synthetic(n_users=300, n_items=120))
+
+
+@pytest.fixture(scope="module")
+def positions(dataset):
+    groups = {}
+    for group in ("sae", "test"):
+        users = dataset.users.query("split == @group")["user"]
+        index = dataset.interactions[dataset.interactions["user"].isin(users)]
+        groups[group] = Positions.of(index, dataset.attribute_matrix)
+    return groups
+
+
+def known_features(dataset, positions) -> dict:
+    """An attribute; the most popular item; noise on all positions; and one that never fires."""
+    rng = np.random.default_rng(3)
+    item = int(dataset.items.set_index("item")["popularity"].idxmax())
+    codes = {}
+    for group, some in positions.items():
+        columns = [
+            some.attributes[:, 2] * rng.uniform(1, 2, len(some.items)),
+            some.items == item,
+            rng.random(len(some.items)),
+            np.zeros(len(some.items)),
+        ]
+        codes[group] = sparse.csr_array(np.stack(columns, axis=1))
+    return codes
+
+
+def test_halves_are_about_the_mean_of_the_sae_users():
+    rng = np.random.default_rng(0)
+    codes = {"sae": rng.normal(5, 1, (40, 3)), "test": rng.normal(6, 1, (30, 3))}
+    cut = mono.halves(codes)
+    above, below = cut["test"][:, :3], cut["test"][:, 3:]
+    assert np.allclose(above - below, codes["test"] - codes["sae"].mean(axis=0))
+    assert (above * below == 0).all() and (cut["test"] >= 0).all()
+    thin = {group: sparse.csr_array(x) for group, x in codes.items()}
+    assert mono.halves(thin) is thin
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
+def test_the_strongest_positions_are_those_of_a_sort(kind):
+    codes = np.maximum(np.random.default_rng(0).normal(size=(200, 4)), 0)
+    codes[3:, 3] = 0  # fires less often than the share
+    expected = np.zeros_like(codes)
+    for j, column in enumerate(codes.T):
+        for i in np.argsort(-column)[:20]:
+            expected[i, j] = column[i]
+    assert np.array_equal(mono.strongest(kind(codes), 0.1).toarray(), expected)
+    assert np.array_equal(mono.strongest(kind(codes), 1.0).toarray(), codes)
+
+
+def test_exchanged_items_are_as_popular():
+    popularity = np.random.default_rng(0).permutation(90)
+    group = mono.strata(popularity, size=30)
+    permutation = mono.exchanged(group, np.random.default_rng(1))
+    assert permutation[0] == 0 and sorted(permutation) == list(range(91))
+    assert np.array_equal(group[permutation[1:] - 1], group)
+    assert (permutation[1:] != np.arange(1, 91)).mean() > 0.8
+    assert [popularity[group == g].max() for g in range(3)] == [29, 59, 89]
+
+
+def test_top_sets_are_the_top_items_of_each_feature(positions, dataset):
+    codes = known_features(dataset, positions)["test"]
+    tops, mean = mono.top_sets(codes, positions["test"].items, dataset.n_items, n=5)
+    for feature in (0, 2):
+        table = interp.top_items(codes, feature, positions["test"].items, n=5)
+        assert tops[feature].tolist() == table["item"].tolist()
+        assert np.allclose(mean[tops[feature], feature], table["activation"])
+    assert (tops[1] > 0).sum() == 1 and not tops[3].any()
+    twice = np.array([[9.0], [9], [1], [1], [1]])  # two positions are too few to rank by
+    tops, mean = mono.top_sets(twice, np.array([1, 1, 2, 2, 2]), n_items=2, n=2)
+    assert tops.tolist() == [[2, 0]] and np.isnan(mean[1, 0])
+
+
+def test_concentration_is_what_positions_say_one_by_one():
+    rng = np.random.default_rng(0)
+    attributes = (rng.random((21, 5)) < 0.4).astype(float)
+    attributes[0] = attributes[7] = 0  # padding, and an item that nobody described
+    attributes[:, 4] = 0
+    items = rng.integers(1, 21, 400)
+    codes = np.maximum(rng.normal(size=(400, 3)), 0)
+    sums = interp.item_sums(codes, items, 20)
+    found = mono.concentration(sums["value"], sums["count"], attributes)
+    for j in range(3):
+        split, base = np.zeros(5), np.zeros(5)
+        for item, value in zip(items, codes[:, j], strict=True):
+            for a in np.flatnonzero(attributes[item]):
+                split[a] += value / attributes[item].sum()
+                base[a] += 1 / attributes[item].sum()
+        assert found["entropy"][j] == pytest.approx(entropy(split) / np.log(5))
+        assert found["divergence"][j] == pytest.approx(entropy(split[:4], base[:4], base=2))
+        for a in range(4):
+            has = attributes[items, a] > 0
+            share = codes[has, j].sum() / codes[:, j].sum()
+            expected = (share - has.mean()) / (1 - has.mean())
+            assert found["selectivity"][j, a] == pytest.approx(expected)
+    assert np.isnan(found["selectivity"][:, 4]).all()
+
+
+def test_coherence_is_what_all_pairs_say(dataset):
+    dataset = replace(dataset, items=dataset.items.copy())
+    dataset.items.loc[4, "year"] = pd.NA
+    items = dataset.items.set_index("item")
+    recommender = set(dataset.users.query("split == 'recommender'")["user"])
+    table = dataset.interactions[dataset.interactions["user"].isin(recommender)]
+    had = {item: set(users) for item, users in table.groupby("item")["user"]}
+    group = dict(zip(items.index, mono.strata(items["popularity"].to_numpy()), strict=True))
+
+    def cosine(a, b):
+        return len(had[a] & had[b]) / np.sqrt(len(had[a]) * len(had[b]))
+
+    def gap(a, b):
+        return abs(items["year"][a] - items["year"][b])
+
+    tops = np.array([[3, 5, 40, 77], [5, 9, 0, 0], [8, 0, 0, 0]])  # item 5 has no year
+    found = mono.coherence(tops, dataset)
+    for name, measure in {"co_consumption": cosine, "year_gap": gap}.items():
+        known = [i for i in items.index if name == "co_consumption" or pd.notna(items["year"][i])]
+        pairs = list(combinations([i for i in tops[0] if i in known], 2))
+        alike = [
+            np.mean([
+                measure(x, y) for x in known for y in known
+                if x != y and group[x] == group[a] and group[y] == group[b]
+            ])
+            for a, b in pairs
+        ]  # fmt: skip
+        assert found[name][0] == pytest.approx(np.mean([measure(a, b) for a, b in pairs]))
+        assert found[f"{name}_chance"][0] == pytest.approx(np.mean(alike))
+    assert found["co_consumption"][1] == pytest.approx(cosine(5, 9))
+    assert np.isnan(found["year_gap"][1]) and found.loc[2].isna().all()
+
+
+def test_known_features_get_what_they_are(dataset, positions):
+    table = mono.monosemanticity(known_features(dataset, positions), positions, dataset, 0.02)
+    assert table["feature"].tolist() == [0, 1, 2]  # the silent one is not living
+    attribute, item, noise = table.itertuples()
+    assert attribute.attribute == dataset.attributes[2]
+    assert attribute.selectivity == pytest.approx(1)
+    assert attribute.selectivity_null < 0.4
+    assert item.selectivity == pytest.approx(1)
+    assert item.selectivity_null == pytest.approx(1)  # any attributes would do
+    assert item.divergence_null == pytest.approx(item.divergence, rel=0.3)
+    assert noise.selectivity < 0.3 and noise.entropy > 0.9
+    assert attribute.co_consumption > attribute.co_consumption_chance  # users follow attributes
+    assert attribute.positions == round(0.02 * len(positions["test"].items))
+
+
+def test_all_bases_are_measured_on_as_many_positions(dataset, positions):
+    rng = np.random.default_rng(0)
+    dense = {group: rng.normal(3, 1, (len(some.items), 4)) for group, some in positions.items()}
+    table = mono.monosemanticity(dense, positions, dataset, 0.05)
+    assert len(table) == 8
+    assert (table["positions"] == round(0.05 * len(positions["test"].items))).all()
+    again = mono.monosemanticity(dense, positions, dataset, 0.05)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_a_feature_that_is_silent_on_the_test_users_has_no_values(dataset, positions):
+    codes = known_features(dataset, positions)
+    codes["test"] = codes["test"].copy()
+    codes["test"].data[:] = 0
+    table = mono.monosemanticity(codes, positions, dataset)
+    assert (table["positions"] == 0).all()
+    assert table[["entropy", "divergence", "selectivity", "co_consumption"]].isna().all().all()
+
+
+def nested() -> tuple[dict, dict, data.Dataset]:
+    """120 positions of four items: parent only, both, child only, neither; three features."""
+    names = ["Parent", "Child", "Other"]
+    rows = ["Parent", "Parent|Child", "Child", "Other"]
+    items = pd.DataFrame(
+        {"item": range(1, 5), "attributes": rows, "title": rows, "popularity": 5, "year": 1990}
+    )
+    dataset = data.Dataset(pd.DataFrame(), items, pd.DataFrame(), pd.DataFrame(), {})
+    matrix = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]], dtype=float)
+    vars(dataset).update(attributes=names, attribute_matrix=matrix)
+    item = np.repeat([1, 2, 3, 4], [60, 30, 5, 25])
+    values = np.zeros((120, 3))
+    values[:50, 0] = 1  # the parent's, on 50 of the 60 that are parent only
+    values[60:66, 0] = 1  # and on 6 of the 30 that are both
+    values[64:95, 1] = 1  # the child's, on 26 of these 30 and on the child alone
+    values[100:, 2] = 1
+    positions = {g: Positions(item, item, matrix[item]) for g in ("sae", "test")}
+    return {g: sparse.csr_array(values) for g in positions}, positions, dataset
+
+
+def test_family_is_the_pair_of_which_one_lies_in_the_other():
+    _, positions, dataset = nested()
+    assert mono.family(positions["sae"], dataset.attributes) == ("Parent", "Child")
+    with pytest.raises(ValueError, match="at least 90% of the positions"):
+        mono.family(positions["sae"], dataset.attributes, min_share=0.9)
+
+
+def test_splitting_counts_who_covers_what():
+    codes, positions, dataset = nested()
+    table = mono.splitting(codes, positions, dataset, "Parent", "Child", n=2)
+    rows = table.set_index(["role", "rank"])
+    parent, second = rows.loc[("parent", 1)], rows.loc[("parent", 2)]
+    assert parent["feature"] == 0 and second["feature"] == 1
+    assert parent["recall_parent_only"] == pytest.approx(50 / 60)
+    assert parent["precision_parent_only"] == pytest.approx(50 / 56)
+    assert parent["recall_both"] == pytest.approx(6 / 30)
+    assert parent["precision_both"] == pytest.approx(6 / 56)
+    assert parent["covered"] == pytest.approx(56 / 90)
+    assert second["covered"] == pytest.approx((50 + 30) / 90)
+    child = rows.loc[("child", 1)]
+    assert child["feature"] == 1 and child["covered"] == pytest.approx(31 / 35)
+    has_child = positions["sae"].attributes[:, 1]
+    fires = codes["sae"].toarray()[:, 1]
+    assert child["correlation"] == pytest.approx(np.corrcoef(fires, has_child)[0, 1])
+    with pytest.raises(ValueError, match="'Childe' is unknown; nearest: 'Child'"):
+        mono.splitting(codes, positions, dataset, "Parent", "Childe")
+
+
+def test_absorption_is_silence_where_the_child_fires():
+    codes, positions, dataset = nested()
+    found = mono.absorption(codes, positions, dataset, "Parent", "Child")
+    assert (found["parent_feature"], found["child_feature"]) == (0, 1)
+    assert found["silent_parent_only"] == pytest.approx(10 / 60)
+    assert found["silent_both"] == pytest.approx(24 / 30)
+    assert found["absorbed"] == pytest.approx(24 / 30)
+    assert found["absorbed_chance"] == pytest.approx(24 / 30 * 26 / 30)
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    figures.style()
+    yield
+    plt.close("all")
+    plt.rcdefaults()
+
+
+def test_figures_draw_what_the_tables_hold(screen, dataset, positions):
+    table = mono.monosemanticity(known_features(dataset, positions), positions, dataset)
+    both = pd.concat([table.assign(basis="sae"), table.assign(basis="mine")])
+    figure = meaning.monosemanticity(both)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "SAE features", "mine",
+    ]  # fmt: skip
+    crosses = figure.axes[0].lines[-1].get_xdata()
+    assert np.allclose(crosses, table["selectivity_null"].median())
+    figure.draw_without_rendering()
+
+    codes, positions, dataset = nested()
+    rows = mono.splitting(codes, positions, dataset, "Parent", "Child", n=2)
+    tables = [rows.assign(dictionary=name) for name in ("a", "b", "c", "d")]
+    figure = meaning.splitting(pd.concat(tables), "Parent", "Child")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["a", "b", "c", "d"]
+    orange, blue = figure.axes[0].lines
+    assert np.allclose(orange.get_xdata(), rows["recall_parent_only"])
+    assert np.allclose(blue.get_xdata(), rows["recall_both"])
+    figure.draw_without_rendering()
