@@ -1,6 +1,4 @@
-"""Scores against SciPy and scikit-learn; choosing, intervals and the null against brute force."""
-
-import warnings
+"""Paired scores, choosing, intervals and the null, against SciPy, scikit-learn, brute force."""
 
 import numpy as np
 import pandas as pd
@@ -18,30 +16,6 @@ from seqsae_utils.interpretability import Positions
 
 N_ITEMS, N_ATTRIBUTES = 60, 4
 NAMES = ["Noir", "War", "Musical", "Western"]
-
-
-def quietly(function, *arguments):
-    """A score of another library, NaN where that library warns that it is not defined."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            return function(*arguments)
-        except (Warning, ValueError):
-            return np.nan
-
-
-def by_others(codes: np.ndarray, attributes: np.ndarray) -> dict[str, np.ndarray]:
-    """What `interp.score` promises, pair by pair from SciPy and scikit-learn."""
-    functions = {
-        "correlation": lambda y, x: quietly(lambda: pearsonr(x, y).statistic),
-        "auc": lambda y, x: quietly(roc_auc_score, y, x),
-        "precision": lambda y, x: quietly(precision_score, y, x > 0),
-        "recall": lambda y, x: quietly(recall_score, y, x > 0),
-    }
-    return {
-        name: np.array([[function(y, x) for y in attributes.T] for x in codes.T])
-        for name, function in functions.items()
-    }
 
 
 @pytest.fixture
@@ -70,44 +44,6 @@ def sparse_codes() -> np.ndarray:
     codes[:, 2], codes[:, 3] = 0.0, 0.3
     codes[:, 4] = rng.exponential(size=500)
     return codes
-
-
-# Scores
-
-
-@pytest.mark.parametrize(
-    ("given", "codes"),
-    [
-        (dense_codes(), dense_codes()),
-        (sparse.csr_array(sparse_codes()), sparse_codes()),
-        (sparse_codes(), sparse_codes()),
-        (sparse.csr_array(sparse_codes().astype(np.float32)), sparse_codes().astype(np.float32)),
-    ],
-    ids=["dense", "sparse", "sparse given dense", "float32"],
-)
-def test_score_is_that_of_scipy_and_scikit_learn(given, codes, attributes):
-    found = interp.score(given, attributes)
-    expected = by_others(codes.astype(np.float64), attributes)
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-9, rtol=0, err_msg=name)
-    defined = ~np.isnan(found["correlation"])
-    assert not defined[:, 2:].any()  # attributes of one class
-    assert 5 <= defined[:, 0].sum() < 7  # and features that do not vary
-
-
-def test_explicit_zeros_are_zeros(attributes):
-    codes = sparse.csr_array(sparse_codes())
-    stored = codes.copy()
-    stored.data[::3] = 0.0
-    for name, values in interp.score(stored, attributes).items():
-        clean = interp.score(sparse.csr_array(stored.toarray()), attributes)[name]
-        np.testing.assert_allclose(values, clean, atol=1e-12, err_msg=name)
-
-
-def test_signed_codes_must_not_come_sparse(attributes):
-    with pytest.raises(ValueError, match="give signed bases as dense arrays"):
-        interp.score(sparse.csr_array(dense_codes()), attributes)
 
 
 def test_paired_scores_are_those_of_scipy_and_scikit_learn(attributes):
@@ -393,6 +329,22 @@ def test_the_lead_is_paired_and_above_null_takes_the_nulls_off(world):
         assert row[f"lead_above_null{end}"] == pytest.approx(row[f"lead{end}"] - nulls)
 
 
+def test_a_setting_is_chosen_on_one_half_and_scored_on_the_other(world):
+    matrix, groups = world
+    positions = groups["sae"]
+    good, poor = planted_codes(positions, 0), random_codes(positions, 1)
+    table = interp.choose_setting({"good": good, "poor": poor}, positions, matrix, 20)
+    assert table["above_null"].idxmax() == "good"
+    assert table.loc["good", "above_null"] > 0.2 > 0.1 > abs(table.loc["poor", "above_null"])
+    first = np.random.default_rng(0).permutation(30)[:15]
+    chooses = np.isin(positions.users, first)
+    halves = {"sae": chooses, "test": ~chooses}
+    of_half = {g: Positions(positions.users[h], positions.items[h], positions.attributes[h])
+               for g, h in halves.items()}  # fmt: skip
+    best = interp.best_features({g: good[h] for g, h in halves.items()}, of_half, NAMES)
+    assert table.loc["good", "correlation"] == pytest.approx(best["correlation"].mean())
+
+
 # Bases
 
 
@@ -523,14 +475,6 @@ def test_the_map_counts_features_that_read_and_promote():
         ["a", "a", 3], ["a", "b", 3], ["b", "a", 1], ["b", "b", 1]
     ]  # fmt: skip
     np.testing.assert_allclose(table["share"], [2 / 3, 1 / 3, 0, 1])
-
-
-def test_tidy_has_a_row_for_each_pair():
-    scores = {"auc": np.array([[0.1, 0.2], [0.3, 0.4]]), "recall": np.zeros((2, 2))}
-    table = interp.tidy(scores, ["a", "b"])
-    assert table[["feature", "attribute", "auc"]].to_numpy().tolist() == [
-        [0, "a", 0.1], [0, "b", 0.2], [1, "a", 0.3], [1, "b", 0.4]
-    ]  # fmt: skip
 
 
 def test_top_items_need_three_positions_where_any_item_has_them():

@@ -6,20 +6,15 @@ A *basis* is a way to describe a position by numbers: the hidden dimensions them
 item, and a position has the attributes of its item.
 
 scores.py        every feature against every attribute
-comparison.py    bases side by side, with intervals and a null
+chance.py        the best of many features: intervals, and what chance would find
+comparison.py    bases side by side
 features.py      what single features read and promote, and how far the two agree
 """
 
-from .comparison import (
-    BASES,
-    Positions,
-    bases,
-    best_features,
+from .chance import (
     bootstrap,
     choose,
     columns,
-    compare,
-    conclusion,
     corrected_p_values,
     correlation_from_sums,
     draw_users,
@@ -27,6 +22,15 @@ from .comparison import (
     item_sums,
     paired_scores,
     permutation_null,
+)
+from .comparison import (
+    BASES,
+    Positions,
+    bases,
+    best_features,
+    choose_setting,
+    compare,
+    conclusion,
     train_control,
 )
 from .features import (
@@ -42,8 +46,8 @@ from .scores import Codes, score, tidy
 
 __all__ = [
     "BASES", "Codes", "Positions", "agreement", "attribute_effect", "bases", "best_features",
-    "bootstrap", "choose", "columns", "compare", "conclusion", "corrected_p_values",
-    "correlation_from_sums", "draw_users", "feature_table", "input_output_map", "interval",
-    "item_sums", "measured_effect", "output_effect", "paired_scores", "permutation_null", "score",
-    "tidy", "top_items", "train_control",
+    "bootstrap", "choose", "choose_setting", "columns", "compare", "conclusion",
+    "corrected_p_values", "correlation_from_sums", "draw_users", "feature_table",
+    "input_output_map", "interval", "item_sums", "measured_effect", "output_effect",
+    "paired_scores", "permutation_null", "score", "tidy", "top_items", "train_control",
 ]  # fmt: skip
