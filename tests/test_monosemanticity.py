@@ -83,15 +83,17 @@ def test_exchanged_items_are_as_popular():
 
 def test_top_sets_are_the_top_items_of_each_feature(positions, dataset):
     codes = known_features(dataset, positions)["test"]
-    tops, mean = mono.top_sets(codes, positions["test"].items, dataset.n_items, n=5)
+    sums = interp.item_sums(codes, positions["test"].items, dataset.n_items)
+    mean = mono.mean_by_item(sums)
+    tops = mono.top_sets(mean, n=5)
     for feature in (0, 2):
         table = interp.top_items(codes, feature, positions["test"].items, n=5)
         assert tops[feature].tolist() == table["item"].tolist()
         assert np.allclose(mean[tops[feature], feature], table["activation"])
     assert (tops[1] > 0).sum() == 1 and not tops[3].any()
     twice = np.array([[9.0], [9], [1], [1], [1]])  # two positions are too few to rank by
-    tops, mean = mono.top_sets(twice, np.array([1, 1, 2, 2, 2]), n_items=2, n=2)
-    assert tops.tolist() == [[2, 0]] and np.isnan(mean[1, 0])
+    mean = mono.mean_by_item(interp.item_sums(twice, np.array([1, 1, 2, 2, 2]), n_items=2))
+    assert np.isnan(mean[1, 0]) and mono.top_sets(mean, n=2).tolist() == [[2, 0]]
 
 
 def test_concentration_is_what_positions_say_one_by_one():
@@ -208,6 +210,12 @@ def nested() -> tuple[dict, dict, data.Dataset]:
 
 def test_family_is_the_pair_of_which_one_lies_in_the_other():
     _, positions, dataset = nested()
+    inside = positions["sae"].attributes.copy()
+    inside[:70, 2] = inside[90:, 2] = (
+        1  # Other shares more positions with Parent, but a smaller part
+    )
+    other = replace(positions["sae"], attributes=inside)
+    assert mono.family(other, dataset.attributes) == ("Parent", "Child")
     assert mono.family(positions["sae"], dataset.attributes) == ("Parent", "Child")
     with pytest.raises(ValueError, match="at least 90% of the positions"):
         mono.family(positions["sae"], dataset.attributes, min_share=0.9)

@@ -81,26 +81,31 @@ def exchanged(group: NDArray, rng: np.random.Generator) -> NDArray:
     return permutation
 
 
-def top_sets(codes: Codes, items: NDArray, n_items: int, n: int) -> tuple[NDArray, NDArray]:
+def mean_by_item(sums: dict[str, NDArray]) -> NDArray:
+    """Mean activation on the positions of each item, [n_items + 1, n_features], from `item_sums`.
+
+    NaN for items with fewer than `MIN_POSITIONS` positions.
+    """
+    count = np.where(sums["count"] >= MIN_POSITIONS, sums["count"], np.nan)
+    return sums["value"] / count[:, None]
+
+
+def top_sets(mean: NDArray, n: int) -> NDArray:
     """The items with the highest mean activation, for all features at once.
 
-    Items with fewer than `MIN_POSITIONS` positions are left out.
+    From `mean_by_item` to [n_features, n], strongest first; 0 where fewer than n items activate
+    the feature.
 
-    Returns
-    -------
-    top : [n_features, n], strongest first; 0 where fewer than n items activate the feature
-    mean : [n_items + 1, n_features], mean activation; NaN for items that are left out
+    >>> top_sets(np.array([[np.nan], [0.0], [2.0], [3.0]]), n=3)
+    array([[3, 2, 0]])
     """
-    sums = item_sums(codes, items, n_items)
-    count = np.where(sums["count"] >= MIN_POSITIONS, sums["count"], np.nan)
-    mean = sums["value"] / count[:, None]
     ranked = np.nan_to_num(mean).T
-    n = min(n, n_items)
+    n = min(n, ranked.shape[1] - 1)
     top = np.argpartition(-ranked, n - 1, axis=1)[:, :n]
     strength = np.take_along_axis(ranked, top, axis=1)
     order = np.lexsort((top, -strength), axis=1)
     top, strength = (np.take_along_axis(x, order, axis=1) for x in (top, strength))
-    return np.where(strength > 0, top, 0), mean
+    return np.where(strength > 0, top, 0)
 
 
 def audiences(dataset: Dataset) -> sparse.csr_array:
@@ -309,8 +314,8 @@ def monosemanticity(
     table["attribute"] = np.asarray(dataset.attributes)[chosen]
     table["selectivity"] = found["selectivity"]
     table["selectivity_null"] = np.mean([one["selectivity"] for one in null], axis=0)
-    tops, _ = top_sets(codes["test"][:, living], positions["test"].items, n_items, n=10)
-    return table.join(coherence(tops, dataset))
+    mean = mean_by_item(item_sums(codes["test"], positions["test"].items, n_items))
+    return table.join(coherence(top_sets(mean[:, living], n=10), dataset))
 
 
 def family(positions: Positions, names: list[str], min_share: float = 0.02) -> tuple[str, str]:
