@@ -69,3 +69,32 @@ def splitting(table: pd.DataFrame, parent: str, child: str) -> plt.Figure:
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2)
     return figure
+
+
+def predictions(table: pd.DataFrame) -> plt.Figure:
+    """How often a label tells which of two items activates its feature more, by kind and basis.
+
+    `table` holds rows of `interpretability.predict_pairs` with their ``basis``. Points with 95 %
+    intervals; the cross is the mean when the labels are dealt out anew, the line a coin.
+    """
+    table = table[table["features"] > 0]
+    bases, kinds = (list(dict.fromkeys(table[name])) for name in ("basis", "kind"))
+    figure, axis = plt.subplots(
+        figsize=(PAGE, 0.5 + 0.16 * len(kinds) * (len(bases) + 2)), layout="constrained"
+    )
+    for i, basis in enumerate(bases):
+        rows = table[table["basis"] == basis]
+        y = rows["kind"].map(kinds.index) + 0.8 * ((i + 0.5) / len(bases) - 0.5)
+        around = [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
+        axis.errorbar(
+            rows["accuracy"], y, xerr=around, fmt="o", linewidth=2, label=BASES.get(basis, basis)
+        )
+        axis.plot(
+            rows["shuffled"], y, "x", color="black", label="labels shuffled" if i == 0 else None
+        )
+    axis.axvline(0.5, color="black", linewidth=0.6)
+    axis.set_yticks(range(len(kinds)), ["all but items" if k == "all" else k for k in kinds])
+    axis.set(xlabel="pairs told right from the label", ylim=(len(kinds) - 0.5, -0.5))
+    axis.grid(axis="y", visible=False)
+    figure.legend(loc="outside right upper")
+    return figure
