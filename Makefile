@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PYTHONHASHSEED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env data paper notebooks lab test interop bench bench-recommender bench-sae lint clean
+.PHONY: help env data paper atlas notebooks lab test interop bench bench-recommender bench-sae bench-scores lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=python3.11]'
@@ -34,6 +34,9 @@ data: .venv/.done  ## fetch and check the dataset of PROFILE
 
 paper: .venv/.done  ## run the notebooks that changed, write figures/PROFILE/
 	@$(RUN) paper --profile '$(PROFILE)' $(PARAMS)
+
+atlas: .venv/.done  ## write artifacts/PROFILE/atlas.html, a page for each feature
+	@$(RUN) atlas --profile '$(PROFILE)' $(PARAMS)
 
 notebooks: .venv/.done  ## execute the notebooks anew where needed and put them back, to be committed
 	@$(RUN) notebooks
@@ -63,13 +66,16 @@ interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, Re
 	.venv-$*/bin/python -m pip install --no-deps -r $<
 	@touch $@
 
-bench: bench-recommender bench-sae  ## measure our training against its peers' (an hour)
+bench: bench-recommender bench-sae bench-scores  ## measure our training and scores against their peers (an hour)
 
 bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender, against RecTools
 	$(PY) tests/bench/recommender.py --peer .venv-recommenders/bin/python $(PARAMS)
 
 bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-learning and SAELens
 	$(PY) tests/bench/sae.py --peer .venv-saes/bin/python $(PARAMS)
+
+bench-scores: .venv/.done  ## only the scores, against scikit-learn (PARAMS=--all: every pair)
+	$(PY) tests/bench/scores.py $(PARAMS)
 
 lint: .venv/.done  ## check style
 	$(PY) -m ruff check .
