@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -91,10 +92,37 @@ def test_one_version():
     assert citation["license"] == "MIT" and read("LICENSE").startswith("MIT License")
 
 
-def test_the_robot_calls_the_test_command_and_nothing_more():
+def test_templates_come_with_the_package():
+    found = {path.relative_to(PROJECT / "seqsae_utils") for path in
+             (PROJECT / "seqsae_utils").rglob("*") if path.is_file()}  # fmt: skip
+    found = {path.as_posix() for path in found if path.suffix not in (".py", ".pyc")}
+    declared = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]["package-data"]
+    names = {f"{package}.{name}" for package, names in declared.items() for name in names}
+    assert names == {"seqsae_utils." + name.replace("/", ".") for name in found}
+
+
+def test_the_robot_calls_the_test_command_last():
     lines = read(".ci/run").splitlines()
     assert os.access(PROJECT / ".ci/run", os.X_OK)
     assert lines[:2] == ["#!/usr/bin/env bash", "set -euo pipefail"] and lines[-1] == "make test"
+
+
+@pytest.mark.parametrize("works", [True, False])
+@pytest.mark.parametrize("user", [0, 1000])
+@pytest.mark.parametrize("browser", [True, False])
+def test_the_robot_installs_a_missing_browser_or_fails(tmp_path, browser, user, works):
+    commands = {"id": f"echo {user}", "make": "echo made $*", "dirname": "echo $PWD/.ci"}
+    commands["apt-get"] = f"echo apt-get $*; {'true' if works else 'false'}"
+    for name, body in (commands | {"chromium": "true"} if browser else commands).items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    command = [shutil.which("bash"), PROJECT / ".ci/run"]
+    found = subprocess.run(
+        command, cwd=PROJECT, env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    installs = user == 0 and not browser
+    assert ("apt-get install" in found.stdout) == (installs and works), found.stderr
+    assert (found.returncode == 0) == ("made test" in found.stdout) == (works or not installs)
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -19,6 +19,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from ..data import load_raw
+from ..interpretability import atlas as pages
 from ..workspace import STAGES, StageError, Workspace, output_root, sha256, write_json
 from .changes import fingerprint, metrics, outdated
 from .clean import normalise
@@ -149,6 +150,15 @@ def data(profile: str, overrides: dict) -> None:
     print(f"{raw.label}: {len(raw.interactions):,} interactions, from {raw.source}")
 
 
+def atlas(profile: str, overrides: dict) -> None:
+    """Write the atlas of a profile's features: one HTML file, to be opened in any browser."""
+    if overrides:
+        raise RunError("the atlas shows what notebook 5 left behind, and has no parameters")
+    resolve(profile, {})  # refuses a profile that nobody knows
+    file = pages.build(Workspace(profile))
+    print(f"{os.path.relpath(file)}: {file.stat().st_size / 1e6:.1f} MB")
+
+
 @contextmanager
 def locked(workspace: Workspace):
     """Keep a second run of the same profile out while the first one writes."""
@@ -205,7 +215,7 @@ def _flat(numbers: dict, prefix: str = "") -> dict:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 1 for an error, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m seqsae_utils.run", description=__doc__)
-    parser.add_argument("command", choices=["paper", "notebooks", "data"])
+    parser.add_argument("command", choices=["paper", "notebooks", "data", "atlas"])
     parser.add_argument("--profile", default="ml-100k", help="a file of notebooks/params")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     options = parser.parse_args(arguments)

@@ -1,0 +1,256 @@
+"""The feature atlas: every feature on a page of its own, in one HTML file that needs no network.
+
+The file holds titles and parts of users' histories, which the licence of a dataset may forbid to
+pass on: it lies in ``artifacts/``, which is never committed. What a browser does with the content
+is in ``atlas.html``, beside this module.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from .. import activations, data, recommender, sae
+from ..workspace import Workspace, fsync
+
+TEMPLATE = Path(__file__).with_name("atlas.html")
+#: The line of the template that gives way to the content.
+PLACE = "__CONTENT__"
+#: Rows of a list of items, bars of a histogram, and links to other features, on one page.
+N_ITEMS, N_BARS, N_NEAREST = 10, 24, 8
+#: Histories on a page, and interactions before and after the strongest one of each.
+N_HISTORIES, BEFORE, AFTER = 3, 8, 3
+#: An item needs so many positions for its mean activation to say something about it.
+ENOUGH = 3
+#: What the page can tell of a feature, where it is known.
+COLUMNS = (
+    "feature", "label", "kind", "confidence", "evidence", "density", "attribute", "correlation",
+    "selectivity", "coherence", "item_share", "promotes", "effect",
+)  # fmt: skip
+#: The lists of items on a page.
+LISTS = ("top", "promoted", "suppressed")
+
+
+def build(workspace: Workspace) -> Path:
+    """Write the atlas of a profile into ``artifacts/<profile>/atlas.html``; returns its path.
+
+    Raises
+    ------
+    StageError
+        If a stage that it reads is missing or was altered; the message says what repairs it.
+    """
+    dataset = data.load(workspace.load("data"))
+    model = recommender.load(workspace.load("recommender"))
+    dictionary = sae.load(workspace.load("sae"))
+    folder = workspace.load("activations")
+    states, index = activations.load(folder, "test")
+    file = workspace.artifacts / "atlas.html"
+    write(
+        file,
+        workspace.label,
+        pd.read_parquet(workspace.load("interpretability") / "features.parquet"),
+        dictionary.W_dec.detach().numpy(),
+        model.head.detach().numpy(),
+        sae.encode(dictionary, states, activations.load_normalisation(folder)),
+        index,
+        dataset.items,
+    )
+    return file
+
+
+def write(
+    file: Path,
+    label: str,
+    features: pd.DataFrame,
+    directions: NDArray,
+    head: NDArray,
+    codes: sparse.csr_array,
+    index: pd.DataFrame,
+    items: pd.DataFrame,
+) -> None:
+    """Write the atlas: complete or not at all, and the same bytes for the same input.
+
+    Parameters
+    ----------
+    file
+        Where to.
+    label
+        Name of the dataset, for the heading.
+    features
+        One row a feature, in the order of the dictionary: feature, density, and what else is
+        known of it (`COLUMNS`). The page leaves out a column that is lacking.
+    directions
+        [d_sae, d_in], decoder directions
+    head
+        [n_items + 1, d_in], the tied item embedding; row 0 is padding
+    codes
+        [n_positions, d_sae] of the test users
+    index
+        Whose the positions are: user, item, position; sorted by user and position.
+    items
+        The catalogue: item (1 to n_items), title, attributes (joined by ``|``), year.
+
+    Raises
+    ------
+    ValueError
+        If the features are not those of the dictionary.
+    """
+    if not len(features) == len(directions) == codes.shape[1]:
+        raise ValueError(
+            f"{len(features)} rows in the table of features, {len(directions)} directions, "
+            f"{codes.shape[1]} columns of codes: expected the same number, of one dictionary"
+        )
+    found = content(label, features, directions, head, codes, index, items)
+    # A title may hold what ends a script; in JSON, and nowhere else, this is the same character.
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    page = TEMPLATE.read_text(encoding="utf-8").replace(PLACE, text.replace("<", "\\u003c"))
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(page, encoding="utf-8")
+    fsync(temporary)
+    temporary.replace(file)
+
+
+def content(label, features, directions, head, codes, index, items) -> dict:
+    """What the page shows, ready for JSON: a table of columns, the items, and a page a feature.
+
+    The arguments are those of `write`. Items are numbered by their place in the list ``items``,
+    which has only those that are shown: title, year, attributes.
+    """
+    user, item, position = (index[name].to_numpy() for name in ("user", "item", "position"))
+    tops, codes, pages = _top_items(codes, item), sparse.csc_array(codes), []
+    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
+    living = np.asarray((codes > 0).sum(axis=0)).ravel() > 0
+    for feature, direction in enumerate(directions):
+        rows, values = _column_of(codes, feature)
+        pages.append(
+            {
+                "positions": len(rows),
+                "strongest": _short(values.max(initial=0)),
+                "histogram": _histogram(values),
+                "top": tops[feature],
+                "histories": _histories(rows, values, user, item, position),
+                **_promoted(direction, head),
+                "nearest": _nearest(unit, living, feature),
+            }
+        )
+    shown = _shown(pages)
+    described = items.set_index("item").loc[shown, ["title", "year", "attributes"]]
+    place = {item: number for number, item in enumerate(shown)}
+    for page in pages:
+        for name in LISTS:
+            page[name] = [[place[item], *numbers] for item, *numbers in page[name]]
+        for history in page["histories"]:
+            history["items"] = [place[item] for item in history["items"]]
+    return {
+        "label": label,
+        "n_positions": len(index),
+        "n_users": int(index["user"].nunique()),
+        "table": {name: _column(features[name]) for name in COLUMNS if name in features},
+        "items": [
+            [title, None if pd.isna(year) else int(year), attributes.replace("|", ", ")]
+            for title, year, attributes in described.itertuples(index=False)
+        ],
+        "pages": pages,
+    }
+
+
+def _short(value: float) -> float:
+    """Three significant digits: more would be bytes that nobody reads."""
+    return float(f"{value:.3g}")
+
+
+def _column(column: pd.Series) -> list:
+    """A column as plain values; what is missing is null."""
+    if pd.api.types.is_float_dtype(column):
+        return [_short(value) if np.isfinite(value) else None for value in column]
+    return [None if pd.isna(value) else value for value in column.tolist()]
+
+
+def _column_of(matrix: sparse.csc_array, feature: int) -> tuple[NDArray, NDArray]:
+    """Rows in which a column is positive, in order, and its values there."""
+    entries = slice(matrix.indptr[feature], matrix.indptr[feature + 1])
+    rows, values = matrix.indices[entries], matrix.data[entries]
+    return rows[values > 0], values[values > 0]
+
+
+def _histogram(values: NDArray) -> list[int]:
+    """Positions by activation, in `N_BARS` equal steps from 0 to the strongest."""
+    if not len(values):
+        return []
+    return np.histogram(values, bins=N_BARS, range=(0, values.max()))[0].tolist()
+
+
+def _top_items(codes: sparse.csr_array, item: NDArray) -> list[list[list]]:
+    """Items by mean activation, for every feature: [item, mean, positions].
+
+    Those with fewer than `ENOUGH` positions are left out, unless the feature fires on no other.
+    """
+    n = len(item)
+    of_item = sparse.csr_array((np.ones(n), (item, np.arange(n))), shape=(item.max() + 1, n))
+    positions, sums, tops = np.bincount(item), sparse.csc_array(of_item @ codes), []
+    for feature in range(codes.shape[1]):
+        own, total = _column_of(sums, feature)
+        enough = positions[own] >= ENOUGH
+        if enough.any():
+            own, total = own[enough], total[enough]
+        mean = total / positions[own]
+        best = np.argsort(-mean, kind="stable")[:N_ITEMS]
+        tops.append([[int(own[i]), _short(mean[i]), int(positions[own[i]])] for i in best])
+    return tops
+
+
+def _histories(rows, values, user, item, position) -> list[dict]:
+    """What the users with the strongest activations had around these, and how the feature fired.
+
+    `rows` and `values` are where it fires and how much; `user`, `item` and `position` are those
+    of all positions, [n_positions]. A history is counted from 1, as readers count.
+    """
+    fires = np.zeros(len(user))
+    fires[rows] = values
+    strongest = rows[np.argsort(-values, kind="stable")]
+    _, first = np.unique(user[strongest], return_index=True)
+    histories = []
+    for peak in strongest[np.sort(first)[:N_HISTORIES]]:
+        start, end = np.searchsorted(user, [user[peak], user[peak] + 1])
+        start, last = max(start, peak - BEFORE), end - 1
+        window = slice(start, min(end, peak + AFTER + 1))
+        histories.append(
+            {
+                "user": int(user[peak]),
+                "first": int(position[start]) + 1,
+                "of": int(position[last]) + 1,
+                "peak": int(peak - start),
+                "items": item[window].tolist(),
+                "activations": [_short(value) for value in fires[window]],
+            }
+        )
+    return histories
+
+
+def _promoted(direction: NDArray, head: NDArray) -> dict[str, list]:
+    """Items that gain and lose most: [item, logit over the average item, per unit of a feature].
+
+    The direction is read as if it went straight to the head, as in `output_effect`.
+    """
+    logits = head[1:] @ direction
+    logits = logits - logits.mean()
+    order = np.argsort(-logits, kind="stable")
+    found = {"promoted": order[:N_ITEMS], "suppressed": order[::-1][:N_ITEMS]}
+    return {name: [[int(i) + 1, _short(logits[i])] for i in best] for name, best in found.items()}
+
+
+def _nearest(unit: NDArray, living: NDArray, feature: int) -> list[list]:
+    """The living features whose directions are most alike: [feature, cosine]."""
+    cosine = unit @ unit[feature]
+    order = np.argsort(-cosine, kind="stable")
+    order = order[living[order] & (order != feature)][:N_NEAREST]
+    return [[int(other), round(float(cosine[other]), 2)] for other in order]
+
+
+def _shown(pages: list[dict]) -> list[int]:
+    """The items that any page shows, in order."""
+    items = {item for page in pages for name in LISTS for item, *_ in page[name]}
+    return sorted(items.union(*(h["items"] for page in pages for h in page["histories"])))
