@@ -12,7 +12,7 @@ from scipy.stats import entropy
 
 from seqsae_utils import data, figures
 from seqsae_utils import interpretability as interp
-from seqsae_utils.figures import meaning
+from seqsae_utils.figures import interpretability as plots
 from seqsae_utils.interpretability import Positions
 from seqsae_utils.interpretability import monosemanticity as mono
 
@@ -264,7 +264,7 @@ def screen(monkeypatch):
 def test_figures_draw_what_the_tables_hold(screen, dataset, positions):
     table = mono.monosemanticity(known_features(dataset, positions), positions, dataset)
     both = pd.concat([table.assign(basis="sae"), table.assign(basis="mine")])
-    figure = meaning.monosemanticity(both)
+    figure = plots.monosemanticity(both)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         "SAE features", "mine",
     ]  # fmt: skip
@@ -275,7 +275,7 @@ def test_figures_draw_what_the_tables_hold(screen, dataset, positions):
     codes, positions, dataset = nested()
     rows = mono.splitting(codes, positions, dataset, "Parent", "Child", n=2)
     tables = [rows.assign(dictionary=name) for name in ("a", "b", "c", "d")]
-    figure = meaning.splitting(pd.concat(tables), "Parent", "Child")
+    figure = plots.splitting(pd.concat(tables), "Parent", "Child")
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["a", "b", "c", "d"]
     orange, blue = figure.axes[0].lines
     assert np.allclose(orange.get_xdata(), rows["recall_parent_only"])

@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.stats import hypergeom, mannwhitneyu
 
 from seqsae_utils import data, figures
-from seqsae_utils.figures import meaning
+from seqsae_utils.figures import interpretability as plots
 from seqsae_utils.interpretability import names as naming
 
 GROUPS = ("sae", "test")
@@ -217,7 +217,7 @@ def test_figure_draws_what_the_table_holds(monkeypatch):
          "accuracy": [0.7, 1, 0.6, np.nan], "low": [0.6, 1, 0.5, np.nan],
          "high": [0.8, 1, 0.7, np.nan], "shuffled": [0.5, 0.4, 0.5, np.nan]}
     )  # fmt: skip
-    figure = meaning.predictions(table)
+    figure = plots.predictions(table)
     figure.draw_without_rendering()
     (axis,) = figure.axes
     crosses = np.concatenate([x.get_xdata() for x in axis.lines if x.get_marker() == "x"])

@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..data import Dataset
-from .comparison import item_sums
+from .chance import item_sums
 from .scores import Codes, as_dense
 
 #: What a feature may follow besides the attributes. The last two belong to an item.

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom, norm, rankdata
 
 from ..data import Dataset
-from .comparison import interval, item_sums
+from .chance import interval, item_sums
 from .monosemanticity import mean_by_item, strata, top_sets
 from .scores import Codes
 
