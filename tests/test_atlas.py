@@ -130,16 +130,18 @@ def test_top_items_are_those_of_pandas(world, found):
         assert [row[2] for row in shown] == mean["size"].tolist()
 
 
-def test_a_feature_that_fires_on_rare_items_only_shows_these():
-    world = made_up(n_items=200, n_users=5)
-    rare = world["index"]["item"].value_counts().idxmin()
-    codes = world["codes"].toarray()
-    codes[:, 0] = world["index"]["item"] == rare
-    world["codes"] = sparse.csr_array(codes)
-    found = atlas.content(**world)
-    ((item, mean, positions),) = found["pages"][0]["top"]
-    assert found["items"][item][0] == world["items"]["title"][rare - 1]
-    assert (mean, positions) == (1.0, (world["index"]["item"] == rare).sum())
+def test_rare_items_are_shown_only_where_no_other_fires():
+    world = made_up(n_items=200, n_users=10)
+    item, codes = world["index"]["item"], world["codes"].toarray()
+    counts = item.value_counts()
+    rare, frequent = counts[counts == 2].index[0], counts.index[0]
+    codes[:, 0] = item == rare
+    codes[:, 1] = 5 * (item == rare) + (item == frequent)
+    found = atlas.content(**world | {"codes": sparse.csr_array(codes)})
+    for feature, shown in {0: rare, 1: frequent}.items():
+        ((place, mean, positions),) = found["pages"][feature]["top"]
+        assert found["items"][place][0] == world["items"]["title"][shown - 1]
+        assert (mean, positions) == (1.0, counts[shown])
 
 
 def test_histograms_count_every_firing_by_its_strength(world, found):
