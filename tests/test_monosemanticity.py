@@ -1,6 +1,7 @@
 """Mass, selectivity, coherence, splitting: by brute force, and on features that are known."""
 
 from dataclasses import replace
+from importlib import import_module
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -14,7 +15,9 @@ from seqsae_utils import data, figures
 from seqsae_utils import interpretability as interp
 from seqsae_utils.figures import interpretability as plots
 from seqsae_utils.interpretability import Positions
-from seqsae_utils.interpretability import monosemanticity as mono
+
+# The package has a function of the same name, which hides the module from a plain import.
+mono = import_module("seqsae_utils.interpretability.monosemanticity")
 
 
 @pytest.fixture(scope="module")
@@ -215,15 +218,15 @@ def test_family_is_the_pair_of_which_one_lies_in_the_other():
         1  # Other shares more positions with Parent, but a smaller part
     )
     other = replace(positions["sae"], attributes=inside)
-    assert mono.family(other, dataset.attributes) == ("Parent", "Child")
-    assert mono.family(positions["sae"], dataset.attributes) == ("Parent", "Child")
+    assert interp.family(other, dataset.attributes) == ("Parent", "Child")
+    assert interp.family(positions["sae"], dataset.attributes) == ("Parent", "Child")
     with pytest.raises(ValueError, match="at least 90% of the positions"):
-        mono.family(positions["sae"], dataset.attributes, min_share=0.9)
+        interp.family(positions["sae"], dataset.attributes, min_share=0.9)
 
 
 def test_splitting_counts_who_covers_what():
     codes, positions, dataset = nested()
-    table = mono.splitting(codes, positions, dataset, "Parent", "Child", n=2)
+    table = interp.splitting(codes, positions, dataset, "Parent", "Child", n=2)
     rows = table.set_index(["role", "rank"])
     parent, second = rows.loc[("parent", 1)], rows.loc[("parent", 2)]
     assert parent["feature"] == 0 and second["feature"] == 1
@@ -239,12 +242,12 @@ def test_splitting_counts_who_covers_what():
     fires = codes["sae"].toarray()[:, 1]
     assert child["correlation"] == pytest.approx(np.corrcoef(fires, has_child)[0, 1])
     with pytest.raises(ValueError, match="'Childe' is unknown; nearest: 'Child'"):
-        mono.splitting(codes, positions, dataset, "Parent", "Childe")
+        interp.splitting(codes, positions, dataset, "Parent", "Childe")
 
 
 def test_absorption_is_silence_where_the_child_fires():
     codes, positions, dataset = nested()
-    found = mono.absorption(codes, positions, dataset, "Parent", "Child")
+    found = interp.absorption(codes, positions, dataset, "Parent", "Child")
     assert (found["parent_feature"], found["child_feature"]) == (0, 1)
     assert found["silent_parent_only"] == pytest.approx(10 / 60)
     assert found["silent_both"] == pytest.approx(24 / 30)
@@ -266,14 +269,14 @@ def test_figures_draw_what_the_tables_hold(screen, dataset, positions):
     both = pd.concat([table.assign(basis="sae"), table.assign(basis="mine")])
     figure = plots.monosemanticity(both)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "SAE features", "mine",
+        plots.BASES["sae"], "mine",
     ]  # fmt: skip
     crosses = figure.axes[0].lines[-1].get_xdata()
     assert np.allclose(crosses, table["selectivity_null"].median())
     figure.draw_without_rendering()
 
     codes, positions, dataset = nested()
-    rows = mono.splitting(codes, positions, dataset, "Parent", "Child", n=2)
+    rows = interp.splitting(codes, positions, dataset, "Parent", "Child", n=2)
     tables = [rows.assign(dictionary=name) for name in ("a", "b", "c", "d")]
     figure = plots.splitting(pd.concat(tables), "Parent", "Child")
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["a", "b", "c", "d"]

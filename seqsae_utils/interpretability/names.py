@@ -307,6 +307,9 @@ def predict_pairs(
     half). The name of a single item says nothing of two others: its pairs are that item and any
     left-out one, so that only the users are new; it is counted apart.
 
+    Pairs are harder the more items activate a feature, so that bases compare only if they are
+    equally sparse: cut each down to the `strongest` share of positions first, before `names` too.
+
     Two controls: a coin, 0.5, and the same labels dealt out among the features of the same kind
     of test, `n_shuffles` times. Labels that all features would fit alike do no better than these.
 
