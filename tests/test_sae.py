@@ -223,31 +223,52 @@ def test_gradients_of_few_entries_are_those_of_dense_products(variant):
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-4, rtol=1e-4)
 
 
-def test_the_transposed_product_is_that_of_dense_matrices_by_either_way():
+def test_products_at_some_places_are_those_of_the_whole_product():
+    a, b = torch.randn(3, 4), torch.randn(5, 4)
     rows = torch.tensor([0, 0, 2, 2, 2])  # the second row is empty
-    columns, values, dense = torch.tensor([1, 3, 0, 1, 3]), torch.randn(5), torch.randn(3, 4)
-    expected = torch.zeros(5, 3).index_put_((columns, rows), values) @ dense
-    found = sae.sparse.transposed_product(values, columns, rows, dense, 5)
-    torch.testing.assert_close(found, expected)
-    found = sae.sparse.scattered_product(values, columns, rows, dense, 5)  # where SciPy is not
-    torch.testing.assert_close(found, expected)
+    columns = torch.tensor([1, 3, 0, 1, 3])
+    found = sae.sparse.products_at(a, b, rows, torch.tensor([0, 2, 2]), columns)
+    torch.testing.assert_close(found, (a @ b.T)[rows, columns])
 
 
-@pytest.mark.parametrize(("n", "k"), [(64, 3), (64, 8), (64, 9), (30, 4), (5, 5)])
-def test_the_largest_of_each_row_are_found(n, k):
-    """In groups where that can be done, and as torch does it where not."""
+@pytest.mark.parametrize("d_sae", [200, 512, 100_000])
+def test_by_column_keeps_the_order_of_rows(d_sae):
+    columns = torch.randint(d_sae, (1_000,))
+    columns[::3] = d_sae - 1
+    expected = sorted(range(1_000), key=lambda i: columns[i].item())
+    assert sae.sparse.by_column(columns, d_sae).tolist() == expected
+
+
+@pytest.mark.parametrize(("n", "k"), [(64, 1), (64, 4), (512, 8), (512, 32), (64, 9), (30, 4)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_largest_of_each_row_are_found(n, k, ties):
+    """In groups where that can be done, and as torch does it where not; never more than k."""
     values = torch.randn(200, n)
-    expected = torch.arange(200)[:, None] * n + values.topk(k).indices
+    if ties:
+        values[7] = values[7].round()
     found = sae.sparse.largest_of_each_row(values, k)
-    assert torch.equal(found, expected.flatten().sort().values)
+    assert torch.equal(found, found.unique()) and len(found) == 200 * k
+    assert torch.equal(found // n, torch.arange(200).repeat_interleave(k))
+    expected = values.sort(descending=True).values[:, :k]
+    found = values.flatten()[found].view(200, k).sort(descending=True).values
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("misled", [False, True])
+def test_the_largest_of_all_are_found(misled):
+    """Also where the rows that tell the bound are larger than all others."""
+    values = torch.randn(160, 64)
+    if misled:
+        values[::16] += 10.0
+    for n in (1, 700, 160 * 64):
+        expected = values.flatten().topk(n).indices.sort().values
+        assert torch.equal(sae.sparse.largest_of_all(values, n), expected)
 
 
 def test_nth_largest_is_that_of_a_sorted_list():
-    values = torch.randn(4, 50)
+    values = torch.randn(50)
     for n in (1, 7, 50):
-        expected = values.sort(descending=True).values[:, n - 1]
-        assert torch.equal(sae.sparse.nth_largest(values, n), expected)
-    assert sae.sparse.nth_largest(values[0], 2).shape == ()
+        assert sae.sparse.nth_largest(values, n) == sorted(values.tolist())[-n]
 
 
 def test_relu_is_the_same_whether_its_code_is_dense_or_not():

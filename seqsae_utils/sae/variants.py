@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .sparse import at_least, autoencode, largest_of_each_row, nth_largest
+from .sparse import at_least, autoencode, largest_of_all, largest_of_each_row
 
 
 @dataclass(frozen=True)
@@ -222,10 +222,11 @@ class BatchTopK(TopK):
         return torch.where(pre > self.threshold, pre, 0.0)
 
     def choose(self, pre: Tensor) -> Tensor:
-        lowest = nth_largest(pre.flatten(), self.config.k * len(pre)).clamp(min=0.0)
+        where = largest_of_all(pre, self.config.k * len(pre))
+        lowest = pre.view(-1)[where].min().clamp(min=0.0)
         first = bool(self.threshold.isnan())
         self.threshold.lerp_(lowest, 0.01) if not first else self.threshold.copy_(lowest)
-        return at_least(pre, lowest)
+        return where
 
 
 class Matryoshka(BatchTopK):
