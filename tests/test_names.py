@@ -157,6 +157,16 @@ def test_noise_gets_no_names(dataset, items):
     assert (labels["kind"] != "").sum() <= 1
 
 
+def test_a_name_by_chance_is_given_no_confidence(dataset, items):
+    """A level above 1 names them all by what is there by chance: other items do not confirm it."""
+    rng = np.random.default_rng(6)
+    of_item = np.maximum(rng.normal(size=(dataset.n_items + 1, 300)) - 1, 0)
+    codes = sparse.csr_array(of_item[items["sae"]])
+    labels = naming.names(codes, items["sae"], dataset, level=2)
+    assert (labels["kind"] != "").all()
+    assert labels["confidence"].mean() == pytest.approx(0.5, abs=0.015)
+
+
 def test_left_out_items_have_no_part(codes, items, dataset, left_out, labels):
     """Whatever is put on them, the labels and their evidence stay the same."""
     values = codes["sae"].toarray()
