@@ -47,7 +47,7 @@ def bases(table: pd.DataFrame) -> plt.Figure:
     labels = {
         "max_correlation": "correlation",
         "max_auc": "AUC",
-        "lead_above_null": "lead of the SAE above chance",
+        "lead_above_null": "the SAE's lead above chance",
     }
     for axis, (name, label) in zip(axes, labels.items(), strict=True):
         axis.hlines(y, table[f"{name}_low"], table[f"{name}_high"], colors=colors, linewidth=3)

@@ -81,10 +81,7 @@ def train(
     """
     _check(sae.config, states, training)
     start_at_center(sae, states, normalisation, training.center)
-    with (
-        torch.no_grad()
-    ):  # a start at full length reconstructs far too much, and takes long to stop
-        sae.W_enc *= sae.encoder_scale
+    sae.begin()
     device = sae.W_dec.device
     optimizer = torch.optim.Adam(sae.parameters(), training.learning_rate, fused=True)
     silent = torch.zeros(sae.config.d_sae, device=device)  # positions since each last fired
@@ -209,10 +206,18 @@ def geometric_median(points: np.ndarray, iterations: int = 100) -> np.ndarray:
     return moved
 
 
+@torch.no_grad()
 def untrained(config: Config, states: np.ndarray, normalisation: Normalisation) -> SAE:
-    """The control: random directions around the mean of the states, as training starts from."""
+    """The control: random directions around the mean of the states, as training starts from.
+
+    Many directions that overlap reconstruct too much together. To be a fair control they get the
+    one scale that fits best, as training would find it.
+    """
     sae = create(config)
     start_at_center(sae, states, normalisation)
+    some = as_input(states[:: max(1, len(states) // 10_000)], normalisation)
+    parts, whole = sae(some) - sae.b_dec, some - sae.b_dec
+    sae.W_enc *= (parts * whole).sum() / parts.square().sum().clamp(min=1e-12)
     return sae
 
 

@@ -69,6 +69,10 @@ class SAE(nn.Module):
     #: Length of the encoder's directions when training begins. At full length a dense code
     #: reconstructs far too much at first, and takes long to stop.
     encoder_scale = 0.1
+    #: By how many standard deviations of z, at most, a state must exceed others for a feature to
+    #: fire when training begins. Where L1 is paid, features that are alike learn directions in
+    #: pairs that fire together: to share a value costs no L1, but twice the L0.
+    spread = 0.0
 
     def __init__(self, config: Config):
         super().__init__()
@@ -111,6 +115,12 @@ class SAE(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
+    def begin(self) -> None:
+        """Before the first step: a short encoder, and features that differ in when they fire."""
+        self.W_enc *= self.encoder_scale
+        self.b_enc -= self.encoder_scale * self.spread * torch.rand_like(self.b_enc)
+
+    @torch.no_grad()
     def constrain(self) -> None:
         """After a step: rows of norm 1, so that a feature's value is a length in the space of x."""
         self.W_dec.copy_(F.normalize(self.W_dec, dim=1))
@@ -141,6 +151,8 @@ class ReLU(SAE):
     .. [2] Klenitskiy et al., Sparse Autoencoders for Sequential Recommendation Models:
        Interpretation and Flexible Control, arXiv 2507.12202.
     """
+
+    spread = 2.5
 
     def activate(self, pre: Tensor) -> Tensor:
         return pre.relu()
@@ -328,6 +340,8 @@ class Gated(SAE):
     .. [1] Rajamanoharan et al., Improving Dictionary Learning with Gated Sparse Autoencoders,
        arXiv 2404.16014, equations 6 to 8.
     """
+
+    spread = 2.5
 
     def __init__(self, config: Config):
         super().__init__(config)
