@@ -380,6 +380,24 @@ def test_training_recovers_planted_directions(trained, planted):
     )
 
 
+@pytest.mark.parametrize("variant", ["relu", "gated"])
+def test_l1_does_not_keep_pairs_that_fire_together(variant, planted, monkeypatch):
+    """Two features of one direction share its value at no price of L1, and double the L0."""
+    states, directions, normalisation = planted
+    x = torch.from_numpy(normalisation.apply(states[:2_000]).astype(np.float32))
+    config = sae.Config(D_IN, 2 * DIRECTIONS, variant, l1_coefficient=3.0)
+    l0, found = [], []
+    for spread in (0.0, sae.VARIANTS[variant].spread):
+        monkeypatch.setattr(sae.VARIANTS[variant], "spread", spread)
+        seed_everything(0)
+        dictionary = sae.create(config)
+        training = replace(TRAINING, learning_rate=1e-3, dead_after=50_000)
+        sae.train(dictionary, states, normalisation, training)
+        l0.append((dictionary.encode(x) > 0).float().sum(dim=1).mean().item())
+        found.append(sae.matching(directions, numpy(dictionary.W_dec)).mean())
+    assert l0[1] < 0.85 * l0[0] and found[1] > found[0], (l0, found)
+
+
 def test_decoder_has_unit_rows_after_training(trained):
     norms = np.linalg.norm(numpy(trained[0].W_dec), axis=1)
     np.testing.assert_allclose(norms, 1, atol=1e-5)
@@ -544,6 +562,19 @@ def test_training_starts_at_the_mean_of_normalised_states(planted):
     control = sae.untrained(CONFIGS["topk"], states, normalisation)
     np.testing.assert_allclose(numpy(control.b_dec), expected, atol=1e-6)
     assert np.abs(expected).max() > 0.01
+
+
+@pytest.mark.parametrize("k", [3, 12])
+def test_no_other_scale_of_the_untrained_control_fits_better(planted, k):
+    states, _, normalisation = planted
+    torch.manual_seed(0)
+    control = sae.untrained(replace(CONFIGS["topk"], k=k), states, normalisation)
+    x = torch.from_numpy(normalisation.apply(states)).float()
+    with torch.no_grad():
+        parts, whole = control(x) - control.b_dec, x - control.b_dec
+        missed = {s: float((whole - s * parts).square().sum()) for s in (0.95, 1.0, 1.05)}
+    assert missed[1.0] == min(missed.values())
+    assert missed[1.0] < whole.square().sum()
 
 
 def test_double_precision_states_are_taken_as_single(planted):
