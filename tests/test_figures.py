@@ -13,7 +13,7 @@ from seqsae_utils.figures import activations, control, data, interpretability, r
 from seqsae_utils.workspace import Workspace, sha256
 
 NAMES = ["Noir", "Children's", "Sci-Fi"]
-SCORES = ["max_correlation", "max_auc"]
+SCORES = ["max_correlation", "max_auc", "lead_above_null"]
 
 
 @pytest.fixture(autouse=True)
@@ -65,12 +65,30 @@ SIZES = pd.DataFrame(
 DENSITY = rows({"variant": ["topk", "relu"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
 REPLACEMENT = pd.DataFrame({"replacement": ["original", "topk", "mean"], "ndcg@10": [0.2, 0.1, 0]})
 PAIRED = rows(
-    {"attribute": NAMES, "basis": list(interpretability.BASES)}, correlation=[0.1, 0.2, 0.3, 0.5]
+    {"attribute": NAMES, "basis": list(interpretability.BASES)},
+    correlation=np.linspace(0.1, 0.7, 7),
 )
 BASES = pd.DataFrame({"basis": list(interpretability.BASES), "null_correlation": 0.1}).assign(
     **{f"{name}{end}": 0.5 + shift for name in SCORES
        for end, shift in {"": 0, "_low": -0.1, "_high": 0.1}.items()}
 )  # fmt: skip
+ALL_FEATURES = rows(
+    {"basis": ["neurons", "sae"], "feature": range(3)},
+    **{f"{name}{end}": [0.1, 0.4, np.nan]
+       for name in ("selectivity", "divergence") for end in ("", "_null")},
+    **{f"{name}{end}": [3.0, 0.4, np.nan]
+       for name in ("year_gap", "co_consumption") for end in ("", "_chance")},
+)  # fmt: skip
+PARTS = rows(
+    {"dictionary": ["topk 64", "topk 128"], "role": ["parent", "child"], "rank": [1, 2]},
+    feature=[3, 1, 4], recall_parent_only=[0.1, 0.9], recall_both=[0.5, 0.6],
+)  # fmt: skip
+TOLD = rows(
+    {"basis": ["sae", "random_directions"], "kind": ["all", "attribute"]}, features=[3, 2],
+    accuracy=0.7, low=0.6, high=0.8, shuffled=0.5,
+)  # fmt: skip
+PAIRS = rows({"reads": NAMES, "promotes": NAMES}, share=[0.5, 0.25, 0.25], features=4)
+AGREEMENT = rows({"what": ["measured", "lens", "dealt"], "i": range(4)}, agreement=[-0.5, 0.1, 0.9])
 HISTOGRAM = rows({"group": ["Noir", "not Noir"], "i": range(9)}, activation=np.linspace(0.1, 3, 9))
 PROMOTED = pd.DataFrame(
     {"title": ["The Third Man (1949)", "A Title That Goes On and On and On and On (1950)"],
@@ -101,6 +119,10 @@ DRAWN = {
     "replacement_cost": lambda: sae.replacement_cost(REPLACEMENT),
     "paired_bars": lambda: interpretability.paired_bars(PAIRED),
     "bases": lambda: interpretability.bases(BASES),
+    "monosemanticity": lambda: interpretability.monosemanticity(ALL_FEATURES),
+    "splitting": lambda: interpretability.splitting(PARTS, "Children's", "Sci-Fi"),
+    "predictions": lambda: interpretability.predictions(TOLD),
+    "input_output": lambda: interpretability.input_output(PAIRS, AGREEMENT),
     "feature_page": lambda: interpretability.feature_page(HISTOGRAM, PROMOTED, "Feature 3: Noir"),
     "dose_response": lambda: control.dose_response(CURVES[CURVES["method"] == "sae"]),
     "gain_against_loss": lambda: control.gain_against_loss(CURVES),
@@ -123,7 +145,7 @@ def test_a_figure_draws_fits_the_page_and_names_its_axes(name):
     labels = [axis.get_xlabel() for axis in figure.axes] + [
         axis.get_ylabel() for axis in figure.axes
     ]
-    assert any(labels), "no axis says what it shows"
+    assert any([*labels, figure.get_supxlabel()]), "no axis says what it shows"
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -222,7 +244,7 @@ def test_sites_show_each_attribute_and_the_means_of_each_target():
 
 
 def test_paired_bars_stand_beside_each_other_for_each_attribute():
-    table = PAIRED.assign(correlation=np.arange(12) / 12)
+    table = PAIRED.assign(correlation=np.arange(21) / 21)
     axis = interpretability.paired_bars(table).axes[0]
     wide = table.pivot(index="attribute", columns="basis", values="correlation")
     order = [label.get_text() for label in axis.get_xticklabels()]

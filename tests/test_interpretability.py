@@ -15,6 +15,7 @@ from seqsae_utils.activations import Normalisation, hooked
 from seqsae_utils.interpretability import Positions
 
 N_ITEMS, N_ATTRIBUTES = 60, 4
+KINDS = ("correlation", "auc")
 NAMES = ["Noir", "War", "Musical", "Western"]
 
 
@@ -49,7 +50,8 @@ def sparse_codes() -> np.ndarray:
 def test_paired_scores_are_those_of_scipy_and_scikit_learn(attributes):
     x = dense_codes()[:, [0, 3, 6, 4]]
     y = attributes[:, [0, 0, 1, 0]]
-    found = interp.paired_scores(x, y, np.ones((1, 1)), np.zeros(500, dtype=int))
+    once = np.ones((1, 1)), np.zeros(500, dtype=int)
+    found = {kind: interp.paired_scores(x, y, *once, kind) for kind in KINDS}
     for j in range(3):
         correlation = pearsonr(x[:, j], y[:, j]).statistic
         assert found["correlation"][0, j] == pytest.approx(correlation, abs=1e-9)
@@ -66,7 +68,7 @@ def test_drawn_scores_are_those_of_repeated_rows(codes, attributes):
     x, y = codes, attributes[:, [0, 1]]
     user = np.random.default_rng(4).integers(0, 60, size=500)  # in no order
     draws = np.random.default_rng(4).integers(0, 4, size=(3, 60))
-    found = interp.paired_scores(x, y, draws, user)
+    found = {kind: interp.paired_scores(x, y, draws, user, kind) for kind in KINDS}
     for draw, counts in enumerate(draws):
         rows = np.repeat(np.arange(500), counts[user])
         for j in range(2):
@@ -79,8 +81,8 @@ def test_drawn_scores_are_those_of_repeated_rows(codes, attributes):
 def test_a_draw_without_the_attribute_has_no_score(attributes):
     weights = np.stack([np.ones(500), attributes[:, 0] == 0, attributes[:, 0] == 1])
     x = sparse_codes()[:, [0]]
-    found = interp.paired_scores(x, attributes[:, [0]], weights, np.arange(500))
-    for values in found.values():
+    for kind in KINDS:
+        values = interp.paired_scores(x, attributes[:, [0]], weights, np.arange(500), kind)
         assert np.isnan(values[:, 0]).tolist() == [False, True, True]
 
 
@@ -209,23 +211,23 @@ def test_bootstrap_draws_users_not_positions():
     x, y = rng.normal(size=(40, 2)), (rng.random((40, 2)) < 0.5).astype(float)
     users = rng.permutation(40)
     repeated = np.repeat(np.arange(40), 25)
-    plain = interp.bootstrap(x, y, users, n_draws=120, seed=3)
-    many = interp.bootstrap(x[repeated], y[repeated], users[repeated], n_draws=120, seed=3)
-    for name in ("correlation", "auc"):
-        assert plain[name].shape == (120, 2)
-        np.testing.assert_allclose(many[name], plain[name], atol=1e-9)
+    for kind in KINDS:
+        plain = interp.bootstrap(x, y, users, kind, n_draws=120, seed=3)
+        many = interp.bootstrap(x[repeated], y[repeated], users[repeated], kind, 120, seed=3)
+        assert plain.shape == (120, 2)
+        np.testing.assert_allclose(many, plain, atol=1e-9)
     by_hand = []
     for _ in range(400):
         rows = rng.integers(0, 40, size=40)
         by_hand.append(np.corrcoef(x[rows, 0], y[rows, 0])[0, 1])
-    spread = np.std(interp.bootstrap(x, y, users, n_draws=400)["correlation"][:, 0])
+    spread = np.std(interp.bootstrap(x, y, users, "correlation", n_draws=400)[:, 0])
     assert spread == pytest.approx(np.std(by_hand), rel=0.15)
 
 
 def test_bootstrap_is_seeded():
     x, y = dense_codes()[:, :1], np.tile([[0.0], [1.0]], (250, 1))
     users = np.arange(500) // 10
-    first, again, other = (interp.bootstrap(x, y, users, 60, s)["auc"] for s in (1, 1, 2))
+    first, again, other = (interp.bootstrap(x, y, users, "auc", 60, s) for s in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 

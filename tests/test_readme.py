@@ -8,69 +8,121 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
-METRICS = json.loads((PROJECT / "figures" / "ml-100k" / "metrics.json").read_text())
+METRICS = {
+    name: json.loads((PROJECT / "figures" / name / "metrics.json").read_text())
+    for name in ("ml-100k", "ml-1m")
+}
 
-#: What a row of the results table begins with, and the numbers that it must show, in order.
+#: What a row of the results table begins with, and the numbers of its two cells, for each dataset.
 ROWS = {
-    "NDCG@10 for users never seen": [
-        "recommender.ndcg@10",
-        "recommender.ndcg@10_low",
-        "recommender.ndcg@10_high",
-        "recommender.ease.ndcg@10",
-        "recommender.popularity.ndcg@10",
-        "recommender.shuffled_history.ndcg@10",
-    ],
-    "NDCG@10 for everybody's last item": [
-        "recommender.leave_last_out.sasrec.ndcg@10",
-        "recommender.leave_last_out.sasrec.ndcg@10_low",
-        "recommender.leave_last_out.sasrec.ndcg@10_high",
-        "recommender.leave_last_out.ease.ndcg@10",
-        "recommender.leave_last_out.item_knn.ndcg@10",
-        "recommender.leave_last_out.popularity.ndcg@10",
-    ],
-    "variance that 8 of 512 features explain": [
-        "sae.explained_variance",
-        "sae.by_dictionary.random.explained_variance",
-    ],
-    "NDCG kept": ["sae.ndcg_recovered", "sae.by_dictionary.random.ndcg_recovered"],
-    "correlation of the best feature": [
-        "interpretability.sae.max_correlation",
-        "interpretability.sae.max_correlation_low",
-        "interpretability.sae.max_correlation_high",
-        "interpretability.neurons.max_correlation",
-        "interpretability.neurons.max_correlation_low",
-        "interpretability.neurons.max_correlation_high",
-        "interpretability.random_directions.max_correlation",
-    ],
-    "the same with genres permuted": [
-        "interpretability.sae.null_correlation",
-        "interpretability.neurons.null_correlation",
-    ],
-    "share of a genre in the top 10": [
-        "control.sae.mean.share_at_0",
-        "control.sae.mean.share_at_strong",
-        "control.diffmean.mean.share_at_strong",
-        "control.random.mean.share_at_strong",
-    ],
-    "NDCG@10 at that dose": [
-        "control.sae.mean.ndcg_at_strong",
-        "control.diffmean.mean.ndcg_at_strong",
-        "control.random.mean.ndcg_at_strong",
-    ],
+    "NDCG@10 for users never seen": (
+        ["recommender.ndcg@10", "recommender.ndcg@10_low", "recommender.ndcg@10_high"],
+        [
+            "recommender.ease.ndcg@10",
+            "recommender.popularity.ndcg@10",
+            "recommender.shuffled_history.ndcg@10",
+        ],
+    ),
+    "variance that 16 active features explain": (
+        ["sae.explained_variance"],
+        ["sae.by_dictionary.random.explained_variance"],
+    ),
+    "correlation of the best feature with its genre, mean over genres": (
+        [
+            "interpretability.sae.max_correlation",
+            "interpretability.sae.max_correlation_low",
+            "interpretability.sae.max_correlation_high",
+        ],
+        [
+            "interpretability.neurons.max_correlation",
+            "interpretability.random_directions.max_correlation",
+            "interpretability.sae_static.max_correlation",
+        ],
+    ),
+    "the same with genres permuted across items": (
+        ["interpretability.sae.null_correlation"],
+        [
+            "interpretability.neurons.null_correlation",
+            "interpretability.random_directions.null_correlation",
+        ],
+    ),
+    "lead over hidden dimensions, above chance": (
+        [
+            "interpretability.neurons.lead_above_null",
+            "interpretability.neurons.lead_above_null_low",
+            "interpretability.neurons.lead_above_null_high",
+        ],
+        [
+            "interpretability.ica.lead_above_null",
+            "interpretability.random_directions.lead_above_null",
+        ],
+    ),
+    "pairs of unseen items told right from a feature's label": (
+        [
+            "interpretability.names.sae.all.accuracy",
+            "interpretability.names.sae.all.low",
+            "interpretability.names.sae.all.high",
+        ],
+        [
+            "interpretability.names.sae.all.shuffled",
+            "interpretability.names.random_directions.all.accuracy",
+        ],
+    ),
+    "share of a genre in the top 10, its feature turned up by 4": (
+        ["control.sae.mean.share_at_0", "control.sae.mean.share_at_strong"],
+        ["control.diffmean.mean.share_at_strong", "control.random.mean.share_at_strong"],
+    ),
+    "NDCG@10 at that dose": (
+        ["control.sae.mean.ndcg_at_strong"],
+        ["control.diffmean.mean.ndcg_at_strong", "control.random.mean.ndcg_at_strong"],
+    ),
 }
 
 
-def number(key: str) -> float:
-    value = METRICS
+def number(key: str, dataset: str = "ml-100k") -> float:
+    value = METRICS[dataset]
     for part in key.split("."):
         value = value[part]
     return value
 
 
+def shown(value: float) -> str:
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_the_results_table_shows_the_committed_numbers(row):
-    (line,) = [line for line in README.splitlines() if line.startswith(f"| {row}")]
-    assert re.findall(r"\.\d{3}\b", line) == [f"{number(key):.3f}"[1:] for key in ROWS[row]]
+    (line,) = [line for line in README.splitlines() if line.startswith(f"| {row} |")]
+    cells = line.split("|")[2:6]
+    for dataset, (first, second) in zip(METRICS, (cells[:2], cells[2:]), strict=True):
+        for cell, keys in zip((first, second), ROWS[row], strict=True):
+            expected = [shown(number(key, dataset)) for key in keys]
+            assert re.findall(r"-?\.\d{3}\b", cell) == expected, dataset
+
+
+def test_the_row_of_all_teaching_shows_the_committed_numbers():
+    (line,) = [line for line in README.splitlines() if "everybody's last item" in line]
+    found = "recommender.leave_last_out"
+    keys = [f"{found}.sasrec.ndcg@10{end}" for end in ("", "_low", "_high")]
+    keys += [f"{found}.{model}.ndcg@10" for model in ("ease", "item_knn", "popularity")]
+    assert re.findall(r"\.\d{3}\b", line) == [shown(number(key)) for key in keys]
+
+
+def test_numbers_of_others_name_their_source():
+    """What was not measured here stands in the last column, with its source or as not reported."""
+    table = [line for line in README.splitlines() if line.startswith(tuple(f"| {r}" for r in ROWS))]
+    assert len(table) == len(ROWS)
+    for line in table:
+        assert re.search(r"\[a\]|not reported", line.split("|")[6]), line
+    assert "**[a]**" in README
+
+
+def test_the_sentences_below_the_table_are_the_conclusions_of_the_notebooks():
+    """Composed by the code from the intervals, and quoted, so that nobody words them better."""
+    book = json.loads((PROJECT / "notebooks/05_interpretability.ipynb").read_text())
+    said = ["".join(output.get("text", "")) for cell in book["cells"] if cell["cell_type"] == "code"
+            for output in cell["outputs"] if "conclusion" in "".join(cell["source"])]  # fmt: skip
+    assert said and said[0].strip() in README
 
 
 def test_a_knob_at_zero_changes_nothing():

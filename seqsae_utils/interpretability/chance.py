@@ -47,9 +47,9 @@ def columns(codes: Codes, chosen: pd.DataFrame) -> NDArray:
 
 
 def paired_scores(
-    x: NDArray, attributes: NDArray, draws: NDArray, user: NDArray
-) -> dict[str, NDArray]:
-    """Correlation and AUC of column j of x with column j of the attributes, for each draw of users.
+    x: NDArray, attributes: NDArray, draws: NDArray, user: NDArray, kind: str
+) -> NDArray:
+    """Score of column j of x for column j of the attributes, for each draw of users.
 
     Parameters
     ----------
@@ -59,26 +59,25 @@ def paired_scores(
         [n_draws, n_users], how often each user is counted in each draw
     user
         [n_positions], the column of `draws` that a position belongs to
+    kind
+        ``correlation`` or ``auc``
 
     Returns
     -------
-    dict of arrays [n_draws, n_pairs]
-        correlation, auc; NaN where a draw holds no position with, or none without, the attribute.
+    array [n_draws, n_pairs]
+        NaN where a draw holds no position with, or none without, the attribute.
     """
     draws = draws.astype(np.float64)
+    if kind == "auc":
+        pairs = zip(x.T, attributes.T, strict=True)
+        return np.stack([_drawn_auc(*pair, draws, user) for pair in pairs], axis=1)
     columns = np.arange(len(user))
     of_user = sparse.csr_array((np.ones(len(user)), (user, columns)), (draws.shape[1], len(user)))
     n = draws @ of_user.sum(axis=1)[:, None]
     sum_x, sum_xx, sum_y, sum_xy = (
         draws @ (of_user @ values) for values in (x, x * x, attributes, x * attributes)
     )
-    correlation = ratio(
-        sum_xy - sum_x * sum_y / n, variance(sum_xx, sum_x, n), variance(sum_y, sum_y, n)
-    )
-    auc = np.empty_like(correlation)
-    for j in range(x.shape[1]):
-        auc[:, j] = _drawn_auc(x[:, j], attributes[:, j], draws, user)
-    return {"correlation": correlation, "auc": auc}
+    return ratio(sum_xy - sum_x * sum_y / n, variance(sum_xx, sum_x, n), variance(sum_y, sum_y, n))
 
 
 def everybody_once(x: NDArray) -> tuple[NDArray, NDArray]:
@@ -121,16 +120,15 @@ def draw_users(users: NDArray, n_draws: int, seed: int = 0) -> tuple[NDArray, ND
 
 
 def bootstrap(
-    x: NDArray, attributes: NDArray, users: NDArray, n_draws: int = 500, seed: int = 0
-) -> dict[str, NDArray]:
-    """Scores of chosen features in `draw_users`: correlation and auc, each [n_draws, n_pairs].
+    x: NDArray, attributes: NDArray, users: NDArray, kind: str, n_draws: int = 500, seed: int = 0
+) -> NDArray:
+    """A score of chosen features in `draw_users`, [n_draws, n_pairs]; see `paired_scores`.
 
     The same users and seed give the same draws, so that two bases can be compared draw by draw.
     """
     draws, user = draw_users(users, n_draws, seed)
     some = np.array_split(draws, -(-n_draws // 50))  # not all at once: [n_draws, n_positions]
-    parts = [paired_scores(x, attributes, part, user) for part in some]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return np.concatenate([paired_scores(x, attributes, part, user, kind) for part in some])
 
 
 def interval(values: NDArray, level: float = 0.95) -> tuple[float, float]:

@@ -119,7 +119,9 @@ def best_features(
     """
     chosen = choose(score(codes["sae"], positions["sae"].attributes)["correlation"])
     x, y = columns(codes["test"], chosen), positions["test"].attributes
-    point = paired_scores(x, y, *everybody_once(x))
+    point = {
+        kind: paired_scores(x, y, *everybody_once(x), kind)[0] for kind in ("correlation", "auc")
+    }
     hits = ((x > 0) * y).sum(axis=0)
     with np.errstate(invalid="ignore"):
         return pd.DataFrame(
@@ -128,8 +130,8 @@ def best_features(
                 "feature": chosen["feature"],
                 "sign": chosen["sign"],
                 "correlation_chosen": chosen["score"] * chosen["sign"],
-                "correlation": point["correlation"][0],
-                "auc": point["auc"][0],
+                "correlation": point["correlation"],
+                "auc": point["auc"],
                 "precision": hits / (x > 0).sum(axis=0),
                 "recall": hits / y.sum(axis=0),
             }
@@ -168,8 +170,8 @@ def compare(
         scores = score(codes["sae"], positions["sae"].attributes)
         for kind, chance in {"correlation": 0.0, "auc": 0.5}.items():
             x = columns(codes["test"], choose(scores[kind], chance))
-            point = paired_scores(x, test.attributes, *everybody_once(x))[kind]
-            draws = bootstrap(x, test.attributes, test.users, n_bootstrap, seed)[kind]
+            point = paired_scores(x, test.attributes, *everybody_once(x), kind)
+            draws = bootstrap(x, test.attributes, test.users, kind, n_bootstrap, seed)
             drawn[name, kind] = np.nanmean(draws, axis=1)
             row[f"max_{kind}"] = np.nanmean(point)
             row[f"max_{kind}_low"], row[f"max_{kind}_high"] = interval(drawn[name, kind])

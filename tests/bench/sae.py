@@ -31,6 +31,7 @@ from seqsae_utils import sae
 HERE = Path(__file__).parent
 D_IN, D_SAE, BATCH, TRUE = 64, 512, 1_024, 256
 LIBRARIES = ("seqsae", "dictionary-learning", "SAELens")
+MAIN = ("topk", "batchtopk", "relu")  # which all libraries have; by more than one thread, too
 #: What each variant is asked for, so that all libraries end near the same L0.
 SETTINGS = {
     "topk": {"k": 8},
@@ -42,7 +43,7 @@ SETTINGS = {
 }
 #: Settings of the same name mean other things elsewhere: the windows and weights that suit each.
 OF_PEERS = {
-    ("SAELens", "relu"): {"l1_coefficient": 1.7},
+    ("dictionary-learning", "relu"): {"l1_coefficient": 1.55},
     ("dictionary-learning", "jumprelu"): {"bandwidth": 0.001},
 }
 
@@ -103,14 +104,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", required=True, help="a Python that has both libraries")
     parser.add_argument("--steps", type=int, default=2_000, help="2,000 by default")
+    parser.add_argument(
+        "--variants", type=lambda names: names.split(","),
+        help=f"of {','.join(SETTINGS)}; by default all with one thread, three with more",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads; 1 2 by default"
+    )
     arguments = parser.parse_args()
+    if unknown := set(arguments.variants or []) - set(SETTINGS):
+        parser.error(f"--variants {','.join(sorted(unknown))}: choose from {','.join(SETTINGS)}")
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_vectors(folder)
-        for threads in (1, 2):
-            for variant in SETTINGS if threads == 1 else list(SETTINGS)[:3]:
-                for library in LIBRARIES[: 3 if variant in list(SETTINGS)[:3] else 2]:
+        for threads in arguments.threads:
+            for variant in arguments.variants or (SETTINGS if threads == 1 else MAIN):
+                for library in LIBRARIES if variant in MAIN else LIBRARIES[:2]:
                     found = run(library, variant, threads, folder, arguments)
                     bound = limit(threads)
                     row = {"threads": threads, "variant": variant, "library": library, **found}
@@ -127,7 +137,12 @@ def main() -> None:
     random = sae.create(sae.Config(D_IN, D_SAE)).W_dec.detach().numpy()
     print()
     shown = table.drop(columns="best_peer").astype({"tokens_a_second": int})
-    print(shown.round(3).fillna("").to_string(index=False))
+    print(shown.round(3).to_string(index=False, na_rep=""))
+    print()
+    for name, of_variant in table[table["variant"].isin(MAIN)].groupby("variant", sort=False):
+        apart = np.ptp(of_variant[["explained_variance", "l0"]], axis=0)
+        share = apart["l0"] / of_variant["l0"].max()
+        print(f"{name}: EV differs by up to {apart['explained_variance']:.3f}, L0 by {share:.0%}")
     print(f"\nrecovery of random directions: {sae.matching(truth, random).mean():.3f}")
 
 
