@@ -74,7 +74,7 @@ def _run(config, training, states, held_out, normalisation, folder: Path) -> Non
     torch.set_num_threads(1)
     sae = create(config)
     folder.mkdir(exist_ok=True)
-    train(sae, states, normalisation, training, folder / "training.checkpoint")
+    train(sae, states, normalisation, training, folder / "training.checkpoint", progress=False)
     save(sae, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said in the table

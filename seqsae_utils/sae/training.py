@@ -57,6 +57,7 @@ def train(
     normalisation: Normalisation,
     training: Training,
     checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Train in place on hidden states [n_positions, d_in], which are normalised batch by batch.
 
@@ -65,6 +66,8 @@ def train(
     checkpoint
         File that receives the state every half a minute. If it exists, training goes on from
         there and ends with the same weights as if it had not been interrupted.
+    progress
+        Show a bar: several at a time would write over each other.
 
     Returns
     -------
@@ -94,9 +97,10 @@ def train(
     batches = _Batches(states, normalisation, training, device)
     saved = time.monotonic()
     steps = range(first, training.steps)
-    for step in tqdm(
-        steps, f"{sae.config.variant} steps", initial=first, total=training.steps, leave=False
-    ):
+    if progress:
+        name = f"{sae.config.variant} steps"
+        steps = tqdm(steps, name, initial=first, total=training.steps, leave=False)
+    for step in steps:
         x = batches[step]
         dead = silent > training.dead_after
         total, fired = sae.loss(x, dead if dead.any() else None)
