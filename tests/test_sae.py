@@ -770,7 +770,7 @@ def test_a_sweep_goes_on_where_it_was_killed_and_is_the_same_in_two_processes(
     trained = []
     train = sae.sweeping.train
     monkeypatch.setattr(
-        sae.sweeping, "train", lambda s, *rest: trained.append(s) or train(s, *rest)
+        sae.sweeping, "train", lambda s, *rest, **more: trained.append(s) or train(s, *rest, **more)
     )
     pd.testing.assert_frame_equal(sae.sweep(runs, *arguments, tmp_path / "one"), two)
     assert len(trained) == 1
