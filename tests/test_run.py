@@ -264,7 +264,8 @@ def test_an_interrupted_run_goes_on_at_the_same_notebook(project, kind):
     replace(path, "hand_on(profile", f"import time; {wait}hand_on(profile")
     # As `python -m seqsae_utils.run`, but with the three stages and the modules of this project.
     script = f"""if True:
-        import runpy, sys
+        import runpy, signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
         sys.path[:0] = [{str(Path(run.__file__).parents[2])!r}]
         from pathlib import Path
         from seqsae_utils import run, workspace

@@ -203,7 +203,7 @@ def corrected_p_values(found: NDArray, null: NDArray) -> NDArray:
 
     >>> null = np.array([[0.1, 0.1], [0.2, 0.3], [0.3, 0.2]])
     >>> corrected_p_values(np.array([0.9, 0.2]), null)
-    array([0.25, 1.  ])
+    array([0.25, 0.75])
     """
     mean, spread = np.nanmean(null, axis=0), np.nanstd(null, axis=0).clip(1e-12)
     largest = np.nanmax((null - mean) / spread, axis=1)
