@@ -284,3 +284,13 @@ def test_figures_draw_what_the_tables_hold(screen, dataset, positions):
     assert np.allclose(orange.get_xdata(), rows["recall_parent_only"])
     assert np.allclose(blue.get_xdata(), rows["recall_both"])
     figure.draw_without_rendering()
+
+
+def test_the_interval_of_selectivity_holds_the_mean_of_the_table(dataset, positions):
+    codes = known_features(dataset, positions)
+    table = mono.monosemanticity(codes, positions, dataset).assign(basis="sae")
+    found = interp.selectivity_interval({"sae": codes}, positions, table, dataset.attributes)
+    row = found.loc["sae"]
+    assert row["selectivity"] == pytest.approx(np.nanmean(table["selectivity"]))
+    assert row["selectivity_low"] <= row["selectivity"] <= row["selectivity_high"]
+    assert row["selectivity_low"] < row["selectivity_high"]

@@ -189,14 +189,14 @@ def compare(
         best.append(of_basis)
         rows.append(row)
     table = pd.DataFrame(rows)
-    null_of = table.set_index("basis")["null_correlation"]
-    for i, name in enumerate(table["basis"]):
-        lead = drawn["sae", "correlation"] - drawn[name, "correlation"]
-        difference = null_of["sae"] - null_of[name]
-        for column, shift in {"lead": 0.0, "lead_above_null": difference}.items():
-            mean = table["max_correlation"][list(null_of.index).index("sae")]
-            table.loc[i, column] = mean - table["max_correlation"][i] - shift
-            table.loc[i, [f"{column}_low", f"{column}_high"]] = np.array(interval(lead)) - shift
+    sae = table.set_index("basis").loc["sae"]
+    for i, row in table.iterrows():
+        drawn_lead = drawn["sae", "correlation"] - drawn[row["basis"], "correlation"]
+        lead = sae["max_correlation"] - row["max_correlation"]
+        nulls = sae["null_correlation"] - row["null_correlation"]
+        for column, shift in {"lead": 0.0, "lead_above_null": nulls}.items():
+            ends = [column, f"{column}_low", f"{column}_high"]
+            table.loc[i, ends] = np.array([lead, *interval(drawn_lead)]) - shift
     return pd.concat(best, ignore_index=True), table
 
 
