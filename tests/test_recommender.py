@@ -527,7 +527,7 @@ def test_fit_all_trains_each_run_and_goes_on_where_it_was(tmp_path, monkeypatch)
     }
     runs = [("few", "gpt2", 0), ("few", "bert4rec", 0), ("more", "gpt2", 7)]
     how = replace(TRAINING, max_epochs=2)
-    models, history = recommender.fit_all(runs, protocols, CONFIG, how, tmp_path)
+    models, history = recommender.fit_all(runs, protocols, CONFIG, how, tmp_path, n_jobs=2)
     assert list(models) == runs
     assert history.groupby(["protocol", "model", "seed"], sort=False).size().to_dict() == {
         run: 2 for run in runs

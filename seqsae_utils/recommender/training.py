@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from torch import nn
 from tqdm import tqdm
 
@@ -65,11 +66,12 @@ def fit(
     training: Training,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
+    progress: bool = True,
 ) -> tuple[Transformer, pd.DataFrame]:
     """Create a model and `train` it: one seed decides weights, batches and dropout."""
     torch.manual_seed(training.seed)
     model = create(config).to(device)
-    return model, train(model, protocol.train, protocol.validation, training, checkpoint)
+    return model, train(model, protocol.train, protocol.validation, training, checkpoint, progress)
 
 
 def fit_all(
@@ -79,28 +81,45 @@ def fit_all(
     training: Training,
     folder: Path,
     device: torch.device | str = "cpu",
+    n_jobs: int = 1,
 ) -> tuple[dict[tuple[str, str, int], Transformer], pd.DataFrame]:
     """`fit` one model for each run: name of its protocol, its architecture, its seed.
 
-    Their checkpoints are kept in `folder`: called again after a kill, finished runs are only
-    loaded, and the one that was interrupted goes on.
+    Up to `n_jobs` are trained at the same time, each in a process of its own; they come out the
+    same. Their checkpoints are kept in `folder`: called again after a kill, finished runs are only
+    loaded, and those that were interrupted go on.
 
     Returns
     -------
     models : by run
     history : what `train` returned, with the columns protocol, model and seed
     """
-    models, histories = {}, []
-    for i, (name, architecture, seed) in enumerate(runs):
-        models[name, architecture, seed], history = fit(
+    n_jobs = min(n_jobs, len(runs))
+    jobs = (
+        delayed(_fit_with)(
+            torch.get_num_threads(),
             replace(config, architecture=architecture, n_items=protocols[name].n_items),
             protocols[name],
             replace(training, seed=seed),
             folder / f"{i}.checkpoint",
             device,
+            progress=n_jobs == 1,
         )
+        for i, (name, architecture, seed) in enumerate(runs)
+    )
+    done = Parallel(n_jobs, return_as="generator")(jobs)
+    done = tqdm(done, "models", total=len(runs), leave=False)
+    models, histories = {}, []
+    for (name, architecture, seed), (model, history) in zip(runs, done, strict=True):
+        models[name, architecture, seed] = model
         histories.append(history.assign(protocol=name, model=architecture, seed=seed))
     return models, pd.concat(histories, ignore_index=True)
+
+
+def _fit_with(n_threads: int, *arguments, **options) -> tuple[Transformer, pd.DataFrame]:
+    """`fit` with as many threads as here, in a process that may have begun with others."""
+    torch.set_num_threads(n_threads)
+    return fit(*arguments, **options)
 
 
 def train(
@@ -109,6 +128,7 @@ def train(
     validation: tuple[list[np.ndarray], np.ndarray],
     training: Training,
     checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Train in place and leave the model at its best epoch.
 
@@ -121,6 +141,8 @@ def train(
     checkpoint
         File that receives the state after each epoch. If it exists, training goes on from there,
         and ends with the same weights as if it had not been interrupted.
+    progress
+        Show a bar: several at a time would write over each other.
 
     Returns
     -------
@@ -141,7 +163,8 @@ def train(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     state = _State(model, optimizer, checkpoint, _fingerprint(model, training, sequences))
-    with tqdm(total=training.max_epochs, initial=state.epoch, desc="epochs", leave=False) as bar:
+    shown = {"initial": state.epoch, "total": training.max_epochs, "desc": "epochs", "leave": False}
+    with tqdm(**shown, **({} if progress else {"disable": True})) as bar:
         while state.epoch < training.max_epochs and state.epochs_without_gain < training.patience:
             loss = _train_epoch(model, optimizer, sequences, training, state.epoch)
             rank = rank_items(model.next_item_scores, *validation).rank

@@ -1,0 +1,128 @@
+"""Turn features up and down while a model runs.
+
+Every edit keeps what the SAE could not reconstruct. With the code f of a hidden state h, the
+edited code f', and the standard deviation s of the normalisation,
+
+    h' = h + s * (decode(f') - decode(f))
+
+so that an edit that changes nothing costs nothing: h' is h, to the last bit. Replacing h by the
+reconstruction, as is often done, pays for the reconstruction error before anything is steered.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..activations import Normalisation, hooked
+from ..sae import SAE
+
+#: From hidden states [batch, length, d_in] to what is added to them.
+Delta = Callable[[Tensor], Tensor]
+
+
+#: What an edit makes of a feature's value, by its mode.
+MODES = {
+    "add": lambda value, by: value + by,
+    "set": lambda value, to: torch.full_like(value, to),
+    "scale": lambda value, by: value * by,
+    "clamp": lambda value, limit: value.clamp(max=limit),
+}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What happens to one feature at each position that is edited.
+
+    ``add`` a value, to activate it where it is silent; ``set`` it to a value, whatever it was;
+    ``scale`` it, by 0 to suppress it; or ``clamp`` it: no more than the value.
+
+    Values but that of ``scale`` are in units of the normalised space. ``add`` may leave the range
+    that the feature takes by itself: below zero it steers away from the direction.
+    """
+
+    feature: int
+    value: float
+    mode: str = "add"
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r}: choose from {', '.join(MODES)}")
+        if not np.isfinite(self.value):
+            raise ValueError(f"feature {self.feature}: a knob cannot stand at {self.value}")
+
+    def change(self, value: Tensor) -> Tensor:
+        """By how much a feature at `value` is raised."""
+        if self.mode == "add":  # not (value + by) - value, which rounds
+            return torch.full_like(value, self.value)
+        return MODES[self.mode](value, self.value) - value
+
+
+def sae_delta(sae: SAE, normalisation: Normalisation, edits: list[Edit]) -> Delta:
+    """The error-preserving edit: s * (f' - f) @ W_dec, which is s * (decode(f') - decode(f))."""
+    for edit in edits:
+        if not 0 <= edit.feature < sae.config.d_sae:
+            raise ValueError(
+                f"feature {edit.feature}: the SAE has features 0 to {sae.config.d_sae - 1}"
+            )
+
+    def delta(hidden: Tensor) -> Tensor:
+        code = sae.encode(normalisation.apply(hidden))
+        change = torch.zeros_like(code)
+        for edit in edits:
+            change[..., edit.feature] += edit.change(code[..., edit.feature])
+        return normalisation.std * (change @ sae.W_dec)
+
+    return delta
+
+
+def direction_delta(direction: Tensor, dose: float, normalisation: Normalisation) -> Delta:
+    """Add a direction [d_in] of norm 1, `dose` units of the normalised space, at every position."""
+    step = normalisation.std * dose * direction
+    if not torch.isfinite(step).all():
+        raise ValueError(
+            f"dose {dose} of this direction is not finite; a difference of means is NaN for an "
+            "attribute that no position, or every position, has"
+        )
+    return lambda hidden: step
+
+
+@contextmanager
+def steered(model: nn.Module, site: str, delta: Delta, positions: str = "all"):
+    """Add `delta` to the hidden states at `site` while the block runs.
+
+    Any torch model will do that has a module of this name and is called on items [batch, length],
+    0 being padding, on whichever side. At ``all`` positions the model is told so of the whole
+    history; at the ``last`` one only of the state that predicts, where the site still knows it.
+    """
+    if positions not in ("all", "last"):
+        raise ValueError(f"positions {positions!r}: choose from all, last")
+    seen = {}
+
+    def edit(hidden: Tensor) -> Tensor:
+        change = delta(hidden)
+        if positions == "last":
+            items = seen.get("items")
+            if items is None or items.shape != hidden.shape[:2]:
+                raise ValueError(
+                    f"positions 'last': the states at {site!r} are {list(hidden.shape)}, and "
+                    f"{type(model).__name__} was not called on items [batch, length] to match; "
+                    "take 'all'"
+                )
+            last = items.shape[1] - 1 - (items > 0).int().flip(1).argmax(dim=1)
+            here = torch.arange(items.shape[1], device=hidden.device) == last[:, None]
+            change = torch.where(here[..., None], change, 0.0)
+        return hidden + change
+
+    def look(module, inputs):
+        seen["items"] = inputs[0] if inputs else None
+
+    handle = model.register_forward_pre_hook(look)
+    try:
+        with hooked(model, site, edit):
+            yield
+    finally:
+        handle.remove()
