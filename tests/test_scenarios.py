@@ -1,0 +1,191 @@
+"""Scenarios: what a person may write, what it becomes, and what is logged of it."""
+
+import json
+import re
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from seqsae_utils import control, sae
+from seqsae_utils.activations import Normalisation
+from seqsae_utils.control import Edit, Scenario, scenarios
+from seqsae_utils.recommender import CausalTransformer, Config
+from seqsae_utils.workspace import project
+
+KNOBS = pd.DataFrame(
+    [
+        ("Horror", 3, 0.8), ("Horror", 5, 0.6), ("Children's", 7, 0.8), ("Children's", 5, -0.6),
+        ("Animation", 7, 1.0), ("popular", 9, -1.0),
+    ],
+    columns=["attribute", "feature", "weight"],
+)  # fmt: skip
+FEATURES = pd.DataFrame({"feature": range(12), "density": [0.1] * 11 + [0.0]})
+FAMILY = """
+family evening:
+  about: for children
+  turn: {Children's: 2, Animation: 1.5}
+  features: {0: -1}
+  suppress: [Horror, 9]
+"""
+
+
+def test_a_scenario_becomes_one_edit_for_each_feature():
+    family = scenarios.parse(FAMILY)["family evening"]
+    family.check(KNOBS, FEATURES)
+    found = {(edit.mode, edit.feature): edit.value for edit in family.edits(KNOBS)}
+    low = scenarios.SUPPRESSED
+    held = {3: 0.8 * low, 5: 0.6 * low, 9: low}
+    added = {0: -1.0, 7: 2 * 0.8 + 1.5, 5: 2 * -0.6}
+    expected = {("set", f): v for f, v in held.items()} | {("add", f): v for f, v in added.items()}
+    assert found == pytest.approx(expected)
+    assert len(family.edits(KNOBS)) == len(found)
+
+
+def test_suppressing_twice_is_suppressing_once():
+    once = Scenario(suppress=("Animation",)).edits(KNOBS)
+    assert Scenario(suppress=("Animation", "Children's", 7, "Animation")).edits(KNOBS) == once
+    assert once == [Edit(7, scenarios.SUPPRESSED, "set")]
+
+
+def test_what_speaks_against_a_suppressed_attribute_stays():
+    assert Scenario(suppress=("popular",)).edits(KNOBS) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {turns: {Horror: 1}}", "no key 'turns'; nearest: 'turn'"),
+        ("a: {supress: [Horror]}", "no key 'supress'; nearest: 'suppress'"),
+        ("a: {turn: {Horror: .inf}}", "'Horror': a knob cannot stand at inf"),
+        ("a: {turn: {Horror: .nan}}", "'Horror': a knob cannot stand at nan"),
+        ("a: {features: {3: -101}}", "3: a knob cannot stand at -101; doses go from -100 to 100"),
+        ("a: {turn: {Horror: true}}", "a dose is a number, not True"),
+        ("a: {turn: {Horror: much}}", "a dose is a number, not 'much'"),
+        ("a: {turn: {Horror: }}", "a dose is a number, not None"),
+        ("a: {turn: [Horror]}", "turn is ['Horror'], expected attribute: dose"),
+        ("a: {turn: {3: 1}}", "turn has 3, expected attribute: dose"),
+        ("a: {features: {Horror: 1}}", "features has 'Horror', expected number of a feature"),
+        ("a: {features: {true: 1}}", "features has True"),
+        ("a: {suppress: Horror}", "suppress is 'Horror', expected a list"),
+        ("a: {suppress: [1.5]}", "suppress has 1.5, expected a list of attributes or numbers"),
+        ("a: {about: nothing else}", "'a' turns nothing; it takes about, turn, features, suppress"),
+        ("a: {}", "'a' turns nothing"),
+        ("a: 3", "'a' turns nothing"),
+        ("2000: {turn: {Horror: 1}}", "2000: a name is text; put it in quotes"),
+        ("", "expected names"),
+        ("- a", "expected names"),
+        ("a: {turn: {Horror: 1}\nb: 1", "line 2 is not YAML"),
+        ("a: \x07", "is not YAML"),
+        ("a: {turn: {Horror: 1}}\na: {turn: {Horror: 2}}", "line 2 has 'a' a second time"),
+        ("a:\n  turn:\n    Horror: 1\n    Horror: 2", "line 4 has 'Horror' a second time"),
+        ("a: !!python/object/apply:os.getcwd []", "line 1 is not YAML"),
+    ],
+)  # fmt: skip
+def test_bad_scenarios_are_refused_with_the_way_out(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        scenarios.parse(text, "mine.yaml")
+    assert "mine.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"turn": {"Horor": 1}}, "attribute 'Horor' has no knob; nearest: 'Horror'"),
+        ({"suppress": ("Animaton",)}, "attribute 'Animaton' has no knob; nearest: 'Animation'"),
+        ({"features": {12: 1}}, "feature 12: the SAE has features 0 to 11"),
+        ({"features": {-1: 1}}, "feature -1: the SAE has features 0 to 11"),
+        ({"suppress": (99,)}, "feature 99: the SAE has features 0 to 11"),
+        ({"features": {11: 1}}, "feature 11 is dead"),
+        ({"suppress": (11,)}, "feature 11 is dead"),
+    ],
+)
+def test_what_a_profile_does_not_have_is_refused(given, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Scenario(**given).check(KNOBS, FEATURES)
+
+
+def test_what_is_written_is_read_back():
+    hostile = Scenario(
+        "yes: {no}", "七人の侍 # 1", {"Children's": -2.5, "on": 1}, {3: 0.5}, ("x", 4)
+    )
+    assert scenarios.parse(scenarios.write(hostile)) == {hostile.name: hostile}
+
+
+def test_the_committed_scenarios_can_be_read():
+    found = scenarios.read(project() / "notebooks" / "scenarios.yaml")
+    assert {"family evening", "hidden gems"} <= {*found}
+    assert all(scenario.about for scenario in found.values())
+    assert found == {
+        name: Scenario(name, **given | {"suppress": tuple(given.get("suppress", ()))})
+        for name, given in yaml.safe_load(
+            (project() / "notebooks" / "scenarios.yaml").read_text()
+        ).items()
+    }
+
+
+@pytest.fixture
+def steered():
+    """A model, its dictionary, and users, with random weights."""
+    torch.manual_seed(0)
+    model = CausalTransformer(Config(40, d_model=16, max_length=12)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    rng = np.random.default_rng(1)
+    histories = [rng.permutation(40)[:6] + 1 for _ in range(5)]
+    return {
+        "dictionary": sae.create(sae.Config(16, 12, "topk", k=4)),
+        "normalisation": Normalisation(0.1, 2.0),
+        "ranking_of": partial(control.recommend, model, histories, np.arange(1, 6), "blocks.0"),
+        "users": [4, 8, 15, 16, 23],
+        "names": ["a", "b"],
+        "attribute_matrix": (rng.random((41, 2)) < 0.5).astype(float),
+    }
+
+
+def test_the_effect_is_counted_list_by_list(steered):
+    scenario = Scenario("up", turn={"Horror": 6.0})
+    effect = scenarios.apply(scenario, KNOBS, **steered)
+    edits = [Edit(3, 4.8), Edit(5, 3.6)]
+    delta = control.sae_delta(steered["dictionary"], steered["normalisation"], edits)
+    rows, matrix = effect.itertuples(index=False), steered["attribute_matrix"]
+    before, after = steered["ranking_of"](None).lists, steered["ranking_of"](delta).lists
+    assert (before != after).any()
+    for i, user in enumerate(steered["users"]):
+        for column, name in enumerate(["a", "b"]):
+            shares = [np.mean([matrix[x, column] for x in of[i]]) for of in (before, after)]
+            assert tuple(next(rows)) == (user, name, *shares)
+
+
+def test_the_log_tells_who_what_and_what_came_of_it(steered, tmp_path):
+    file = tmp_path / "log.jsonl"
+    scenario = Scenario("up \u2028 \n", turn={"Horror": 6.0}, suppress=("Animation",))
+    effect = scenarios.apply(scenario, KNOBS, **steered)
+    scenarios.log(file, scenario, KNOBS, effect)
+    scenarios.log(file, scenario, KNOBS, effect[effect["user"] == 8])
+    everybody, one = scenarios.read_log(file)
+    assert (everybody["users"], one["users"]) == ([4, 8, 15, 16, 23], [8])
+    assert one["scenario"]["name"] == scenario.name and one["scenario"]["turn"] == {"Horror": 6.0}
+    assert [Edit(**edit) for edit in one["edits"]] == scenario.edits(KNOBS)
+    mean = effect.groupby("attribute")["after"].mean()
+    assert everybody["after"] == pytest.approx(mean.to_dict())
+    scenarios.log(tmp_path / "again.jsonl", scenario, KNOBS, effect)
+    assert (tmp_path / "again.jsonl").read_bytes() == file.read_bytes().splitlines(True)[0]
+
+
+def test_half_a_line_is_never_read_and_never_spoils_the_next(steered, tmp_path):
+    file, scenario = tmp_path / "log.jsonl", Scenario("七", turn={"Horror": 6.0})
+    effect = scenarios.apply(scenario, KNOBS, **steered)
+    scenarios.log(file, scenario, KNOBS, effect)
+    whole = file.read_bytes()
+    for end in range(len(whole)):
+        file.write_bytes(whole[:end])
+        scenarios.log(file, scenario, KNOBS, effect)
+        *first, last = scenarios.read_log(file)
+        assert last == json.loads(whole)
+        assert first in ([], [last])  # the line whose end alone was lost is whole
+        assert len(first) == (end == len(whole) - 1)
