@@ -61,7 +61,7 @@ class _Autoencode(torch.autograd.Function):
         (batch, d_sae), n_groups = pre.shape, len(sizes)
         rows = where // d_sae
         columns = where - rows * d_sae
-        values = pre.view(-1)[where].relu()
+        values = pre.view(-1)[where].relu_()
         bags = rows
         if n_groups > 1:  # a row for each group of features, whose entries lie together
             ends = torch.tensor(sizes, device=x.device)
@@ -143,12 +143,12 @@ def largest_of_each_row(values: Tensor, k: int) -> Tensor:
         maxima = values.view(batch, 8, groups).amax(dim=1).numpy()  # every groups-th is together
         chosen = np.flatnonzero(maxima >= np.sort(maxima)[:, -k, None])
         if len(chosen) == batch * k:  # else some are equal
-            chosen = chosen.reshape(batch, 1, k) + np.arange(batch)[:, None, None] * (n - groups)
-            where = (chosen + np.arange(8)[:, None] * groups).reshape(batch, 8 * k)
-            found = values.numpy().ravel()[where]
-            where = where[found >= np.sort(found)[:, -k, None]]
-            if len(where) == batch * k:
-                return torch.from_numpy(where)
+            first = chosen + chosen // groups * (n - groups)
+            where = (first[:, None] + np.arange(0, n, groups)).ravel()
+            found = values.numpy().ravel().take(where).reshape(batch, 8 * k)
+            kept = np.flatnonzero(found >= np.sort(found)[:, -k, None])
+            if len(kept) == batch * k:
+                return torch.from_numpy(np.sort(where.take(kept).reshape(batch, k)).ravel())
     rows = torch.arange(batch, device=values.device)[:, None] * n
     return (rows + values.topk(k, sorted=False).indices).flatten().sort().values
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -83,6 +85,22 @@ def train(
         If the loss ceases to be finite.
     """
     _check(sae.config, states, training)
+    with _threads_that_pay(training.batch_size * sae.W_enc.numel()):
+        return _train(sae, states, normalisation, training, checkpoint, progress)
+
+
+@contextmanager
+def _threads_that_pay(products: int) -> Iterator[None]:
+    """One thread for steps of up to 2^28 products: more would wait for each other (measured)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if products <= 2**28 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.DataFrame:
     start_at_center(sae, states, normalisation, training.center)
     sae.begin()
     device = sae.W_dec.device

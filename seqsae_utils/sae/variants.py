@@ -90,7 +90,7 @@ class SAE(nn.Module):
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """What the features see before the activation: [..., d_in] -> [..., d_sae]."""
-        return F.linear(x, self.W_enc.T, self.bias)
+        return (x @ self.W_enc).add_(self.bias)
 
     def activate(self, pre: Tensor) -> Tensor:
         """From pre-activations to the sparse code, both [..., d_sae]."""
@@ -123,7 +123,7 @@ class SAE(nn.Module):
     @torch.no_grad()
     def constrain(self) -> None:
         """After a step: rows of norm 1, so that a feature's value is a length in the space of x."""
-        self.W_dec.copy_(F.normalize(self.W_dec, dim=1))
+        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
@@ -204,11 +204,11 @@ class TopK(SAE):
         return None
 
     def with_auxiliary(self, total, x, residual, dead) -> Tensor:
-        """A loss with AuxK added, if any feature is dead."""
+        """A loss with AuxK added, if any feature is dead: estimated from a quarter of the batch."""
         if dead is None:
             return total
-        which = dead.nonzero()[:, 0]
-        pre = F.linear(x, self.W_enc[:, which].T, self.bias[which])
+        x, residual, which = x[::4], residual[::4], dead.nonzero()[:, 0]
+        pre = (x - self.b_dec) @ self.W_enc[:, which] + self.b_enc[which]
         k = min(max(1, self.config.d_in // 2), len(which))
         guess = keep_top(pre, k) @ self.W_dec[which]
         return total + self.aux_coefficient * squared_error(residual.detach(), guess)
