@@ -20,7 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..data import load_raw
 from ..interpretability import atlas as pages
-from ..workspace import STAGES, StageError, Workspace, output_root, sha256, write_json
+from ..workspace import STAGES, StageError, Workspace, output_root, project, sha256, write_json
 from .changes import fingerprint, metrics, outdated
 from .clean import normalise
 from .parameters import RunError, declared, notebook, resolve
@@ -32,6 +32,13 @@ except ImportError:  # Windows has no flock: two runs at a time are then the use
 
 #: What the kernels run with: our own Python, threads that sleep when idle, one order of sets.
 KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
+#: What the desk's page tells the browser: ask this server, and no other (Voila names a CDN).
+OWN_SERVER_ONLY = {
+    "headers": {
+        "Content-Security-Policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
+        "connect-src 'self' ws:"
+    }
+}
 #: The numbers shown at the end; each is left out where no notebook recorded it.
 HEADLINES = {
     "NDCG@10 of the recommender": "recommender.ndcg@10",
@@ -159,6 +166,21 @@ def atlas(profile: str, overrides: dict) -> None:
     print(f"{os.path.relpath(file)}: {file.stat().st_size / 1e6:.1f} MB")
 
 
+def desk(profile: str, overrides: dict) -> None:
+    """Show the steering desk of a profile in the browser, until it is interrupted.
+
+    Only this machine can reach the page, and the page asks nothing of a network.
+    """
+    if overrides:
+        raise RunError("the desk shows what the notebooks left behind, and has no parameters")
+    resolve(profile, {})  # refuses a profile that nobody knows
+    from voila.app import Voila  # optional: the extra `app`
+
+    os.environ.update(KERNEL, SEQSAE_PROFILE=profile)
+    page = str(project() / "notebooks" / "desk.ipynb")
+    Voila.launch_instance([page, "--Voila.ip=127.0.0.1"], tornado_settings=OWN_SERVER_ONLY)
+
+
 @contextmanager
 def locked(workspace: Workspace):
     """Keep a second run of the same profile out while the first one writes."""
@@ -215,7 +237,7 @@ def _flat(numbers: dict, prefix: str = "") -> dict:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 1 for an error, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m seqsae_utils.run", description=__doc__)
-    parser.add_argument("command", choices=["paper", "notebooks", "data", "atlas"])
+    parser.add_argument("command", choices=["paper", "notebooks", "data", "atlas", "desk"])
     parser.add_argument("--profile", default="ml-100k", help="a file of notebooks/params")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     options = parser.parse_args(arguments)

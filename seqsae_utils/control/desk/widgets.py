@@ -1,0 +1,191 @@
+"""The desk's knobs and buttons: what is turned here is done by the engine, and shown again."""
+
+import ipywidgets as ipw
+
+from ...workspace import StageError, project
+from .. import scenarios
+from ..scenarios import Scenario
+from . import pages
+from .engine import MAX_DOSE, Desk, State
+
+WIDE = {"width": "auto"}
+#: What the list of users says of a history from titles; None would be no choice at all.
+COMPOSED = -1
+
+
+def show(profile: str) -> ipw.DOMWidget:
+    """The desk of a profile; where a stage is missing, what repairs it."""
+    try:
+        return Page(Desk(profile)).root
+    except StageError as error:
+        return ipw.HTML(pages.title(profile) + pages.error(str(error)))
+
+
+class Page:
+    """One desk on the screen. `root` is the widget to show."""
+
+    def __init__(self, desk: Desk):
+        self.desk, self.syncing = desk, False
+        self.message, self.history = ipw.HTML(), ipw.HTML()
+        self.lists, self.shares = ipw.HTML(), ipw.HTML()
+        left = ipw.VBox(
+            [*self._who(), *self._presets(), *self._knobs(), *self._dial(), *self._features()],
+            layout={"flex": "1 1 20rem", "max_width": "26rem", "min_width": "17rem"},
+        )
+        right = ipw.VBox(
+            [self.history, self.shares, self.lists, self._scenario()],
+            layout={"flex": "100 1 22rem", "min_width": "0"},
+        )
+        columns = ipw.Box([left, right], layout={"flex_flow": "row wrap", "grid_gap": "0 2rem"})
+        spoken = ipw.HTML(pages.names_for_readers())
+        self.message.add_class("seqsae-message")
+        self.root = ipw.VBox(
+            [ipw.HTML(pages.title(desk.label)), self.message, columns, spoken],
+            layout={"max_width": "84rem", "margin": "0 auto"},
+        )
+        self.root.add_class("seqsae-desk")
+        self.show()
+
+    # The parts
+
+    def _who(self) -> list[ipw.Widget]:
+        users = {f"user {u} · {len(items)} items": u for u, items in self.desk.sequences.items()}
+        options = [("composed from titles", COMPOSED), *users.items()]
+        self.user = ipw.Dropdown(options=options, description="User", layout=WIDE)
+        self._on(self.user, lambda user: user == COMPOSED or self.desk.choose(user))
+        self.titles = ipw.Textarea(
+            description="Titles", placeholder="or a history: one title a line, oldest first",
+            rows=3, layout=WIDE,
+        )  # fmt: skip
+        use = self._button("Use these titles", lambda: self.desk.compose(self.titles.value))
+        return [ipw.HTML(pages.heading("Who")), self.user, self.titles, use]
+
+    def _presets(self) -> list[ipw.Widget]:
+        file, buttons, unfit = project() / "notebooks" / "scenarios.yaml", [], []
+        try:
+            found = scenarios.read(file) if file.is_file() else {}
+        except ValueError as error:
+            found, unfit = {}, [str(error)]
+        for name, scenario in found.items():
+            try:
+                scenario.check(self.desk.knobs, self.desk.features)
+            except ValueError as error:
+                unfit.append(f"{name}: {str(error).partition(';')[0]}")
+                continue
+            play = self._button(name, lambda scenario=scenario: self.desk.play(scenario))
+            play.tooltip = scenario.about
+            buttons.append(play)
+        rows = ipw.Box(buttons, layout={"flex_flow": "row wrap"})
+        return [ipw.HTML(pages.heading("Presets")), rows, ipw.HTML(pages.unfit(unfit))]
+
+    def _knobs(self) -> list[ipw.Widget]:
+        self.knobs, self.off, rows = {}, {}, []
+        for attribute in self.desk.attributes:
+            knob = _slider(attribute)
+            knob.tooltip = self.desk.behind(attribute)
+            off = ipw.ToggleButton(
+                description="off", tooltip=f"suppress {attribute}", layout={"width": "3rem"}
+            )
+            self._on(knob, lambda dose, a=attribute: self.desk.turn(a, dose))
+            self._on(off, lambda on, a=attribute: self.desk.suppress(a, on))
+            self.knobs[attribute], self.off[attribute] = knob, off
+            rows.append(ipw.HBox([knob, off]))
+        nothing = Scenario("my scenario")
+        back = [
+            self._button("Undo", self.desk.undo),
+            self._button("All to zero", lambda: self.desk.play(nothing)),
+        ]
+        note = "Arrow keys turn a knob; off suppresses what it stands for."
+        return [ipw.HTML(pages.heading("Knobs", note)), *rows, ipw.HBox(back)]
+
+    def _dial(self) -> list[ipw.Widget]:
+        what = ipw.Dropdown(options=self.desk.attributes, description="Share of", layout=WIDE)
+        share = ipw.IntSlider(
+            50, 0, 100, 10, description="is to be", readout_format="d", layout=WIDE
+        )
+        turn = self._button(
+            "Turn until it is", lambda: self.desk.dial(what.value, share.value / 100)
+        )
+        note = "Say what the list shall hold, in per cent; the dose is found."
+        return [ipw.HTML(pages.heading("The dial", note)), what, share, turn]
+
+    def _features(self) -> list[ipw.Widget]:
+        names = [f"{f} · {self.desk.names[f]}" for f in self.desk.living]
+        self.feature = ipw.Combobox(
+            options=names, placeholder="its number, or its label", description="Feature",
+            continuous_update=False, layout=WIDE,
+        )  # fmt: skip
+        self.dose = _slider("dose")
+        self._on(self.feature, lambda _: self._chosen())
+        self._on(self.dose, lambda dose: self.desk.turn(self._chosen(), dose))
+        note = "Single features, by the labels of the atlas."
+        return [ipw.HTML(pages.heading("Features", note)), self.feature, self.dose]
+
+    def _chosen(self) -> int:
+        feature = self.desk.feature(self.feature.value)
+        Scenario(features={feature: 0.0}).check(self.desk.knobs, self.desk.features)
+        return feature
+
+    def _scenario(self) -> ipw.Widget:
+        self.text = ipw.Textarea(description="Scenario", rows=6, layout=WIDE)
+        note = "What the knobs say, for notebooks/scenarios.yaml; or paste one, and apply it."
+        buttons = ipw.HBox([ipw.HTML(pages.copy_button()), self._button("Apply", self._apply)])
+        box = ipw.VBox([ipw.HTML(pages.heading("As a scenario", note)), self.text, buttons])
+        box.add_class("seqsae-scenario")
+        return box
+
+    def _apply(self) -> None:
+        found = scenarios.parse(self.text.value)
+        if len(found) != 1:
+            raise ValueError(f"{len(found)} scenarios ({', '.join(found)}): apply one at a time")
+        self.desk.play(*found.values())
+
+    # What happens
+
+    def _on(self, widget: ipw.Widget, action) -> None:
+        """Let a new value of the widget do something with the desk."""
+        widget.observe(lambda change: self._attempt(action, change["new"]), "value")
+
+    def _button(self, text: str, action) -> ipw.Button:
+        button = ipw.Button(description=text, layout={"width": "auto"})
+        button.on_click(lambda _: self._attempt(action))
+        return button
+
+    def _attempt(self, action, *values) -> None:
+        """Do it; where it cannot be done, say why, and show what still holds."""
+        if self.syncing:
+            return
+        message, failed = "", False
+        try:
+            action(*values)
+        except ValueError as error:
+            message, failed = pages.error(str(error)), True
+        self.message.value = message
+        self.show(keep_text=failed)
+
+    def show(self, keep_text: bool = False) -> None:
+        """Bring the screen to the state of the desk; a text that was refused stays to be mended."""
+        state: State = self.desk.state
+        scenario, self.syncing = state.scenario, True
+        try:
+            self.user.value = COMPOSED if state.user is None else state.user
+            for attribute, knob in self.knobs.items():
+                knob.value = scenario.turn.get(attribute, 0.0)
+                self.off[attribute].value = attribute in scenario.suppress
+            if not keep_text:
+                self.text.value = scenarios.write(scenario)
+                feature = self._chosen() if self.feature.value else None
+                self.dose.value = scenario.features.get(feature, 0.0)
+        finally:
+            self.syncing = False
+        turned = {*scenario.turn, *(what for what in scenario.suppress if isinstance(what, str))}
+        self.history.value = pages.history([self.desk.dataset.titles[i] for i in state.history])
+        self.lists.value = pages.lists(self.desk.lists(), self.desk.reasons(), turned)
+        self.shares.value = pages.shares(self.desk.shares(), turned)
+
+
+def _slider(description: str) -> ipw.FloatSlider:
+    return ipw.FloatSlider(
+        0.0, min=-MAX_DOSE, max=MAX_DOSE, step=0.5, description=description,
+        readout_format="+.1f", layout={"flex": "1 1 auto", "width": "auto"},
+    )  # fmt: skip

@@ -1,0 +1,491 @@
+"""The steering desk: its tables by another way, what it refuses, and all of it in a browser."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from playwright.sync_api import expect, sync_playwright
+
+from seqsae_utils import control, run
+from seqsae_utils.control import Scenario, desk, scenarios
+from seqsae_utils.control.desk import pages, widgets
+
+PROJECT = Path(__file__).parents[1]
+CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(
+    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
+)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+HOSTILE = "</div><img src=x onerror='window.hacked = 1'>七人 & \"<b>\""
+
+
+@pytest.fixture(scope="module")
+def root(smoke, tmp_path_factory) -> Path:
+    """A workspace with the artifacts of the profile smoke."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(smoke.artifacts, folder / "artifacts" / "smoke")
+    knobs = folder / "artifacts" / "smoke" / "control" / "knobs.parquet"
+    if not knobs.is_file():
+        best = pd.read_parquet(smoke.artifacts / "interpretability" / "best.parquet")
+        best = best[best["basis"] == "sae"].rename(columns={"sign": "weight"})
+        best[["attribute", "feature", "weight"]].to_parquet(knobs, index=False)
+    return folder
+
+
+@pytest.fixture
+def engine(root, monkeypatch) -> desk.Desk:
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(root))
+    return desk.Desk("smoke")
+
+
+@pytest.fixture
+def attribute(engine) -> str:
+    """One that has a knob, and that the first user's list does not hold all of."""
+    shares = engine.shares().set_index("attribute")["before"]
+    return next(a for a in engine.attributes if shares[a] < 0.5)
+
+
+def snapshot(engine) -> tuple:
+    return engine.state, [*engine.past], engine.lists().to_csv(), engine.shares().to_csv()
+
+
+# The engine
+
+
+def test_both_lists_are_those_of_the_evaluation(engine, attribute):
+    engine.turn(attribute, 3.0)
+    engine.suppress(next(a for a in engine.attributes if a != attribute))
+    edits = engine.state.scenario.edits(engine.knobs)
+    assert {edit.mode for edit in edits} == {"add", "set"}
+    delta = control.sae_delta(engine.dictionary, engine.normalisation, edits)
+    history = engine.sequences[engine.state.user]
+    assert np.array_equal(history, engine.dataset.sequences("test")[engine.state.user])
+    table = engine.lists()
+    for when, edit in {"before": None, "after": delta}.items():
+        ranking = control.recommend(engine.model, [history], np.zeros(1), engine.site, edit)
+        assert table[f"item_{when}"].tolist() == ranking.lists[0].tolist()
+        titles = [engine.dataset.titles[item] for item in ranking.lists[0]]
+        assert table[f"title_{when}"].tolist() == titles
+    assert table["item_before"].tolist() != table["item_after"].tolist()
+
+
+def test_moves_are_counted_among_the_unseen(engine, attribute):
+    engine.turn(attribute, 3.0)
+    table, seen = engine.lists(), {0, *engine.state.history}
+    for item, rank in table[["item_after", "rank_before"]].astype(int).to_numpy():
+        scores = engine.before.scores
+        better = [i for i, score in enumerate(scores) if score > scores[item] and i not in seen]
+        assert rank == len(better) + 1
+    for item, rank in table[["item_before", "rank_after"]].astype(int).to_numpy():
+        scores = engine.after.scores
+        better = [i for i, score in enumerate(scores) if score > scores[item] and i not in seen]
+        assert rank == len(better) + 1
+    change = engine.after.scores - np.where(np.isinf(engine.before.scores), 0, engine.before.scores)
+    np.testing.assert_allclose(table["logit_change"], change[table["item_after"]])
+
+
+def test_what_carries_an_item_is_value_times_direction_times_head(engine, attribute):
+    engine.turn(attribute, 3.0)
+    seen = []
+    edits = engine.state.scenario.edits(engine.knobs)
+    history = [np.array(engine.state.history)]
+    with control.steered(engine.model, engine.site, lambda h: seen.append(h) or 0 * h):
+        engine.model.next_item_scores(history)
+    with torch.no_grad():
+        code = engine.dictionary.encode(engine.normalisation.apply(seen[0]))[0, -1]
+        plain = code.clone()
+        for edit in edits:
+            code[edit.feature] += edit.value
+        head, std = engine.model.head, engine.normalisation.std
+        head = head - head[1:].mean(dim=0)
+        found = engine.reasons()
+        for item, of_item in found.groupby("item"):
+            carried = {f: float(v * std * engine.dictionary.W_dec[f] @ head[item])
+                       for f, v in enumerate(code)}  # fmt: skip
+            best = sorted(carried, key=carried.get, reverse=True)[: len(of_item)]
+            assert of_item["feature"].tolist() == best
+            assert of_item["carries"].tolist() == pytest.approx(
+                [carried[f] for f in best], rel=1e-3
+            )
+            for row in of_item.itertuples():
+                part = (code - plain)[row.feature] * std * engine.dictionary.W_dec[row.feature]
+                assert row.turned == pytest.approx(float(part @ head[item]), rel=1e-3, abs=1e-5)
+    assert set(found["item"]) == set(engine.after.items)
+    assert (found["turned"] != 0).any()
+
+
+def test_the_push_of_the_edits_tells_which_logits_move(engine, attribute):
+    """The direct reading is an approximation; it must be a good one."""
+    engine.turn(attribute, 2.0)
+    push = (engine.after.code - engine.before.code) @ engine.push
+    change = engine.after.scores[1:] - engine.before.scores[1:]
+    assert np.corrcoef(push[1:], change)[0, 1] > 0.8
+
+
+def test_shares_by_counting_titles(engine, attribute):
+    engine.turn(attribute, 3.0)
+    table, shares = engine.lists(), engine.shares().set_index("attribute")
+    for name in engine.dataset.attributes:
+        for when in ("before", "after"):
+            has = [name in attributes.split("|") for attributes in table[f"attributes_{when}"]]
+            assert shares.loc[name, when] == pytest.approx(np.mean(has))
+    assert shares.loc[attribute, "after"] > shares.loc[attribute, "before"]
+    taken = engine.dataset.items.set_index("item")["popularity"]
+    popular = taken.nlargest(engine.dataset.n_items // 10).index
+    assert shares.loc["popular", "after"] == pytest.approx(table["item_after"].isin(popular).mean())
+
+
+def test_the_dial_reaches_the_share(engine, attribute):
+    before = engine.state
+    reached = engine.dial(attribute, 0.6)
+    assert engine.shares().set_index("attribute").loc[attribute, "after"] == pytest.approx(reached)
+    assert reached == pytest.approx(0.6, abs=0.1001)
+    engine.undo()
+    assert engine.state == before
+
+
+def test_undo_goes_back_through_all_that_was_done(engine, attribute):
+    other = next(user for user in engine.sequences if user != engine.state.user)
+    steps = [
+        lambda: engine.turn(attribute, 2.0),
+        lambda: engine.choose(other),
+        lambda: engine.suppress(attribute),
+        lambda: engine.compose("\n".join(engine.dataset.titles[3:6])),
+        lambda: engine.play(Scenario("quiet", features={engine.living[0]: -1.0})),
+    ]
+    seen = [snapshot(engine)]
+    for step in steps:
+        step()
+        seen.append(snapshot(engine))
+    assert len({text for *_, text in seen}) > 2 and len({str(s) for s, *_ in seen}) == 6
+    for expected in seen[-2::-1]:
+        engine.undo()
+        assert snapshot(engine) == expected
+    with pytest.raises(ValueError, match="nothing to undo"):
+        engine.undo()
+
+
+def test_the_moves_of_one_knob_are_one_change(engine, attribute):
+    other = next(a for a in engine.attributes if a != attribute)
+    for dose in (0.5, 1.0, 1.5):
+        engine.turn(attribute, dose)
+    engine.turn(other, 1.0)
+    engine.undo()
+    assert engine.state.scenario.turn == {attribute: 1.5}
+    engine.undo()
+    assert engine.state.scenario.turn == {}
+
+
+def test_a_history_is_composed_from_titles_as_people_write_them(engine):
+    titles = engine.dataset.titles
+    first, second = titles[1], titles[30]
+    undated = re.sub(r" \(\d{4}\)", "", second).lower()
+    engine.compose(f"  {first}\n\n{undated}\n{first}\n")
+    assert engine.state == replace(engine.state, history=(1, 30), user=None)
+    assert not {1, 30} & {*engine.lists()["item_before"]}
+
+
+def test_a_title_that_lacks_its_year_must_be_the_only_one(engine):
+    engine.dataset.titles[:] = [
+        "",
+        "Heat (1986)",
+        "Heat (1995)",
+        "Body Heat",
+        "The Sea, in Spring",
+        "?",
+    ]
+    engine._words = [desk.engine._words(title) for title in engine.dataset.titles]
+    found = {"heat 1995": 2, "body heat": 3, "spring": 4, "in spring the sea": 4, "?": 5}
+    assert {text: engine.find(text) for text in found} == found
+    for text, message in {
+        "heat": "'heat' may be 'Heat (1986)', 'Heat (1995)': spell one of them out",
+        "Heaven": "nothing here is called 'Heaven'; nearest: 'Body Heat'",
+        "!": "'!' is no title",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            engine.find(text)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda d: d.choose(10**6), "user 1000000 is no test user"),
+        (lambda d: d.compose(" \n "), "no titles: write one a line"),
+        (lambda d: d.compose("A Night of Nothing Known"), "nothing here is called"),
+        (lambda d: d.turn("Dessert", 1.0), "attribute 'Dessert' has no knob; nearest: 'Desert'"),
+        (lambda d: d.turn("Desert", np.inf), "'Desert': a knob cannot stand at inf"),
+        (lambda d: d.turn("Desert", np.nan), "'Desert': a knob cannot stand at nan"),
+        (lambda d: d.turn("Desert", "much"), "a dose is a number, not 'much'"),
+        (lambda d: d.turn(10**6, 1.0), "feature 1000000: the SAE has features 0 to"),
+        (lambda d: d.turn(d.feature("-3"), 1.0), "feature -3: the SAE has features 0 to"),
+        (lambda d: d.feature("Desserts"), "no feature 'Desserts'; nearest labels: 'Desert'"),
+        (lambda d: d.suppress("Dessert"), "attribute 'Dessert' has no knob"),
+        (lambda d: d.dial("Dessert", 0.5), "attribute 'Dessert': no item has it; nearest"),
+        (lambda d: d.dial("Desert", 1.5), "target 1.5: a share lies between 0 and 1"),
+        (lambda d: d.play(Scenario(turn={"Dessert": 1})), "attribute 'Dessert' has no knob"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_changes_nothing(engine, action, message):
+    engine.turn("Ocean", 1.0)
+    before = snapshot(engine)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        action(engine)
+    assert snapshot(engine) == before
+
+
+def test_a_dead_feature_is_refused(engine):
+    dead = engine.features["feature"][engine.features["density"] == 0]
+    assert len(dead) and not {*dead} & {*engine.living}
+    with pytest.raises(ValueError, match="is dead: it never fires"):
+        engine.turn(int(dead.iloc[0]), 1.0)
+
+
+def test_who_has_seen_nearly_all_gets_a_short_list(engine):
+    engine.compose("\n".join(engine.dataset.titles[5:]))
+    assert engine.lists()["item_before"].tolist() == [*engine.before.items, *[0] * 6]
+    assert {*engine.before.items} == {1, 2, 3, 4}
+    page = pages.lists(engine.lists(), engine.reasons(), set())
+    assert page.count("<tr>") == 11 and "nan" not in page
+
+
+# What is shown
+
+
+def test_titles_labels_and_messages_are_text(engine, attribute):
+    engine.turn(attribute, 3.0)
+    table, reasons, shares = engine.lists(), engine.reasons(), engine.shares()
+    table["title_before"] = table["title_after"] = table["attributes_after"] = HOSTILE
+    reasons["label"] = shares["attribute"] = HOSTILE
+    shown = pages.lists(table, reasons, {HOSTILE}) + pages.shares(shares, {HOSTILE})
+    shown += pages.error(HOSTILE) + pages.title(HOSTILE) + pages.history([HOSTILE])
+    shown += pages.heading(HOSTILE, HOSTILE)
+    assert "<img" not in shown and shown.count("&lt;img") > 40
+
+
+def test_a_missing_stage_is_a_message_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    monkeypatch.setenv("SEQSAE_PROFILE", "smoke")
+    assert "run `make paper PROFILE=smoke`, or notebook 01_data" in desk.open().value
+
+
+def test_knobs_of_an_older_run_are_asked_for(root, tmp_path, monkeypatch):
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "artifacts/smoke/control/knobs.parquet").unlink()
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    message = desk.open("smoke").value
+    assert "knobs.parquet is missing" in message and "make paper PROFILE=smoke" in message
+
+
+def test_a_refused_scenario_stays_to_be_mended(engine):
+    page = widgets.Page(engine)
+    page.text.value = "a: {turns: {Desert: 1}}"
+    page._attempt(page._apply)
+    assert "nearest: &#x27;turn&#x27;" in page.message.value
+    assert page.text.value == "a: {turns: {Desert: 1}}" and not engine.past
+    page.text.value = "a: {turn: {Desert: 1}}"
+    page._attempt(page._apply)
+    assert page.message.value == "" and page.knobs["Desert"].value == 1
+    assert scenarios.parse(page.text.value) == {"a": Scenario("a", turn={"Desert": 1})}
+
+
+def test_the_package_needs_no_widgets():
+    code = (
+        "import sys; from seqsae_utils.control import desk; assert 'ipywidgets' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--profile", "smok"], "did you mean 'smoke'?"), (["-p", "k", "4"], "has no parameters")],
+)
+def test_the_command_refuses_what_it_does_not_know(arguments, message, capsys):
+    assert run.main(["desk", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+# In the browser
+
+
+@pytest.fixture(scope="module")
+def address(root, tmp_path_factory):
+    """Where `make desk` shows the desk of the profile smoke; ends with the tests."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium here: install the package chromium, or set SEQSAE_CHROMIUM")
+    log = tmp_path_factory.mktemp("voila") / "log"
+    env = {**os.environ, "SEQSAE_WORKSPACE": str(root), "BROWSER": "true"}
+    command = [sys.executable, "-m", "seqsae_utils.run", "desk", "--profile", "smoke"]
+    with open(log, "w") as output:
+        server = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=output, stderr=output)
+    try:
+        for _ in range(300):
+            found = re.search(r"http://\S+", log.read_text())
+            if found or server.poll() is not None:
+                break
+            time.sleep(0.2)
+        assert found, log.read_text()
+        yield found[0]
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(address, chromium):
+    """The desk, opened; afterwards no other server may have answered, and nothing gone wrong."""
+    context = chromium.new_context(viewport={"width": 1100, "height": 900})
+    opened, wrong = context.new_page(), []
+    opened.set_default_timeout(60_000)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("response", lambda r: None if r.url.startswith((address, "data:", "blob:"))
+              else wrong.append(r.url))  # fmt: skip
+    opened.goto(address)
+    expect(opened.locator("table.lists tbody tr")).to_have_count(10, timeout=60_000)
+    opened.set_default_timeout(10_000)
+    yield opened
+    context.close()
+    assert wrong == []
+
+
+def share_of(page, attribute: str, wait: str) -> int:
+    """The share of an attribute, in per cent, once it is shown as `wait` (a pattern) says."""
+    bar = page.locator(f"[data-attribute='{attribute}'] > span").last
+    expect(bar).to_have_text(re.compile(wait))
+    return int(re.findall(r"(\d+)%", bar.inner_text())[-1])
+
+
+def titles(page) -> list[str]:
+    return page.locator("td.after .name").all_inner_texts()
+
+
+def test_a_knob_turned_by_the_keyboard_changes_the_list(page, engine, attribute):
+    before = titles(page)
+    assert before == engine.lists()["title_after"].tolist()
+    knob = page.get_by_role("slider", name=attribute, exact=True)
+    knob.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    engine.turn(attribute, 4.0)
+    expected = engine.shares().set_index("attribute").loc[attribute]
+    assert share_of(page, attribute, f"{expected['after']:.0%}$") == round(100 * expected["after"])
+    assert expected["after"] > expected["before"]
+    expect(page.locator("td.after .name")).to_have_text(engine.lists()["title_after"].tolist())
+    assert titles(page) != before
+    assert page.locator("td.before .name").all_inner_texts() == before
+    assert page.locator("td.after .turned").count() > 0
+    assert scenarios.parse(page.get_by_label("Scenario").input_value()) == {
+        "my scenario": engine.state.scenario
+    }
+    page.get_by_role("button", name="Undo").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("td.after .name")).to_have_text(before)
+    expect(knob).to_have_attribute("aria-valuenow", "0.0")
+
+
+def test_every_control_has_a_name_and_the_keyboard_reaches_it(page):
+    expect(page.locator("[role=slider][aria-label]").first).to_be_attached()
+    nameless = page.evaluate(
+        "[...document.querySelectorAll('.seqsae-desk :is(button, select, input, textarea, "
+        "[role=slider])')].filter(e => e.offsetParent && !(e.getAttribute('aria-label') || "
+        "e.textContent.trim() && e.tagName == 'BUTTON' || e.labels?.[0]?.textContent.trim()))"
+        ".map(e => e.outerHTML.slice(0, 200))"
+    )
+    assert nameless == []
+    page.get_by_label("User").focus()
+    order = []
+    for _ in range(200):
+        order.append(page.evaluate(
+            "(e => e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent)"
+            "(document.activeElement)"
+        ).strip())  # fmt: skip
+        if order[-1] == "Apply":
+            break
+        page.keyboard.press("Tab")
+    wanted = ["User", "Titles", "Use these titles", "hidden gems", "Ocean", "Undo", "Share of",
+              "Feature", "Scenario", "Copy as a scenario", "Apply"]  # fmt: skip
+    wanted = [name for name in wanted if name != "hidden gems" or name in order]
+    assert [order.index(name) for name in wanted] == sorted(order.index(name) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "button", "message"),
+    [
+        ("Titles", "<b>Nothing</b> of the kind", "Use these titles", "nothing here is called '<b>"),
+        ("Scenario", "a: {turns: {Desert: 1}}", "Apply", "no key 'turns'; nearest: 'turn'"),
+        ("Scenario", "a: {turn: {Desert: .inf}}", "Apply", "a knob cannot stand at inf"),
+        ("Scenario", "a: {turn: {Dessert: 1}}", "Apply", "attribute 'Dessert' has no knob"),
+        ("Feature", "99999", None, "feature 99999: the SAE has features 0 to"),
+    ],
+)
+def test_bad_input_is_a_message_and_no_traceback(page, field, text, button, message):
+    before = titles(page)
+    page.get_by_label(field).fill(text)
+    if button:
+        page.get_by_role("button", name=button, exact=True).click()
+    else:
+        page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text(message)
+    assert "Traceback" not in page.inner_text("body") and titles(page) == before
+    page.get_by_role("button", name="All to zero").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_history_from_titles_in_the_browser(page, engine):
+    chosen = "\n".join(engine.dataset.titles[10:13])
+    page.get_by_label("Titles").fill(chosen)
+    page.get_by_role("button", name="Use these titles").click()
+    engine.compose(chosen)
+    expect(page.locator("td.after .name")).to_have_text(engine.lists()["title_after"].tolist())
+    selected = "e => e.selectedOptions[0].textContent.replaceAll('\\u00a0', ' ')"
+    assert page.get_by_label("User").evaluate(selected) == "composed from titles"
+
+
+def test_suppress_and_dial_in_the_browser(page, engine, attribute):
+    page.get_by_role("button", name="Turn until it is").scroll_into_view_if_needed()
+    page.get_by_label("Share of").select_option(label=attribute)
+    page.get_by_role("button", name="Turn until it is").click()
+    engine.dial(attribute, 0.5)
+    after = engine.shares().set_index("attribute").loc[attribute, "after"]
+    share_of(page, attribute, f"{after:.0%}$")
+    expect(page.locator("td.after .name")).to_have_text(engine.lists()["title_after"].tolist())
+    page.get_by_role("button", name="All to zero").click()
+    page.get_by_title(f"suppress {attribute}").click()
+    engine.play(Scenario(suppress=(attribute,)))
+    after = engine.shares().set_index("attribute").loc[attribute, "after"]
+    share_of(page, attribute, f"{after:.0%}$")
+    expect(page.locator("td.after .name")).to_have_text(engine.lists()["title_after"].tolist())
+
+
+def test_a_narrow_page_need_not_scroll_sideways(page):
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_timeout(300)
+    right = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('.seqsae-desk *')].map(e => "
+        "e.getBoundingClientRect().right))"
+    )
+    assert right <= 421
+
+
+def test_only_this_machine_is_served(address):
+    assert address.startswith("http://127.0.0.1:")
+    port = int(re.search(r":(\d+)", address[5:])[1])
+    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+                 if line.split()[3] == "0A"]  # fmt: skip
+    assert [a for a in listening if a.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
