@@ -100,14 +100,12 @@ class Scenario:
         So it is set below 0, to `SUPPRESSED`.
         """
         added: dict[int, float] = dict(self.features)
-        for attribute, dose in self.turn.items():
-            for row in knobs[knobs["attribute"] == attribute].itertuples():
-                added[row.feature] = added.get(row.feature, 0.0) + dose * row.weight
-        held: dict[int, float] = {}
-        for what in self.suppress:
-            rows = knobs[(knobs["attribute"] == what) & (knobs["weight"] > 0)]
-            own = rows[["feature", "weight"]].to_numpy() if isinstance(what, str) else [(what, 1.0)]
-            for feature, weight in own:  # attributes may share it: the lowest value holds
+        held = {what: SUPPRESSED for what in self.suppress if not isinstance(what, str)}
+        columns = ["attribute", "feature", "weight"]
+        for attribute, feature, weight in knobs[columns].itertuples(index=False):
+            if attribute in self.turn:
+                added[feature] = added.get(feature, 0.0) + self.turn[attribute] * weight
+            if attribute in self.suppress and weight > 0:  # shared features: the lowest value holds
                 held[feature] = min(held.get(feature, 0.0), SUPPRESSED * weight)
         return [Edit(int(f), float(value), "set") for f, value in held.items()] + [
             Edit(int(f), float(dose)) for f, dose in added.items()

@@ -1,6 +1,7 @@
 """The desk's knobs and buttons: what is turned here is done by the engine, and shown again."""
 
 import ipywidgets as ipw
+import torch
 
 from ...workspace import StageError, project
 from .. import scenarios
@@ -25,6 +26,7 @@ class Page:
     """One desk on the screen. `root` is the widget to show."""
 
     def __init__(self, desk: Desk):
+        torch.set_num_threads(1)  # one user's list is not worth the wait of two for each other
         self.desk, self.syncing = desk, False
         self.message, self.history = ipw.HTML(), ipw.HTML()
         self.lists, self.shares = ipw.HTML(), ipw.HTML()
