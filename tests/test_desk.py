@@ -15,7 +15,7 @@ import pytest
 import torch
 from playwright.sync_api import expect, sync_playwright
 
-from seqsae_utils import control, run
+from seqsae_utils import control, recommender, run
 from seqsae_utils.control import Scenario, desk, scenarios
 from seqsae_utils.control.desk import pages, widgets
 
@@ -71,7 +71,9 @@ def test_both_lists_are_those_of_the_evaluation(engine, attribute):
     assert np.array_equal(history, engine.dataset.sequences("test")[engine.state.user])
     table = engine.lists()
     for when, edit in {"before": None, "after": delta}.items():
-        ranking = control.recommend(engine.model, [history], np.zeros(1), engine.site, edit)
+        with control.steered(engine.model, engine.site, edit or torch.zeros_like):
+            scores = engine.model.next_item_scores([history])
+        ranking = recommender.rank_items(lambda _, scores=scores: scores, [history], np.zeros(1))
         assert table[f"item_{when}"].tolist() == ranking.lists[0].tolist()
         titles = [engine.dataset.titles[item] for item in ranking.lists[0]]
         assert table[f"title_{when}"].tolist() == titles

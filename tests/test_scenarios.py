@@ -2,7 +2,6 @@
 
 import json
 import re
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ import yaml
 from seqsae_utils import control, sae
 from seqsae_utils.activations import Normalisation
 from seqsae_utils.control import Edit, Scenario, scenarios
-from seqsae_utils.recommender import CausalTransformer, Config
+from seqsae_utils.recommender import CausalTransformer, Config, rank_items
 from seqsae_utils.workspace import project
 
 KNOBS = pd.DataFrame(
@@ -137,10 +136,18 @@ def steered():
             parameter.add_(0.3 * torch.randn_like(parameter))
     rng = np.random.default_rng(1)
     histories = [rng.permutation(40)[:6] + 1 for _ in range(5)]
+
+    def lists_of(delta):
+        def scorer(histories):
+            with control.steered(model, "blocks.0", delta or torch.zeros_like):
+                return model.next_item_scores(histories)
+
+        return rank_items(scorer, histories, np.arange(1, 6)).lists
+
     return {
         "dictionary": sae.create(sae.Config(16, 12, "topk", k=4)),
         "normalisation": Normalisation(0.1, 2.0),
-        "ranking_of": partial(control.recommend, model, histories, np.arange(1, 6), "blocks.0"),
+        "lists_of": lists_of,
         "users": [4, 8, 15, 16, 23],
         "names": ["a", "b"],
         "attribute_matrix": (rng.random((41, 2)) < 0.5).astype(float),
@@ -153,7 +160,7 @@ def test_the_effect_is_counted_list_by_list(steered):
     edits = [Edit(3, 4.8), Edit(5, 3.6)]
     delta = control.sae_delta(steered["dictionary"], steered["normalisation"], edits)
     rows, matrix = effect.itertuples(index=False), steered["attribute_matrix"]
-    before, after = steered["ranking_of"](None).lists, steered["ranking_of"](delta).lists
+    before, after = steered["lists_of"](None), steered["lists_of"](delta)
     assert (before != after).any()
     for i, user in enumerate(steered["users"]):
         for column, name in enumerate(["a", "b"]):

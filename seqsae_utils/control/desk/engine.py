@@ -215,15 +215,19 @@ class Desk:
         item, and turned: what of it the edits brought. A direction is read as if it went straight
         to the head; blocks in between may do more with it, so these are not shares of the logit.
         """
-        change, rows = self.after.code - self.before.code, []
-        for item in self.after.items.tolist():
-            carries = self.after.code * self.push[:, item]
-            best = carries.topk(min(N_REASONS, len(carries)))
-            for feature, value in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-                if value > 0:
-                    turned = float(change[feature] * self.push[feature, item])
-                    rows.append((item, feature, self.names[feature], value, turned))
-        return pd.DataFrame(rows, columns=["item", "feature", "label", "carries", "turned"])
+        push = self.push[:, self.after.items]
+        carries, features = (self.after.code[:, None] * push).topk(N_REASONS, dim=0)
+        turned = ((self.after.code - self.before.code)[:, None] * push).gather(0, features)
+        table = pd.DataFrame(
+            {
+                "item": np.repeat(self.after.items, N_REASONS),
+                "feature": features.T.ravel(),
+                "carries": carries.T.ravel(),
+                "turned": turned.T.ravel(),
+            }
+        )
+        table.insert(2, "label", table["feature"].map(self.names))
+        return table[table["carries"] > 0].reset_index(drop=True)
 
     def shares(self) -> pd.DataFrame:
         """Share of each attribute in the list before and after: attribute, before, after."""

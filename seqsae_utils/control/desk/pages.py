@@ -33,12 +33,12 @@ STYLE = """<style>
 .seqsae .error { border: 1px solid #d6a29c; border-left: 4px solid #b3362b; background: #fdf3f2; color: #6e1f17; border-radius: 5px; padding: .55rem .8rem; margin: .2rem 0 .3rem; overflow-wrap: anywhere; }
 .seqsae-message { position: fixed; top: .6rem; left: 50%; transform: translateX(-50%); z-index: 10; width: min(46rem, 92vw); }
 .seqsae-message .error { box-shadow: 0 3px 14px rgba(60, 20, 15, .16); }
-.seqsae button { font: inherit; font-size: .86rem; padding: .3rem .8rem; border: 1px solid #8a949d; border-radius: 4px; background: none; color: inherit; cursor: pointer; }
+.seqsae button { font: inherit; font-size: 13px; line-height: 28px; padding: 0 10px; margin: 2px; border: 0; background: var(--jp-layout-color2, #eee); color: inherit; cursor: pointer; white-space: nowrap; }
 .seqsae-desk :focus-visible { outline: 2px solid #0072b2 !important; outline-offset: 1px; }
 .seqsae-desk .widget-slider .noUi-handle:focus { outline: 2px solid #0072b2; outline-offset: 2px; }
 .seqsae-desk .widget-label { width: 5.7rem; } .seqsae-desk .widget-slider .widget-readout { min-width: 2.6rem; width: 2.6rem; }
 .seqsae-desk .jupyter-button.mod-active { background: #0072b2; color: #fff; box-shadow: none; }
-@container (max-width: 34rem) { .seqsae .why { display: none; } .seqsae th, .seqsae td { padding: .3rem .25rem; } .seqsae .move { width: 3.4rem; } .seqsae .place { width: 1.3rem; } }
+@container (max-width: 27rem) { .seqsae .why { display: none; } .seqsae th, .seqsae td { padding: .3rem .25rem; } .seqsae .move { width: 3.9rem; font-size: .74rem; } .seqsae .place { width: 1.3rem; } }
 </style>"""  # noqa: E501
 
 
@@ -80,19 +80,21 @@ def history(titles: list[str]) -> str:
 
 def lists(table: pd.DataFrame, reasons: pd.DataFrame, turned: set[str]) -> str:
     """The two lists as one table: `Desk.lists`, `Desk.reasons`, and the attributes turned."""
-    why = {item: of_item for item, of_item in reasons.groupby("item")}
-    rows = []
+    why: dict[int, list] = {}
+    for reason in reasons.itertuples():
+        why.setdefault(reason.item, []).append(reason)
+    staying, rows = {*table["item_after"]}, []
     for row in table.itertuples():
-        staying = row.item_before in set(table["item_after"])
+        stays = row.item_before in staying
         before = _item(row.title_before, row.attributes_before, turned)
-        if not staying and row.item_before:
+        if not stays and row.item_before:
             before += f'<div class="small down">now {row.rank_after:,.0f}</div>'
         after = _item(row.title_after, row.attributes_after, turned)
-        after += _why(why.get(row.item_after))
+        after += _why(why.get(row.item_after, []))
         new = row.rank_before > len(table)
         rows.append(
             f'<tr><td class="place">{row.place}</td>'
-            f'<td class="before{"" if staying else " gone"}">{before}</td>'
+            f'<td class="before{"" if stays else " gone"}">{before}</td>'
             f'<td class="after{" new" if new else ""}">{after}</td>'
             f'<td class="move">{_move(row)}</td></tr>'
         )
@@ -114,13 +116,11 @@ def _item(name: str, attributes: str, turned: set[str]) -> str:
     return f'<div class="name">{escape(name)}</div><div class="small soft">{shown}</div>'
 
 
-def _why(reasons: pd.DataFrame | None) -> str:
-    if reasons is None:
-        return ""
+def _why(reasons: list) -> str:
     chips = "".join(
         f'<span{" class=turned" if abs(r.turned) > 1e-6 else ""} title="feature {r.feature}">'
         f"{escape(_named(r.label, r.feature))} {r.carries:+.1f}</span>"
-        for r in reasons.itertuples()
+        for r in reasons
     )
     return f'<div class="why">{chips}</div>'
 

@@ -84,7 +84,7 @@ class Page:
         self.knobs, self.off, rows = {}, {}, []
         for attribute in self.desk.attributes:
             knob = _slider(attribute)
-            knob.tooltip = self.desk.behind(attribute)
+            knob.tooltip, knob.layout.flex = self.desk.behind(attribute), "1 1 auto"
             off = ipw.ToggleButton(
                 description="off", tooltip=f"suppress {attribute}", layout={"width": "3rem"}
             )
@@ -131,7 +131,12 @@ class Page:
     def _scenario(self) -> ipw.Widget:
         self.text = ipw.Textarea(description="Scenario", rows=6, layout=WIDE)
         note = "What the knobs say, for notebooks/scenarios.yaml; or paste one, and apply it."
-        buttons = ipw.HBox([ipw.HTML(pages.copy_button()), self._button("Apply", self._apply)])
+        buttons = ipw.HBox(
+            [
+                ipw.HTML(pages.copy_button(), layout={"width": "10rem"}),
+                self._button("Apply", self._apply),
+            ]
+        )
         box = ipw.VBox([ipw.HTML(pages.heading("As a scenario", note)), self.text, buttons])
         box.add_class("seqsae-scenario")
         return box
@@ -189,5 +194,5 @@ class Page:
 def _slider(description: str) -> ipw.FloatSlider:
     return ipw.FloatSlider(
         0.0, min=-MAX_DOSE, max=MAX_DOSE, step=0.5, description=description,
-        readout_format="+.1f", layout={"flex": "1 1 auto", "width": "auto"},
+        readout_format="+.1f", layout=WIDE,
     )  # fmt: skip
