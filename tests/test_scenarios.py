@@ -137,17 +137,17 @@ def steered():
     rng = np.random.default_rng(1)
     histories = [rng.permutation(40)[:6] + 1 for _ in range(5)]
 
-    def lists_of(delta):
+    def ranking_of(delta):
         def scorer(histories):
             with control.steered(model, "blocks.0", delta or torch.zeros_like):
                 return model.next_item_scores(histories)
 
-        return rank_items(scorer, histories, np.arange(1, 6)).lists
+        return rank_items(scorer, histories, np.arange(1, 6))
 
     return {
         "dictionary": sae.create(sae.Config(16, 12, "topk", k=4)),
         "normalisation": Normalisation(0.1, 2.0),
-        "lists_of": lists_of,
+        "ranking_of": ranking_of,
         "users": [4, 8, 15, 16, 23],
         "names": ["a", "b"],
         "attribute_matrix": (rng.random((41, 2)) < 0.5).astype(float),
@@ -160,7 +160,7 @@ def test_the_effect_is_counted_list_by_list(steered):
     edits = [Edit(3, 4.8), Edit(5, 3.6)]
     delta = control.sae_delta(steered["dictionary"], steered["normalisation"], edits)
     rows, matrix = effect.itertuples(index=False), steered["attribute_matrix"]
-    before, after = steered["lists_of"](None), steered["lists_of"](delta)
+    before, after = steered["ranking_of"](None).lists, steered["ranking_of"](delta).lists
     assert (before != after).any()
     for i, user in enumerate(steered["users"]):
         for column, name in enumerate(["a", "b"]):

@@ -24,6 +24,7 @@ import pandas as pd
 import yaml
 
 from ..activations import Normalisation
+from ..recommender import Ranking
 from ..sae import SAE
 from ..workspace import fsync, name_nearest
 from .curves import share
@@ -196,7 +197,7 @@ def apply(
     knobs: pd.DataFrame,
     dictionary: SAE,
     normalisation: Normalisation,
-    lists_of: Callable[[Delta | None], np.ndarray],
+    ranking_of: Callable[[Delta | None], Ranking],
     users: list[int],
     names: list[str],
     attribute_matrix: np.ndarray,
@@ -205,10 +206,10 @@ def apply(
 
     Parameters
     ----------
-    lists_of
-        From an edit (None: untouched) to the lists of these users, items [n_users, k].
+    ranking_of
+        Ranks the catalogue for these users under an edit, None being none.
     users
-        Their numbers, in the order of the lists.
+        Their numbers, in the order of the ranking.
     names
         Names of the columns of `attribute_matrix`, [n_items + 1, n_attributes].
 
@@ -220,7 +221,7 @@ def apply(
     """
     delta = sae_delta(dictionary, normalisation, scenario.edits(knobs))
     shares = {
-        when: share(lists_of(edit), attribute_matrix).ravel()
+        when: share(ranking_of(edit).lists, attribute_matrix).ravel()
         for when, edit in {"before": None, "after": delta}.items()
     }
     rows = {"user": np.repeat(users, len(names)), "attribute": np.tile(names, len(users))}

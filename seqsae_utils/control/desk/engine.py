@@ -69,11 +69,10 @@ class Desk:
                 f"{knobs} is missing: run `make paper PROFILE={profile}`, or notebook 06_control"
             )
         self.knobs = pd.read_parquet(knobs)
-        popular = np.zeros((self.dataset.n_items + 1, 1), dtype=np.float32)
-        order = self.dataset.items.sort_values("popularity", ascending=False, kind="stable")["item"]
-        popular[order.head(self.dataset.n_items // 10)] = 1
+        taken = recommender.new_users(self.dataset).popularity
+        popular = np.append(False, taken[1:] >= np.quantile(taken[1:], 0.9))  # as in notebook 6
         #: What is counted in a list, [n_items + 1, n_counted], and its names.
-        self.matrix = np.hstack([self.dataset.attribute_matrix, popular])
+        self.matrix = np.column_stack([self.dataset.attribute_matrix, popular])
         self.counted = [*self.dataset.attributes, "popular"]
         names = self.features["label"].fillna("").replace("", "unnamed")
         self.names = dict(zip(self.features["feature"], names, strict=True))
