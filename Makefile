@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PYTHONHASHSEED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env data paper atlas desk notebooks lab test interop bench bench-recommender bench-sae bench-scores bench-desk lint clean
+.PHONY: help env data paper atlas desk notebooks lab test interop bench bench-recommender bench-sae bench-scores bench-control lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=python3.11]'
@@ -69,7 +69,7 @@ interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, Re
 	.venv-$*/bin/python -m pip install --no-deps -r $<
 	@touch $@
 
-bench: bench-recommender bench-sae bench-scores bench-desk  ## measure our training and scores against their peers (an hour)
+bench: bench-recommender bench-sae bench-scores bench-control  ## measure our training and scores against their peers (an hour)
 
 bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender, against RecTools
 	$(PY) tests/bench/recommender.py --peer .venv-recommenders/bin/python $(PARAMS)
@@ -80,8 +80,8 @@ bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-lea
 bench-scores: .venv/.done  ## only the scores, against scikit-learn (PARAMS=--all: every pair)
 	$(PY) tests/bench/scores.py $(PARAMS)
 
-bench-desk: .venv/.done  ## only the desk: milliseconds from a knob to the list, on ML-1M
-	$(PY) tests/bench/desk.py $(PARAMS)
+bench-control: .venv/.done  ## only control: a sweep, and from a knob to the list, on ML-1M
+	$(PY) tests/bench/control.py $(PARAMS)
 
 lint: .venv/.done  ## check style
 	$(PY) -m ruff check .

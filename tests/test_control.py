@@ -1,16 +1,15 @@
 """Edits against the explicit formula, and a sweep against counting by hand."""
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
-from seqsae_utils import control, sae
-from seqsae_utils.activations import Normalisation
+from seqsae_utils import control, metrics, sae
+from seqsae_utils.activations import Normalisation, hooked
 from seqsae_utils.control import Edit
-from seqsae_utils.recommender import CausalTransformer, Config
+from seqsae_utils.recommender import CausalTransformer, Config, rank_items
 
 D_IN, D_SAE, N_ITEMS = 16, 40, 30
 NAMES = ["Noir", "War", "Musical"]
@@ -78,7 +77,9 @@ def steered_scores(model, site, delta, histories):
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("edit", [Edit(3, 0.0), Edit(0, 0.0), Edit(3, 1.0, "scale")])
+@pytest.mark.parametrize(
+    "edit", [Edit(3, 0.0), Edit(0, 0.0), Edit(3, 1.0, "scale"), Edit(3, 1e9, "clamp")]
+)
 def test_the_zero_edit_changes_no_logit_at_all(model, dictionary, users, site, edit):
     plain = model.next_item_scores(users[0])[:, 1:]
     delta = control.sae_delta(dictionary, NORMALISATION, [edit])
@@ -115,6 +116,7 @@ def test_an_untouched_model_is_what_a_steered_one_goes_back_to(model, dictionary
         [Edit(11, 0.0, "set")],
         [Edit(3, 0.0, "scale")],
         [Edit(3, -1.5, "scale"), Edit(0, 1.0), Edit(39, 2.0, "set")],
+        [Edit(3, 0.4, "clamp"), Edit(5, -0.5, "clamp")],
     ],
     ids=str,
 )
@@ -125,7 +127,8 @@ def test_the_edit_keeps_the_error(dictionary, hidden, edits):
     for edit in edits:
         value = code[..., edit.feature]
         wanted[..., edit.feature] = {
-            "add": value + edit.value, "set": 0 * value + edit.value, "scale": edit.value * value
+            "add": value + edit.value, "set": 0 * value + edit.value, "scale": edit.value * value,
+            "clamp": torch.minimum(value, torch.tensor(edit.value)),
         }[edit.mode]  # fmt: skip
     expected = NORMALISATION.std * (dictionary.decode(wanted) - dictionary.decode(code))
     delta = control.sae_delta(dictionary, NORMALISATION, edits)(hidden)
@@ -153,7 +156,7 @@ def test_a_dose_of_one_moves_the_state_by_one_standard_deviation(dictionary, hid
     for delta in (by_feature, by_direction):
         moved = (hidden + delta - hidden).norm(dim=-1)
         torch.testing.assert_close(moved, torch.full((5, 7), 2.5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(by_direction, 2.5 * direction)
+    torch.testing.assert_close(by_direction, (2.5 * direction).expand_as(hidden))
 
 
 def test_nothing_that_was_given_is_changed(model, dictionary, users, hidden):
@@ -169,7 +172,7 @@ def test_nothing_that_was_given_is_changed(model, dictionary, users, hidden):
         seen.append(torch.equal(kept, states))
         return change
 
-    control.recommend(model, *users, "blocks.0", watched)
+    rank_items(control.steered_scorer(model, "blocks.0", watched), *users)
     assert seen and all(seen)
     assert torch.equal(hidden, before)
     assert all(map(np.array_equal, histories, users[0]))
@@ -179,7 +182,7 @@ def test_nothing_that_was_given_is_changed(model, dictionary, users, hidden):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Edit(3, 1.0, "multiply"), "mode 'multiply': choose from add, set, scale"),
+        (lambda: Edit(3, 1.0, "multiply"), "mode 'multiply': choose from add, set, scale, clamp"),
         (lambda: Edit(3, float("inf")), "feature 3: a knob cannot stand at inf"),
         (lambda: Edit(3, float("nan"), "set"), "feature 3: a knob cannot stand at nan"),
     ],
@@ -219,78 +222,419 @@ def test_an_attribute_without_positions_cannot_be_steered_but_harms_no_other():
         control.direction_delta(found[1], 1.0, NORMALISATION)
 
 
+# Where an edit falls
+
+
+def test_an_edit_of_the_last_position_touches_no_other(model, dictionary, users):
+    """On the right of the last item is padding: it is the last of each history, not of the row."""
+    histories = [np.array([3, 4, 5, 6]), np.array([7, 8])]
+    delta = control.sae_delta(dictionary, NORMALISATION, [Edit(5, 2.0)])
+    states = {}
+    for positions in ("none", "all", "last"):
+        seen = states.setdefault(positions, [])
+        with hooked(model, "blocks.1.attention_norm", lambda h, seen=seen: seen.append(h.clone())):
+            if positions == "none":
+                model.next_item_scores(histories)
+            else:
+                with control.steered(model, "blocks.0", delta, positions):
+                    model.next_item_scores(histories)
+    moved = (states["last"][0] != states["none"][0]).any(dim=2)
+    assert moved.tolist() == [[False, False, False, True], [False, True, False, False]]
+    assert (states["all"][0] != states["none"][0]).any(dim=2)[0].all()
+
+
+def test_padding_on_the_left_is_told_from_items_too():
+    """Any torch model that is called on items: here one that pads on the left."""
+    torch.manual_seed(0)
+    other = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.GRU(4, 4, batch_first=True))
+    items = torch.tensor([[0, 0, 3], [1, 2, 5]])
+    plain = other(items)[0]
+    with control.steered(other, "1", lambda hidden: torch.ones_like(hidden), "last"):
+        steered = other(items)[0]
+    expected = torch.zeros(2, 3, 4)
+    expected[:, 2] = 1.0
+    torch.testing.assert_close(steered - plain, expected)
+    assert torch.equal(other(items)[0], plain)
+
+
+def test_the_last_position_of_nobody_knows_what_is_refused(model, dictionary):
+    delta = control.sae_delta(dictionary, NORMALISATION, [Edit(5, 2.0)])
+    with (
+        pytest.raises(ValueError, match="positions 'last': the states at 'blocks.0' are"),
+        control.steered(model, "blocks.0", delta, "last"),
+    ):
+        model.blocks[0](torch.zeros(1, 3, D_IN), None)
+    with (
+        pytest.raises(ValueError, match="positions 'first': choose from all, last"),
+        control.steered(model, "blocks.0", delta, "first"),
+    ):
+        pass
+
+
+def test_what_is_remembered_is_what_would_be_computed(model, users, monkeypatch):
+    """Once for the same input; anew for another; and not at all once the block is left."""
+    calls = []
+    compute = type(model.blocks[0]).forward
+
+    def counted(self, *arguments):
+        calls.append(self is model.blocks[0])
+        return compute(self, *arguments)
+
+    monkeypatch.setattr(type(model.blocks[0]), "forward", counted)
+    histories = users[0]
+    plain, others = model.next_item_scores(histories), model.next_item_scores(histories[:3])
+    calls.clear()
+    with control.remembered(model, "blocks.0"):
+        assert torch.equal(model.next_item_scores(histories), plain)
+        assert torch.equal(model.next_item_scores(histories), plain)
+        assert sum(calls) == 1
+        assert torch.equal(model.next_item_scores(histories[:3]), others)
+        assert sum(calls) == 2
+    assert torch.equal(model.next_item_scores(histories), plain)
+    assert sum(calls) == 3
+
+
 # The sweep
 
 
 @pytest.fixture
-def methods(dictionary):
-    directions = torch.nn.functional.normalize(torch.randn(3, D_IN), dim=1)
+def directions() -> np.ndarray:
+    return control.unit(np.random.default_rng(7).normal(size=(3, D_IN)))
+
+
+@pytest.fixture
+def methods(model, dictionary, attribute_matrix, directions):
+    decoder = dictionary.W_dec.detach().numpy()
     return {
-        "sae": control.turn_feature(dictionary, NORMALISATION, np.array([0, 8, 21]), [1, 1, 1]),
-        "diffmean": lambda c, dose: control.direction_delta(directions[c], dose, NORMALISATION),
+        "sae": control.turn(model, "blocks.0", NORMALISATION, decoder[[0, 8, 21]]),
+        "diffmean": control.turn(model, "blocks.0", NORMALISATION, directions),
+        "boost": control.boost(model, attribute_matrix),
     }
 
 
 @pytest.fixture
-def sweep(model, users, methods, attribute_matrix):
-    """A sweep of two attributes out of order, and the rankings that it asked for."""
-    asked = []
-
-    def ranking_of(delta):
-        asked.append(control.recommend(model, *users, "blocks.0", delta))
-        return asked[-1]
-
-    curves, side_effects = control.dose_response(
-        ranking_of, methods, ["Musical", "Noir"], [-2.0, 0.0, 3.0], NAMES, attribute_matrix
-    )
-    return curves, side_effects, asked
+def swept(model, users, methods):
+    """Two attributes, out of order."""
+    doses = [-2.0, 3.0, 1.0]
+    return control.sweep(model, "blocks.0", users, methods, ["Musical", "Noir"], doses, NAMES)
 
 
-def test_dose_zero_is_the_untouched_model_for_every_method(sweep):
-    curves, side_effects, asked = sweep
-    before, steered = asked[0], asked[1:]
-    assert len(steered) == len(curves) == 2 * 2 * 3
-    for row, ranking in zip(curves.itertuples(), steered, strict=True):
-        if row.dose == 0:
-            assert all(map(np.array_equal, ranking, before))
-            assert (row.ndcg_change, row.ndcg_change_low, row.ndcg_change_high) == (0, 0, 0)
+def rankings(swept):
+    return zip(swept.settings.itertuples(), swept.lists, swept.rank, strict=True)
+
+
+def test_a_sweep_is_each_setting_by_itself(
+    model, dictionary, users, swept, directions, attribute_matrix
+):
+    assert len(swept.settings) == 3 * 2 * 4
+    assert list(swept.settings["attribute"][:8]) == ["Musical"] * 4 + ["Noir"] * 4
+    assert list(swept.settings["dose"][:4]) == [-2.0, 0.0, 1.0, 3.0]
+    plain = model.next_item_scores
+    for row, lists, rank in rankings(swept):
+        column = NAMES.index(row.attribute)
+        if row.method == "boost":
+
+            def scorer(histories, c=column, dose=row.dose):
+                return plain(histories) + dose * torch.from_numpy(attribute_matrix[:, c]).float()
         else:
-            assert not np.array_equal(ranking.lists, before.lists)
-    assert not side_effects.loc[side_effects["dose"] == 0, "change"].any()
-    assert side_effects.loc[side_effects["dose"] != 0, "change"].any()
+            edits = [Edit([0, 8, 21][column], row.dose)]
+            delta = control.sae_delta(dictionary, NORMALISATION, edits)
+            if row.method == "diffmean":
+                step = 2.5 * row.dose * torch.from_numpy(directions[column]).float()
+                delta = lambda hidden, step=step: step.expand_as(hidden)  # noqa: E731
+            scorer = control.steered_scorer(model, "blocks.0", delta)
+        expected = rank_items(scorer, *users)
+        np.testing.assert_array_equal(lists, expected.lists)
+        np.testing.assert_array_equal(rank, expected.rank)
 
 
-def test_curves_and_side_effects_by_counting(sweep, attribute_matrix):
-    curves, side_effects, (before, *steered) = sweep
-    assert list(curves["attribute"][:6]) == ["Musical"] * 3 + ["Noir"] * 3
+def test_dose_zero_is_the_untouched_model_for_every_method(model, users, swept, attribute_matrix):
+    before = rank_items(model.next_item_scores, *users)
+    for row, lists, _ in rankings(swept):
+        assert np.array_equal(lists, before.lists) == (row.dose == 0)
+    curves = control.measure(swept, NAMES, attribute_matrix)
+    untouched = curves[curves["dose"] == 0]
+    assert not untouched[["ndcg_change", "ndcg_change_low", "ndcg_change_high"]].any(axis=None)
 
-    def share(ranking, name):
+
+def test_curves_and_side_effects_by_counting(swept, attribute_matrix):
+    curves = control.measure(swept, NAMES, attribute_matrix)
+    side_effects = control.side_effects(swept, NAMES, attribute_matrix)
+    (untouched,) = {
+        (lists.tobytes(), rank.tobytes()) for row, lists, rank in rankings(swept) if not row.dose
+    }
+    before = next((lists, rank) for row, lists, rank in rankings(swept) if not row.dose)
+    assert (before[0].tobytes(), before[1].tobytes()) == untouched
+
+    def share(lists, name):
         column = NAMES.index(name)
-        return np.mean([attribute_matrix[i, column] for row in ranking.lists for i in row])
+        return np.mean([attribute_matrix[i, column] for row in lists for i in row])
 
-    def ndcg(ranking):
-        return np.mean([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranking.rank])
+    def ndcg(ranks):
+        return np.mean([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks])
 
-    for row, ranking in zip(curves.itertuples(), steered, strict=True):
-        assert row.share == pytest.approx(share(ranking, row.attribute))
+    for row, (_, lists, rank) in zip(curves.itertuples(), rankings(swept), strict=True):
+        assert row.share == pytest.approx(share(lists, row.attribute))
         assert row.share_low <= row.share <= row.share_high
-        assert row.ndcg == pytest.approx(ndcg(ranking))
-        assert row.ndcg_change == pytest.approx(ndcg(ranking) - ndcg(before))
-        assert row.coverage == len(set(ranking.lists.ravel())) / N_ITEMS
+        assert row.ndcg == pytest.approx(ndcg(rank))
+        assert row.ndcg_change == pytest.approx(ndcg(rank) - ndcg(before[1]))
+        assert row.coverage == len(set(lists.ravel())) / N_ITEMS
         key = ["method", "attribute", "dose"]
         same = (side_effects[key] == [row.method, row.attribute, row.dose]).all(axis=1)
         changes = side_effects[same].set_index("other")["change"]
         assert list(changes.index) == NAMES
         for name in NAMES:
-            assert changes[name] == pytest.approx(share(ranking, name) - share(before, name))
+            assert changes[name] == pytest.approx(share(lists, name) - share(before[0], name))
 
 
-def test_turn_feature_gives_each_column_its_own_feature_and_sign(dictionary, hidden):
-    features, signs = pd.Series([0, 8, 21]), pd.Series([1, 1, -1])
-    turn = control.turn_feature(dictionary, NORMALISATION, features, signs)
-    for column, feature, dose in ((1, 8, 1.5), (2, 21, -1.5)):  # chosen negative: turned down
-        expected = (2.5 * dose * dictionary.W_dec[feature]).expand_as(hidden)
-        torch.testing.assert_close(turn(column, 1.5)(hidden), expected, atol=1e-5, rtol=0)
+# The area under kept NDCG against gained share
+
+
+def made_up_sweep(curves: dict[str, list[tuple[float, float, float]]], n_users=40) -> control.Sweep:
+    """Users who are all alike: (dose, share of the attribute in ten places, rank) by method."""
+    settings, lists, ranks = [], [], []
+    for method, points in curves.items():
+        for dose, share, rank in points:
+            settings.append((method, "Noir", dose))
+            with_it = round(10 * share)
+            lists.append([[1] * with_it + [2] * (10 - with_it)] * n_users)
+            ranks.append([rank] * n_users)
+    columns = ["method", "attribute", "dose"]
+    return control.Sweep(pd.DataFrame(settings, columns=columns), np.array(lists), np.array(ranks))
+
+
+ONE_HAS_IT = np.array([[0.0], [1.0], [0.0]])
+
+
+def test_area_by_hand():
+    """Ranks 1, 3 and 7 have an NDCG of 1, 1/2 and 1/3."""
+    swept = made_up_sweep(
+        {
+            "free": [(0, 0.1, 1), (1, 0.4, 1)],
+            "dear": [(0, 0.1, 1), (1, 0.4, 3)],
+            "short": [(0, 0.1, 1), (1, 0.2, 1), (2, 0.1, 7)],
+            "useless": [(0, 0.1, 1), (1, 0.1, 3)],
+            "down": [(-1, 0.9, 1), (0, 0.1, 1), (1, 0.1, 1)],
+        }
+    )
+    by_attribute, by_method = control.areas(swept, ["Noir"], ONE_HAS_IT, against="dear")
+    area = by_attribute.set_index("method")["pareto_area"]
+    assert area["free"] == pytest.approx(1.0)
+    assert area["dear"] == pytest.approx(0.75, abs=0.01)  # kept falls from 1 to 1/2, evenly
+    assert area["short"] == pytest.approx(0.35, abs=0.01)  # a third is reached, and half a step
+    assert area["useless"] == area["down"] == pytest.approx(1 / 60)  # only the gain of 0
+    kept = by_attribute.set_index("method")["kept_at_20"]
+    assert kept["free"] == 1 and kept["short"] == 0
+    assert kept["dear"] == pytest.approx(2 / 3, abs=0.02)
+    table = by_method.set_index("method")
+    assert table.loc["free", ["lead", "lead_low", "lead_high"]].tolist() == pytest.approx(
+        [0.25] * 3, abs=0.01
+    )
+    assert table["wins"].to_dict() == {
+        "free": 1, "dear": 1, "short": 0, "useless": 0, "down": 0
+    }  # fmt: skip
+    assert table["cheap"].sum() == 1
+    assert control.METHODS  # names in the sentence are those of METHODS
+    sentence = control.verdict(
+        by_method.replace({"free": "boost", "dear": "sae", "short": "probe"}).head(3), "sae"
+    )
+    assert sentence == (
+        "Gains with SAE feature, by what it reads (area 0.742) are cheaper than with linear probe, "
+        "dearer than with scores raised."
+    )
+
+
+def test_the_interval_of_an_area_comes_from_drawing_users(swept, attribute_matrix):
+    by_attribute, by_method = control.areas(
+        swept, NAMES, attribute_matrix, against="sae", n_draws=300
+    )
+    wide = by_attribute["pareto_area_high"] - by_attribute["pareto_area_low"]
+    assert (wide >= 0).all() and (wide > 0.1).sum() >= 3
+    own = by_method.set_index("method").loc["sae"]
+    assert (own["lead"], own["lead_low"], own["lead_high"]) == (0, 0, 0)
+
+
+def test_at_equal_gain_by_hand():
+    swept = made_up_sweep({"half": [(0, 0.1, 1), (1, 0.5, 3)], "never": [(0, 0.1, 1), (1, 0.2, 1)]})
+    matrix = np.array([[0, 0], [1, 0], [0, 1]])
+    found = control.at_gain(swept, ["Noir", "War"], matrix, np.array([0, 4, 8]), 8, gain=0.2)
+    assert found["method"].tolist() == ["half"]  # half way between the doses
+    row = found.iloc[0]
+    assert row["kept"] == pytest.approx(0.75)
+    assert row["others"] == pytest.approx(0.2)  # what Noir gains, War loses
+    assert row["novelty"] == pytest.approx((0.1 + 0.5) / 2 / 3)  # item 1: one bit of three
+
+
+# Which feature does what
+
+
+def test_by_effect_is_a_weighted_correlation():
+    rng = np.random.default_rng(8)
+    gained, importance = rng.normal(size=(5, 21)), rng.random(21)
+    matrix = (rng.random((21, 2)) < 0.5).astype(float)
+    found = control.by_effect(gained, matrix, importance)
+    for i, j in np.ndindex(5, 2):
+        both = np.cov(gained[i, 1:], matrix[1:, j], aweights=importance[1:])
+        assert found[i, j] == pytest.approx(both[0, 1] / np.sqrt(both[0, 0] * both[1, 1]))
+    assert not control.by_effect(np.ones((1, 21)), matrix, importance).any()
+
+
+def test_combine_finds_the_features_that_make_an_effect():
+    """A sum of two effects is taken apart; without a penalty to the last digit."""
+    rng = np.random.default_rng(9)
+    gained, importance = rng.normal(size=(12, 61)), rng.random(61)
+    attribute = 0.8 * gained[3] - 0.5 * gained[7]
+    features, weights = control.combine(gained, attribute, importance, 2, penalty=0.0)
+    assert dict(zip(features.tolist(), weights.round(6), strict=True)) == {3: 0.8, 7: -0.5}
+    features, _ = control.combine(gained, attribute, importance, 99)
+    assert sorted(features.tolist()) == list(range(12))  # not more than there are, each once
+
+
+def test_knobs_of_several_features_move_by_one():
+    rng = np.random.default_rng(10)
+    decoder, gained = control.unit(rng.normal(size=(12, 6))), rng.normal(size=(12, 31))
+    matrix = np.column_stack([rng.random(31) < 0.5, np.zeros(31)]).astype(float)
+    knobs = control.several_features(["Noir", "War"], decoder, gained, matrix, rng.random(31), 4)
+    assert knobs["attribute"].tolist() == ["Noir"] * 4  # no item has the other
+    rows = control.directions(knobs, decoder, ["War", "Noir"])
+    assert np.isnan(rows[0]).all()
+    assert np.linalg.norm(rows[1]) == pytest.approx(1.0)
+    by_hand = sum(w * decoder[f] for f, w in zip(knobs["feature"], knobs["weight"], strict=True))
+    np.testing.assert_allclose(rows[1], by_hand)
+
+
+def test_probe_is_ridge_regression():
+    rng = np.random.default_rng(11)
+    states = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5))
+    attributes = (states[:, :2] + rng.normal(size=(200, 2)) > 0).astype(int)
+    centred = states - states.mean(axis=0)
+    penalty = np.square(centred).sum() / 5 / 200
+    expected = Ridge(alpha=penalty).fit(states, attributes).coef_
+    found = control.probe(states, attributes)
+    np.testing.assert_allclose(found, control.unit(expected), atol=1e-9)
+
+
+# The dial
+
+
+def test_the_dial_finds_the_dose_of_each_user():
+    """Lists that gain a place at each whole dose, from another start for each user."""
+    start = np.array([0.0, 0.2, 0.4, 0.9])
+
+    def share_of(doses):
+        return np.clip(start + np.floor(doses + 1e-9) / 10, 0, 1).round(9)
+
+    found = control.solve(share_of, 0.4, 4, max_dose=8.0)
+    assert found["share"].tolist() == pytest.approx([0.4] * 4)
+    assert found["reached"].all() and found.loc[2, "dose"] == 0.0
+    assert found.loc[0, "dose"] > 0 > found.loc[3, "dose"]
+    short = control.solve(share_of, 1.0, 4, max_dose=4.0)
+    assert short["reached"].tolist() == [False, False, False, True]
+    assert short["share"].tolist() == pytest.approx([0.4, 0.6, 0.8, 1.0])
+    between = control.solve(share_of, 0.45, 4)
+    assert between["error"].tolist() == pytest.approx([0.05] * 4) and between["reached"].all()
+
+
+@pytest.mark.parametrize(
+    ("target", "max_dose", "message"),
+    [
+        (40, 8.0, r"target 40: a share lies between 0 and 1 \(40 % is 0.4\)"),
+        (float("nan"), 8.0, "target nan"),
+        (0.4, float("inf"), "max_dose inf: must be positive and finite"),
+    ],
+)
+def test_an_impossible_dial_is_refused(target, max_dose, message):
+    with pytest.raises(ValueError, match=message):
+        control.solve(lambda doses: 0 * doses, target, 3, max_dose)
+
+
+def test_the_dial_turns_each_user_alone(model, users, attribute_matrix, directions):
+    histories, has_it = users[0], attribute_matrix[:, 0]
+    found = control.dial(model, "blocks.0", NORMALISATION, directions[0], has_it, histories, 0.5)
+    assert found["dose"].nunique() > 5
+    for i in (0, 7, 24):
+        step = torch.from_numpy(2.5 * found.loc[i, "dose"] * directions[0]).float()
+        scorer = control.steered_scorer(model, "blocks.0", lambda h, s=step: s.expand_as(h))
+        lists = control.top(scorer(histories[i : i + 1]), histories[i : i + 1])
+        assert has_it[lists].mean() == pytest.approx(found.loc[i, "share"])
+    assert found["error"].mean() < np.abs(found["share_before"] - 0.5).mean()
+
+
+def test_dial_errors_by_hand(model, users, attribute_matrix, directions):
+    arguments = model, "blocks.0", NORMALISATION, directions[0], attribute_matrix[:, 0]
+    found = control.dial_errors(*arguments, users[0], users[0], [0.5, 0.2])
+    assert found["how"].tolist() == ["dial", "one dose", "untouched"] * 2
+    by = found.set_index(["how", "target"])
+    dialled = control.dial(*arguments, users[0], 0.5)
+    assert by.loc[("dial", 0.5), "error"] == pytest.approx(dialled["error"].mean())
+    untouched = np.abs(dialled["share_before"] - 0.5)
+    assert by.loc[("untouched", 0.5), "error"] == pytest.approx(untouched.mean())
+    assert by.loc[("untouched", 0.5), "reached"] == pytest.approx((untouched < 0.051).mean())
+    assert by.loc[("dial", 0.5), "error"] < by.loc[("one dose", 0.5), "error"]
+
+
+# Serving a wish
+
+
+def sequence_of(pattern: str) -> np.ndarray:
+    """Items 1 with the attribute (x), and 2 without (.)."""
+    return np.array([1 if letter == "x" else 2 for letter in pattern])
+
+
+def test_moments_by_hand():
+    sequences = {
+        4: sequence_of("............xx.x........"),  # turns at 12; two have it at 14
+        5: sequence_of("xxxxxxxxxxxxxxxxxxxxxxxx"),  # always had it
+        6: sequence_of(".................."),  # never does
+        7: sequence_of("....xxx"),  # too short
+    }
+    found = control.moments(sequences, ONE_HAS_IT)
+    assert found.values.tolist() == [
+        ["stated", 4, 0, 12],
+        ["inferred", 4, 0, 14],
+        ["none", 4, 0, 16],
+        ["none", 6, 0, 12],
+    ] or found.loc[found["kind"] != "none"].values.tolist() == [
+        ["stated", 4, 0, 12],
+        ["inferred", 4, 0, 14],
+    ]
+
+
+def test_serve_ranks_what_came_next(model, methods, attribute_matrix):
+    rng = np.random.default_rng(12)
+    sequences = {u: 1 + rng.permutation(N_ITEMS)[:20] for u in range(6)}
+    columns = ["kind", "user", "attribute", "at"]
+    found = pd.DataFrame(
+        [("stated", 2, 1, 12), ("none", 4, 1, 9), ("none", 5, 0, 7)], columns=columns
+    )
+    results = control.serve(model, "blocks.0", sequences, found, methods, [1.0, 2.0])
+    assert len(results) == 3 * len(methods) * 2
+    for row in results.itertuples():
+        history, target = sequences[row.user][: row.at], sequences[row.user][row.at]
+        ranks = {}
+        for dose in (0.0, row.dose):
+            scorer = methods[row.method](row.attribute, dose)
+            ranks[dose] = rank_items(scorer, [history], np.array([target])).rank
+        assert row.ndcg == pytest.approx(metrics.ndcg(ranks[row.dose])[0])
+        change = metrics.ndcg(ranks[row.dose])[0] - metrics.ndcg(ranks[0.0])[0]
+        assert row.change == pytest.approx(change)
+    table = control.served(results)
+    row = table.query("kind == 'none' and method == 'sae' and dose == 2").iloc[0]
+    same = results.query("kind == 'none' and method == 'sae' and dose == 2")["change"]
+    assert (row["moments"], row["users"]) == (2, 2)
+    assert row["change"] == pytest.approx(same.mean())
+    assert row["low"] <= row["change"] <= row["high"]
+
+
+def test_a_user_with_many_moments_is_drawn_with_all_of_them():
+    """Ten moments of one user say no more than one: the interval spans both users."""
+    rows = [("none", 1, 0, i, "sae", 1.0, 0.0, 1.0) for i in range(10)] + [
+        ("none", 2, 0, 0, "sae", 1.0, 0.0, -1.0)
+    ]
+    columns = ["kind", "user", "attribute", "at", "method", "dose", "ndcg", "change"]
+    row = control.served(pd.DataFrame(rows, columns=columns)).iloc[0]
+    assert (row["low"], row["high"]) == (-1.0, 1.0)
+    assert row["change"] == pytest.approx(9 / 11)
 
 
 def test_held_out_items_never_enter_the_edit(model, dictionary, users):
@@ -305,20 +649,22 @@ def test_held_out_items_never_enter_the_edit(model, dictionary, users):
         lengths.append(states.shape[1])
         return delta(states)
 
-    recommend = partial(control.recommend, model, histories, site="blocks.0", delta=watched)
-    first, second = recommend(targets=targets), recommend(targets=other)
+    scorer = control.steered_scorer(model, "blocks.0", watched)
+    first, second = rank_items(scorer, histories, targets), rank_items(scorer, histories, other)
     np.testing.assert_array_equal(first.lists, second.lists)
     assert first.rank.tolist() != second.rank.tolist()
     assert set(lengths) == {max(map(len, histories))}
 
 
-def test_recommend_filters_what_was_seen_and_is_plain_without_an_edit(model, users):
-    histories, targets = users
-    plain = control.recommend(model, histories, targets, "blocks.0", k=5)
-    scores = model.next_item_scores(histories).numpy()
-    for row, history, lists in zip(scores, histories, plain.lists, strict=True):
+def test_the_top_holds_what_nobody_has_seen(model, users):
+    histories = users[0]
+    scores = model.next_item_scores(histories)
+    kept = scores.clone()
+    found = control.top(scores, histories, k=5)
+    assert torch.equal(scores, kept)
+    for row, history, items in zip(scores.numpy(), histories, found, strict=True):
         unseen = [i for i in np.argsort(-row) if i > 0 and i not in history]
-        assert lists.tolist() == unseen[:5]
+        assert items.tolist() == unseen[:5]
 
 
 # Settings and numbers

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from playwright.sync_api import expect, sync_playwright
@@ -33,11 +32,6 @@ def root(smoke, tmp_path_factory) -> Path:
     """A workspace with the artifacts of the profile smoke."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(smoke.artifacts, folder / "artifacts" / "smoke")
-    knobs = folder / "artifacts" / "smoke" / "control" / "knobs.parquet"
-    if not knobs.is_file():
-        best = pd.read_parquet(smoke.artifacts / "interpretability" / "best.parquet")
-        best = best[best["basis"] == "sae"].rename(columns={"sign": "weight"})
-        best[["attribute", "feature", "weight"]].to_parquet(knobs, index=False)
     return folder
 
 
@@ -153,6 +147,14 @@ def test_the_dial_reaches_the_share(engine, attribute):
     assert reached == pytest.approx(0.6, abs=0.1001)
     engine.undo()
     assert engine.state == before
+
+
+def test_the_dial_says_what_it_cannot_reach(engine, attribute, monkeypatch):
+    page = widgets.Page(engine)
+    monkeypatch.setattr(engine, "dial", lambda name, target: 0.7)
+    assert page._dialled(attribute, 0.7) == ""
+    page._attempt(lambda: page._dialled(attribute, 1.0))
+    assert f"{attribute} comes to 70%, not 100%" in page.message.value
 
 
 def test_undo_goes_back_through_all_that_was_done(engine, attribute):

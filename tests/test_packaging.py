@@ -81,7 +81,8 @@ def test_every_import_of_the_package_is_declared():
     names -= set(sys.stdlib_module_names)
     aliases = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
     project = tomllib.loads(read("pyproject.toml"))["project"]
-    declared = {requirement.partition(">=")[0] for requirement in project["dependencies"]}
+    required = project["dependencies"] + project["optional-dependencies"]["app"]
+    declared = {requirement.partition(">=")[0] for requirement in required}
     assert {aliases.get(name, name) for name in names} - {"seqsae_utils"} <= declared
 
 

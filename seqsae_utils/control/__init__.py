@@ -1,14 +1,43 @@
 """Turn features up and down, and measure what it does to recommendations."""
 
 from . import scenarios
-from .curves import dose_response, headline, pick_attributes, recommend, share
-from .dial import solve
-from .edits import Delta, Edit, direction_delta, sae_delta, steered
-from .methods import Method, mean_difference, turn_feature
+from .curves import (
+    Sweep,
+    areas,
+    at_gain,
+    headline,
+    measure,
+    pick_attributes,
+    remembered,
+    share,
+    side_effects,
+    sweep,
+    verdict,
+)
+from .dial import dial, dial_errors, solve, top
+from .edits import Delta, Edit, direction_delta, sae_delta, steered, steered_scorer
+from .methods import (
+    METHODS,
+    Method,
+    boost,
+    by_effect,
+    combine,
+    directions,
+    expected_top,
+    mean_difference,
+    one_feature,
+    probe,
+    several_features,
+    turn,
+    unit,
+)
 from .scenarios import Scenario
+from .serving import KINDS, moments, serve, served
 
 __all__ = [
-    "Delta", "Edit", "Method", "Scenario", "direction_delta", "dose_response", "headline",
-    "mean_difference", "pick_attributes", "recommend", "sae_delta", "scenarios", "share", "solve",
-    "steered", "turn_feature",
+    "KINDS", "METHODS", "Delta", "Edit", "Method", "Scenario", "Sweep", "areas", "at_gain", "boost",
+    "by_effect", "combine", "dial", "dial_errors", "direction_delta", "directions", "expected_top",
+    "headline", "mean_difference", "measure", "moments", "one_feature", "pick_attributes", "probe",
+    "remembered", "sae_delta", "scenarios", "serve", "served", "several_features", "share",
+    "side_effects", "solve", "steered", "steered_scorer", "sweep", "top", "turn", "unit", "verdict",
 ]  # fmt: skip

@@ -1,93 +1,333 @@
 """What an edit does to recommendations, dose by dose: what is gained, what it costs, who pays."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
 from .. import metrics
+from ..activations import find_site
 from ..recommender import Ranking, rank_items
 from ..workspace import name_nearest
-from .edits import Delta, steered
-from .methods import Method
+from .methods import METHODS, Method
+
+USERS_AT_A_TIME = 256
 
 
-def share(lists: np.ndarray, attribute_matrix: np.ndarray) -> np.ndarray:
-    """Share of each list that has each attribute: [n_users, k] -> [n_users, n_attributes]."""
-    return attribute_matrix[lists].mean(axis=1)
+def share(lists: NDArray, attribute_matrix: NDArray) -> NDArray:
+    """Share of each list that has each attribute: [..., k] -> [..., n_attributes]."""
+    return attribute_matrix[lists].mean(axis=-2)
 
 
-def recommend(
+@contextmanager
+def remembered(model: nn.Module, site: str) -> Iterator[None]:
+    """While the block runs, the module at `site` repeats itself when it is asked the same.
+
+    For many edits of the same users: what comes out of the site, before it is edited, is the same
+    each time.
+    """
+    module = find_site(model, site)
+    compute, kept = module.forward, []
+
+    def forward(x, *inputs, **options):
+        if not (kept and torch.equal(kept[0], x)):
+            kept[:] = x, compute(x, *inputs, **options)
+        return kept[1]
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Rankings of the same users under every setting.
+
+    settings : DataFrame with the columns method, attribute, dose; dose 0 is the untouched model
+    lists : [n_settings, n_users, k] items
+    rank : [n_settings, n_users] place of the item that each user took next
+    """
+
+    settings: pd.DataFrame
+    lists: NDArray
+    rank: NDArray
+
+
+def sweep(
     model: nn.Module,
-    histories: list[np.ndarray],
-    targets: np.ndarray,
     site: str,
-    delta: Delta | None = None,
-    k: int = 10,
-) -> Ranking:
-    """Rank the catalogue for each user while `delta` is added at `site` (None: untouched)."""
-    scorer = model.next_item_scores
-    if delta is None:
-        return rank_items(scorer, histories, targets, k)
-    with steered(model, site, delta):
-        return rank_items(scorer, histories, targets, k)
-
-
-def dose_response(
-    ranking_of: Callable[[Delta | None], Ranking],
+    users: tuple[list[NDArray], NDArray],
     methods: dict[str, Method],
     attributes: list[str],
-    doses: list[float],
+    doses: Iterable[float],
     names: list[str],
-    attribute_matrix: np.ndarray,
-    seed: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Steer each attribute by each method at each dose, and measure all that moves.
+    k: int = 10,
+) -> Sweep:
+    """Rank the catalogue for all users by each method, for each attribute and dose.
 
     Parameters
     ----------
-    ranking_of
-        Ranks the catalogue for all test users under an edit; see `recommend`.
+    users
+        Histories, and the item [n_users] that each took next.
     methods
-        Name -> method. All are given the same users, doses and seed.
+        Name -> method. All are given the same users and doses.
     attributes
-        Names of the attributes to steer, out of `names`, the columns of `attribute_matrix`.
+        Names of the attributes to steer, out of `names`, which the methods' columns are.
+    doses
+        Dose 0 is measured once for all, on the untouched model.
+    """
+    doses = sorted({0.0, *doses})
+    settings = [(m, a, d) for m in methods for a in attributes for d in doses]
+    scorers = {
+        (m, a, d): methods[m](names.index(a), d) if d else model.next_item_scores
+        for m, a, d in settings
+    }
+    histories, targets = users
+    parts: list[list[Ranking]] = []
+    starts = range(0, len(histories), USERS_AT_A_TIME)
+    bar = tqdm(total=len(starts) * len(settings), desc="doses", leave=False)
+    for start in starts:
+        some = slice(start, start + USERS_AT_A_TIME)
+        with remembered(model, site):
+            untouched = rank_items(model.next_item_scores, histories[some], targets[some], k)
+            rankings = []
+            for setting in settings:
+                ranking = untouched
+                if setting[2]:
+                    ranking = rank_items(scorers[setting], histories[some], targets[some], k)
+                rankings.append(ranking)
+                bar.update()
+        parts.append(rankings)
+    bar.close()
+    lists, rank = (
+        np.concatenate([[getattr(r, field) for r in part] for part in parts], axis=1)
+        for field in ("lists", "rank")
+    )
+    return Sweep(pd.DataFrame(settings, columns=["method", "attribute", "dose"]), lists, rank)
+
+
+def measure(
+    swept: Sweep, names: list[str], attribute_matrix: NDArray, seed: int = 0
+) -> pd.DataFrame:
+    """What each setting does, averaged over users.
 
     Returns
     -------
-    curves
-        A row for each method, attribute and dose: share (of the attribute in the lists) and
-        ndcg_change (against the same users' unsteered lists), each with ``_low`` and ``_high``
-        (95 %, bootstrap over users), ndcg, coverage, diversity.
-    side_effects
-        A row for each method, attribute, dose and other attribute: change of the other's share.
+    pandas.DataFrame
+        The settings, with share (of the steered attribute in the lists) and ndcg_change (against
+        the same users' untouched lists), each with ``_low`` and ``_high`` (95 %, bootstrap over
+        users), ndcg, coverage, diversity.
     """
     n_items = len(attribute_matrix) - 1
-    before = ranking_of(None)
-    share_before = share(before.lists, attribute_matrix).mean(axis=0)
-    ndcg_before = metrics.ndcg(before.rank)
-    curves, side_effects = [], []
-    settings = [(m, a, d) for m in methods for a in attributes for d in doses]
-    for method, attribute, dose in tqdm(settings, desc="doses", leave=False):
-        column = names.index(attribute)
-        after = ranking_of(methods[method](column, dose))
-        shares, ndcg = share(after.lists, attribute_matrix), metrics.ndcg(after.rank)
-        row = {"method": method, "attribute": attribute, "dose": dose}
-        curve = {"ndcg": ndcg.mean()}
-        for name, values in {"share": shares[:, column], "ndcg_change": ndcg - ndcg_before}.items():
+    shares, ndcg = _by_user(swept, names, attribute_matrix)
+    untouched = ndcg[swept.settings["dose"] == 0][0]
+    rows = []
+    for lists, of_share, of_ndcg in zip(swept.lists, shares, ndcg, strict=True):
+        row = {"ndcg": of_ndcg.mean()}
+        for name, values in {"share": of_share, "ndcg_change": of_ndcg - untouched}.items():
             low, high = metrics.bootstrap_mean(values, seed=seed)
-            curve |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
-        curve["coverage"] = metrics.coverage(after.lists, n_items)
-        curve["diversity"] = metrics.diversity(after.lists)
-        curves.append(row | curve)
-        change = shares.mean(axis=0) - share_before
-        side_effects += [row | {"other": o, "change": change[i]} for i, o in enumerate(names)]
-    return pd.DataFrame(curves), pd.DataFrame(side_effects)
+            row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
+        rows.append(
+            row
+            | {
+                "coverage": metrics.coverage(lists, n_items),
+                "diversity": metrics.diversity(lists),
+            }
+        )
+    return swept.settings.join(pd.DataFrame(rows))
 
 
-def pick_attributes(wanted: str, names: list[str], attribute_matrix: np.ndarray) -> list[str]:
+def side_effects(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.DataFrame:
+    """Change of every attribute's share, against the untouched lists.
+
+    A row for each setting and attribute: the settings, other (an attribute) and change.
+    """
+    shares = np.array([share(lists, attribute_matrix).mean(axis=0) for lists in swept.lists])
+    change = shares - shares[swept.settings["dose"] == 0][0]
+    wide = swept.settings.join(pd.DataFrame(change, columns=names))
+    return wide.melt(["method", "attribute", "dose"], var_name="other", value_name="change")
+
+
+def _by_user(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> tuple[NDArray, NDArray]:
+    """Share of the steered attribute in each list, and NDCG@k: both [n_settings, n_users]."""
+    k = swept.lists.shape[2]
+    columns = [names.index(attribute) for attribute in swept.settings["attribute"]]
+    shares = [
+        attribute_matrix[lists, column].mean(axis=1)
+        for lists, column in zip(swept.lists, columns, strict=True)
+    ]
+    return np.array(shares), metrics.ndcg(swept.rank, k)
+
+
+FINE = 20  # points between two doses
+
+
+def _frontier(shares: NDArray, ndcg: NDArray, gains: NDArray) -> NDArray:
+    """Most of the NDCG that is kept at each gain or more, as a share of that at the first dose.
+
+    `shares` and `ndcg` are [..., n_doses], with ascending doses from 0; between two of them both
+    are taken to change evenly. 0 at a gain that no dose reaches. Returns [..., n_gains].
+    """
+    n_doses = shares.shape[-1]
+    at = np.linspace(0, n_doses - 1, (n_doses - 1) * FINE + 1)
+    left = np.minimum(at.astype(int), n_doses - 2)
+    part = at - left
+
+    def between(values):
+        return values[..., left] * (1 - part) + values[..., left + 1] * part
+
+    gained = between(shares) - shares[..., :1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kept = between(ndcg) / ndcg[..., :1]
+    return np.stack(
+        [np.where(gained >= gain - 1e-9, kept, 0.0).max(axis=-1) for gain in gains], axis=-1
+    )
+
+
+def areas(
+    swept: Sweep,
+    names: list[str],
+    attribute_matrix: NDArray,
+    most: float = 0.3,
+    against: str = "sae_several",
+    n_draws: int = 500,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The area under kept NDCG@k against gained share: 1 if gains were free, 0 if there were none.
+
+    Gains run from 0 to `most`, in share of the list; at each counts the most of the NDCG that a
+    dose keeps which gains as much or more. What is never reached counts as nothing kept.
+
+    Returns
+    -------
+    by_attribute
+        A row for each method and attribute: pareto_area, its interval, and kept_at_20, the share
+        of NDCG that is kept at a gain of 20 points (0 if never reached).
+    by_method
+        A row for each method: the means over attributes with their intervals (95 %, bootstrap over
+        users); lead, by how much the area exceeds that of the method `against`, paired over the
+        same draws; and wins, the number of attributes on which it is at least as large.
+    """
+    shares, ndcg = _by_user(swept, names, attribute_matrix)
+    n_users = shares.shape[1]
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws) / n_users
+    draws = np.vstack([np.full(n_users, 1 / n_users), draws])  # the first is everybody once
+    shares, ndcg = shares @ draws.T, ndcg @ draws.T
+    gains = np.append(np.linspace(0, most, 31), 0.2)
+    rows, area = [], {}
+    up = swept.settings[swept.settings["dose"] >= 0]
+    for (method, attribute), curve in up.groupby(["method", "attribute"], sort=False):
+        order = curve.sort_values("dose").index
+        kept = _frontier(shares[order].T, ndcg[order].T, gains)
+        area[method, attribute] = np.trapezoid(kept[:, :-1], gains[:-1], axis=1) / most
+        rows.append(
+            {"method": method, "attribute": attribute}
+            | _with_interval("pareto_area", area[method, attribute])
+            | _with_interval("kept_at_20", kept[:, -1])
+        )
+    by_attribute = pd.DataFrame(rows)
+    attributes = list(dict.fromkeys(up["attribute"]))
+    rival = np.array([area[against, a] for a in attributes])
+    rows = []
+    for method, of_method in by_attribute.groupby("method", sort=False):
+        own = np.array([area[method, a] for a in attributes])
+        rows.append(
+            {"method": method}
+            | _with_interval("pareto_area", own.mean(axis=0))
+            | _with_interval("lead", (own - rival).mean(axis=0))
+            | {
+                "wins": int((own[:, 0] >= rival[:, 0]).sum()),
+                "cheap": int((of_method["kept_at_20"] >= 0.9).sum()),
+            }
+        )
+    return by_attribute, pd.DataFrame(rows)
+
+
+def _with_interval(name: str, drawn: NDArray) -> dict[str, float]:
+    """The first value, and the 95 % interval of the others, which are draws."""
+    low, high = np.nanquantile(drawn[1:], [0.025, 0.975])
+    return {name: drawn[0], f"{name}_low": low, f"{name}_high": high}
+
+
+def at_gain(
+    swept: Sweep,
+    names: list[str],
+    attribute_matrix: NDArray,
+    popularity: NDArray,
+    n_users: int,
+    gain: float = 0.2,
+) -> pd.DataFrame:
+    """Side effects of each method where all have gained as much: at the dose that comes nearest.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each method and attribute that gains at least as much at some dose: ndcg, kept
+        (share of the untouched NDCG), others (mean absolute change of the other attributes'
+        shares), coverage, novelty, diversity; between two doses all are taken to change evenly.
+    """
+    shares, ndcg = _by_user(swept, names, attribute_matrix)
+    untouched = int(np.flatnonzero(swept.settings["dose"] == 0)[0])
+    before = share(swept.lists[untouched], attribute_matrix).mean(axis=0)
+    rows = []
+    up = swept.settings[swept.settings["dose"] >= 0]
+    for (method, attribute), curve in up.groupby(["method", "attribute"], sort=False):
+        order = curve.sort_values("dose").index
+        gained = shares[order].mean(axis=1) - shares[order[0]].mean()
+        if not (gained >= gain).any():
+            continue
+        stop = int((gained >= gain).argmax())
+        part = (gain - gained[stop - 1]) / (gained[stop] - gained[stop - 1])
+        found = []
+        for at in order[stop - 1 : stop + 1]:
+            lists = swept.lists[at]
+            change = np.abs(share(lists, attribute_matrix).mean(axis=0) - before)
+            found.append(
+                [
+                    ndcg[at].mean(),
+                    ndcg[at].mean() / ndcg[untouched].mean(),
+                    np.delete(change, names.index(attribute)).mean(),
+                    metrics.coverage(lists, len(attribute_matrix) - 1),
+                    metrics.novelty(lists, popularity, n_users),
+                    metrics.diversity(lists),
+                ]
+            )
+        mixed = (1 - part) * np.array(found[0]) + part * np.array(found[1])
+        columns = ["ndcg", "kept", "others", "coverage", "novelty", "diversity"]
+        rows.append(
+            {"method": method, "attribute": attribute} | dict(zip(columns, mixed, strict=True))
+        )
+    return pd.DataFrame(rows)
+
+
+def verdict(by_method: pd.DataFrame, chosen: str) -> str:
+    """One sentence that follows from the intervals of `areas`, whatever it is."""
+    table = by_method.set_index("method")
+    others = table.drop(index=chosen)
+    parts = {
+        "cheaper than with": others.index[others["lead_high"] < 0],
+        "dearer than with": others.index[others["lead_low"] > 0],
+        "level with": others.index[(others["lead_low"] <= 0) & (others["lead_high"] >= 0)],
+    }
+    said = [
+        f"{how} {'; '.join(METHODS[method] for method in found)}"
+        for how, found in parts.items()
+        if len(found)
+    ]
+    area = table.loc[chosen, "pareto_area"]
+    return f"Gains with {METHODS[chosen]} (area {area:.3f}) are {', '.join(said)}."
+
+
+def pick_attributes(wanted: str, names: list[str], attribute_matrix: NDArray) -> list[str]:
     """Attributes named in `wanted`, separated by ``|``; the six of most items where it is empty.
 
     >>> pick_attributes("b | a", ["a", "b"], np.zeros((3, 2)))

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .. import metrics
+from ..activations import Normalisation
+from .curves import USERS_AT_A_TIME, remembered
+from .edits import steered
 
 
 def solve(
@@ -64,3 +71,104 @@ def solve(
         low, high = np.where(beyond, low, dose), np.where(beyond, dose, high)
         dose = np.where(before == target, 0.0, (low + high) / 2)
     return best.assign(reached=best["error"] <= 0.5 / k + 1e-9)
+
+
+def dial(
+    model: nn.Module,
+    site: str,
+    normalisation: Normalisation,
+    direction: NDArray,
+    has_attribute: NDArray,
+    histories: list[NDArray],
+    target: float,
+    max_dose: float = 8.0,
+    k: int = 10,
+) -> pd.DataFrame:
+    """`solve` for many users at once: how far along a direction [d_in] each of them must go.
+
+    Parameters
+    ----------
+    has_attribute
+        [n_items + 1] of 0 and 1; of its items each list of `k` shall hold the share `target`.
+    """
+    parts = []
+    for start in range(0, len(histories), USERS_AT_A_TIME):
+        some = histories[start : start + USERS_AT_A_TIME]
+        with remembered(model, site):
+            share_of = _share_of(model, site, normalisation, direction, has_attribute, some, k)
+            parts.append(solve(share_of, target, len(some), max_dose, k=k))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _share_of(model, site, normalisation, direction, has_attribute, histories, k=10):
+    """From a dose for each user to the attribute's share in each user's list."""
+    step = normalisation.std * torch.from_numpy(np.asarray(direction, np.float32))
+
+    def share_of(doses: NDArray) -> NDArray:
+        by_user = torch.from_numpy(doses.astype(np.float32))[:, None, None]
+
+        def delta(hidden: Tensor) -> Tensor:
+            return (by_user * step).to(hidden.device).expand_as(hidden)
+
+        with steered(model, site, delta):
+            lists = top(model.next_item_scores(histories), histories, k)
+        return has_attribute[lists].mean(axis=1)
+
+    return share_of
+
+
+def dial_errors(
+    model: nn.Module,
+    site: str,
+    normalisation: Normalisation,
+    direction: NDArray,
+    has_attribute: NDArray,
+    choosing: list[NDArray],
+    judging: list[NDArray],
+    targets: list[float],
+    max_dose: float = 8.0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How far off the targets the lists of some users are, by the dial and by what is simpler.
+
+    Parameters
+    ----------
+    choosing, judging
+        Histories of the users who choose the one dose for all, and of those whose lists count.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each target and way: how (``dial``; ``one dose``, with which the choosing users'
+        mean share is nearest to the target; ``untouched``), target, error (mean absolute, in share
+        of the list) with its 95 % interval over users, reached (share of the users whose list is
+        within half a place of the target).
+    """
+    arguments = model, site, normalisation, direction, has_attribute
+    grid = np.linspace(-max_dose, max_dose, 33)
+    with remembered(model, site):
+        some = choosing[:USERS_AT_A_TIME]
+        share_of = _share_of(*arguments, some)
+        means = np.array([share_of(np.full(len(some), dose)).mean() for dose in grid])
+    rows = []
+    for target in targets:
+        dialled = dial(*arguments, judging, target, max_dose)
+        dose = grid[np.abs(means - target).argmin()]
+        share = _share_of(*arguments, judging)(np.full(len(judging), dose))
+        for how, values in {
+            "dial": dialled["share"], "one dose": share, "untouched": dialled["share_before"],
+        }.items():  # fmt: skip
+            error = np.abs(np.asarray(values) - target)
+            low, high = metrics.bootstrap_mean(error, seed=seed)
+            reached = (error <= 0.05 + 1e-9).mean()
+            rows.append((how, target, error.mean(), low, high, reached))
+    columns = ["how", "target", "error", "error_low", "error_high", "reached"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def top(scores: Tensor, histories: list[NDArray], k: int = 10) -> NDArray:
+    """The k best items [n_users, k] by scores [n_users, n_items + 1] that no history holds."""
+    scores = scores.clone()
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    scores[rows, np.concatenate(histories)] = -torch.inf
+    return scores.topk(k, dim=1).indices.numpy()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..activations import Normalisation, hooked
+from ..recommender import Scorer
 from ..sae import SAE
 
 #: From hidden states [batch, length, d_in] to what is added to them.
@@ -69,6 +70,13 @@ def sae_delta(sae: SAE, normalisation: Normalisation, edits: list[Edit]) -> Delt
                 f"feature {edit.feature}: the SAE has features 0 to {sae.config.d_sae - 1}"
             )
 
+    if all(edit.mode == "add" for edit in edits):  # whatever the features are: no need to look
+        step = torch.zeros(sae.config.d_sae).to(sae.W_dec)
+        for edit in edits:
+            step[edit.feature] += edit.value
+        step = normalisation.std * (step @ sae.W_dec.detach())
+        return lambda hidden: step.expand_as(hidden)
+
     def delta(hidden: Tensor) -> Tensor:
         code = sae.encode(normalisation.apply(hidden))
         change = torch.zeros_like(code)
@@ -87,7 +95,7 @@ def direction_delta(direction: Tensor, dose: float, normalisation: Normalisation
             f"dose {dose} of this direction is not finite; a difference of means is NaN for an "
             "attribute that no position, or every position, has"
         )
-    return lambda hidden: step
+    return lambda hidden: step.expand_as(hidden)
 
 
 @contextmanager
@@ -126,3 +134,17 @@ def steered(model: nn.Module, site: str, delta: Delta, positions: str = "all"):
             yield
     finally:
         handle.remove()
+
+
+def steered_scorer(
+    model: nn.Module, site: str, delta: Delta | None = None, positions: str = "all"
+) -> Scorer:
+    """The model's `next_item_scores` while `delta` is added at `site` (None: untouched)."""
+
+    def scorer(histories):
+        if delta is None:
+            return model.next_item_scores(histories)
+        with steered(model, site, delta, positions):
+            return model.next_item_scores(histories)
+
+    return scorer

@@ -1,18 +1,74 @@
-"""Ways to steer towards an attribute: SAE features, and what they must be held against."""
+"""Ways to steer towards an attribute: SAE features, and what they must be held against.
+
+A method says how the catalogue is scored when an attribute is turned by a dose. All but `boost`
+add a direction to the hidden states, so their doses have one unit: a length in the normalised
+space. Features and directions are chosen on the SAE users.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ..activations import Normalisation
-from ..sae import SAE
-from .edits import Delta, Edit, sae_delta
+from ..recommender import Scorer
+from .edits import direction_delta, steered_scorer
 
-#: From the column of an attribute and a dose to the edit that a method makes for them.
-Method = Callable[[int, float], Delta]
+#: From the column of an attribute and a dose to how the catalogue is then scored.
+Method = Callable[[int, float], Scorer]
+
+#: What is compared, and how to call it.
+METHODS = {
+    "sae": "SAE feature, by what it reads",
+    "sae_output": "SAE feature, by what it does",
+    "sae_several": "several SAE features",
+    "neuron": "hidden dimension",
+    "pca": "principal component",
+    "diffmean": "difference of means",
+    "probe": "linear probe",
+    "output_direction": "direction, by what it does",
+    "boost": "scores raised",
+    "random": "random SAE feature",
+}
 
 
-def mean_difference(states: np.ndarray, attributes: np.ndarray) -> np.ndarray:
+def turn(model: nn.Module, site: str, normalisation: Normalisation, directions: NDArray) -> Method:
+    """Add the dose along a direction for each attribute [n_attributes, d_in], at all positions.
+
+    For the decoder's row of a feature this is the edit that adds the dose to the feature.
+    """
+    rows = torch.from_numpy(np.asarray(directions, np.float32))
+
+    def method(column: int, dose: float) -> Scorer:
+        return steered_scorer(model, site, direction_delta(rows[column], dose, normalisation))
+
+    return method
+
+
+def boost(model: nn.Module, attribute_matrix: NDArray) -> Method:
+    """Add the dose to the score of each item with the attribute: nothing is steered.
+
+    With a dose that grows, its items move up past ever better ones, as in a re-ranking that trades
+    relevance for a quota.
+    """
+    has = torch.from_numpy(attribute_matrix.T.astype(np.float32))
+
+    def method(column: int, dose: float) -> Scorer:
+        return lambda histories: model.next_item_scores(histories) + dose * has[column]
+
+    return method
+
+
+def unit(directions: NDArray) -> NDArray:
+    """Directions [..., d_in] at length 1."""
+    with np.errstate(invalid="ignore"):
+        return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+
+
+def mean_difference(states: NDArray, attributes: NDArray) -> NDArray:
     """Supervised directions [n_attributes, d_in]: mean with the attribute minus mean without.
 
     Each has norm 1. The baseline that sparse autoencoders often lose to (arXiv 2501.17148).
@@ -22,20 +78,133 @@ def mean_difference(states: np.ndarray, attributes: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         with_it = attributes.T @ states / attributes.sum(axis=0)[:, None]
         without = (1 - attributes).T @ states / (1 - attributes).sum(axis=0)[:, None]
-    difference = with_it - without
-    return difference / np.linalg.norm(difference, axis=1, keepdims=True)
+    return unit(with_it - without)
 
 
-def turn_feature(sae: SAE, normalisation: Normalisation, features, signs) -> Method:
-    """The method that adds the dose to one SAE feature for each attribute.
+def probe(states: NDArray, attributes: NDArray) -> NDArray:
+    """Weights [n_attributes, d_in] of a linear probe (ridge regression), each of norm 1.
 
-    `features` and `signs` hold one value for each column of the attribute matrix. A feature that
-    was chosen because it is silent where the attribute is (sign -1) is turned the other way.
+    Arguments as for `mean_difference`. The penalty is that of `activations.probe_auc`: the
+    variance that one average dimension has at one position.
     """
-    knobs = [(int(feature), int(sign)) for feature, sign in zip(features, signs, strict=True)]
+    centred = states - states.mean(axis=0)
+    scatter = centred.T @ centred
+    penalty = np.trace(scatter) / len(scatter) / len(states)
+    weights = np.linalg.solve(
+        scatter + penalty * np.eye(len(scatter)), centred.T @ attributes.astype(float)
+    )
+    return unit(weights.T)
 
-    def method(column: int, dose: float) -> Delta:
-        feature, sign = knobs[column]
-        return sae_delta(sae, normalisation, [Edit(feature, sign * dose)])
 
-    return method
+def by_effect(gained: NDArray, attribute_matrix: NDArray, importance: NDArray) -> NDArray:
+    """Correlation over items of what each direction gives them with who has the attribute.
+
+    A direction that gives much to all items, or to a few of those with the attribute, gets little:
+    what counts is that it parts those that have it from those that have not.
+
+    Parameters
+    ----------
+    gained
+        [n_directions, n_items + 1], logits; see `interpretability.measured_effect`
+    attribute_matrix
+        [n_items + 1, n_attributes]
+    importance
+        [n_items + 1], how much each item counts: those that are never near a list, next to nothing
+
+    Returns
+    -------
+    array [n_directions, n_attributes], 0 where nothing is gained or nobody has the attribute
+    """
+    weight = importance[1:] / importance[1:].sum()
+    x, y = gained[:, 1:], attribute_matrix[1:].astype(float)
+    x, y = x - (x @ weight)[:, None], y - weight @ y
+    scale = np.sqrt(np.square(x) @ weight)[:, None] * np.sqrt(weight @ np.square(y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nan_to_num((x * weight) @ y / scale, posinf=0.0, neginf=0.0)
+
+
+def combine(
+    gained: NDArray, attribute: NDArray, importance: NDArray, n_features: int, penalty: float = 0.1
+) -> tuple[NDArray, NDArray]:
+    """A few features whose effects add up to a gain of the attribute's items, and of no others.
+
+    Features join one by one, the one whose effect explains most of what is still missing, and
+    their weights are fitted anew: orthogonal matching pursuit [1]_ with a ridge.
+
+    Parameters
+    ----------
+    gained, importance
+        As for `by_effect`.
+    attribute
+        [n_items + 1] of 0 and 1
+    n_features
+        How many at most.
+    penalty
+        Of the ridge, in units of the mean square of a feature's effect.
+
+    Returns
+    -------
+    features, weights : [n], the features in the order in which they joined
+
+    References
+    ----------
+    .. [1] Pati, Rezaiifar, Krishnaprasad, Orthogonal matching pursuit, Asilomar, 1993.
+    """
+    root = np.sqrt(importance[1:] / importance[1:].sum())
+    x, y = gained[:, 1:].astype(float), attribute[1:].astype(float)
+    x, y = (x - (x @ root**2)[:, None]) * root, (y - y @ root**2) * root
+    scatter, products = x @ x.T, x @ y
+    ridge = penalty * np.trace(scatter) / len(scatter)
+    norm = np.sqrt(np.diag(scatter)) + 1e-12
+    features: list[int] = []
+    weights = np.zeros(0)
+    while len(features) < min(n_features, len(x)):
+        missing = products - scatter[:, features] @ weights
+        score = np.abs(missing) / norm
+        score[features] = -1.0
+        features.append(int(score.argmax()))
+        chosen = scatter[np.ix_(features, features)] + ridge * np.eye(len(features))
+        weights = np.linalg.solve(chosen, products[features])
+    return np.array(features), weights
+
+
+def one_feature(names: list[str], features: NDArray, signs: NDArray | float = 1.0) -> pd.DataFrame:
+    """Knobs of one SAE feature for each attribute, turned over where the sign is -1."""
+    return pd.DataFrame({"attribute": names, "feature": features, "weight": signs})
+
+
+def several_features(
+    names: list[str],
+    decoder: NDArray,
+    gained: NDArray,
+    attribute_matrix: NDArray,
+    importance: NDArray,
+    n_features: int,
+) -> pd.DataFrame:
+    """Knobs of several SAE features for each attribute, from `combine`.
+
+    Weights are such that a dose of 1 adds a vector of length 1: `decoder` is [d_sae, d_in].
+    Attributes that no item has get no knob.
+    """
+    tables = []
+    for name, attribute in zip(names, attribute_matrix.T, strict=True):
+        if attribute.any():
+            features, weights = combine(gained, attribute, importance, n_features)
+            weights = weights / np.linalg.norm(weights @ decoder[features])
+            tables.append(pd.DataFrame({"attribute": name, "feature": features, "weight": weights}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def directions(knobs: pd.DataFrame, decoder: NDArray, names: list[str]) -> NDArray:
+    """What a dose of 1 of each attribute's knob adds to a normalised state: [n_attributes, d_in].
+
+    `knobs` has a row for each attribute and feature: attribute, feature, weight; `decoder` is
+    [d_sae, d_in]. NaN where an attribute has no knob.
+    """
+    rows = knobs["weight"].to_numpy()[:, None] * decoder[knobs["feature"]]
+    return pd.DataFrame(rows).groupby(knobs["attribute"].to_numpy()).sum().reindex(names).to_numpy()
+
+
+def expected_top(scores: Tensor) -> NDArray:
+    """How near each item is to the lists: its mean probability [n_items + 1] over users."""
+    return scores.softmax(dim=1).mean(dim=0).numpy()

@@ -5,12 +5,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from . import BLUE, GREY, ORANGE, PAGE
+from ..control import KINDS, METHODS
+from . import BLUE, GREEN, GREY, ORANGE, PAGE, SKY
 
-METHODS = {
-    "sae": ("one SAE feature", BLUE, "-"),
-    "diffmean": ("difference of means", ORANGE, "--"),
-    "random": ("a random feature", GREY, ":"),
+#: The lines of figures in which few methods stand for all.
+LINES = {
+    "sae": (BLUE, "-"),
+    "sae_several": (SKY, "-"),
+    "diffmean": (ORANGE, "--"),
+    "boost": (GREEN, "-."),
+    "random": (GREY, ":"),
 }
 
 
@@ -47,7 +51,7 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
         sharey=True, squeeze=False,
     )  # fmt: skip
     for axis, attribute in zip(axes.ravel(), attributes, strict=False):
-        for method, (label, color, line) in METHODS.items():
+        for method, (color, line) in LINES.items():
             curve = curves[(curves["attribute"] == attribute) & (curves["method"] == method)]
             curve = curve[curve["dose"] >= 0].sort_values("dose")
             axis.plot(
@@ -57,7 +61,7 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
                 marker="o",
                 markersize=3,
                 color=color,
-                label=label,
+                label=METHODS[method],
             )
         axis.set(title=attribute)
     for axis in axes[:, 0]:
@@ -65,7 +69,7 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
     figure.supxlabel("share of the attribute in the top 10", fontsize="medium")
     for axis in axes.ravel()[len(attributes) :]:
         axis.remove()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 
@@ -81,4 +85,78 @@ def side_effects(table: pd.DataFrame) -> plt.Figure:
     )  # fmt: skip
     axis.set(xlabel="share of this attribute in the top 10", ylabel="turned up")
     axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=40, ha="right")
+    return figure
+
+
+def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> plt.Figure:
+    """Area under kept NDCG against gained share, and how far the method `against` is ahead."""
+    order = by_method.sort_values("pareto_area")["method"].tolist()
+    table = by_method.set_index("method").loc[order]
+    rows = np.arange(len(order))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(PAGE, 0.27 * len(order) + 1.0), layout="constrained", sharey=True
+    )
+    spots = by_attribute.set_index("method")["pareto_area"]
+    for row, method in enumerate(order):
+        left.plot(spots[[method]], np.full(len(spots[[method]]), row), "|", color=GREY, alpha=0.6)
+    for axis, column, flip in ((left, "pareto_area", 1), (right, "lead", -1)):
+        point = flip * table[column]
+        ends = np.sort(flip * table[[f"{column}_low", f"{column}_high"]].to_numpy(), axis=1)
+        error = np.abs(ends.T - point.to_numpy())
+        for method, row in zip(order, rows, strict=True):
+            color = BLUE if method.startswith("sae") else GREY if method == "random" else ORANGE
+            axis.errorbar(
+                point[method], row, xerr=error[:, [row]], fmt="o", color=color, markersize=5,
+                markeredgecolor="black" if method == against else color,
+            )  # fmt: skip
+    left.set(yticks=rows, yticklabels=[METHODS[method] for method in order])
+    left.set(xlabel="area under kept NDCG@10\nagainst gained share", xlim=(0, None))
+    right.axvline(0, color=GREY, linestyle=":", linewidth=1)
+    right.set(xlabel=f"lead of “{METHODS[against]}”\nover it (right of the line: ahead)")
+    return figure
+
+
+def dial(table: pd.DataFrame) -> plt.Figure:
+    """How far lists are off the share that was asked for: solved for each user, or one dose."""
+    labels = {
+        "dial": ("solved for each user", BLUE, "o-"),
+        "one dose": ("one dose for all", ORANGE, "s--"),
+        "untouched": ("untouched", GREY, "^:"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7), layout="constrained")
+    for how, (label, color, line) in labels.items():
+        rows = table[table["how"] == how]
+        for axis, column in zip(axes, ("error", "reached"), strict=True):
+            axis.plot(100 * rows["target"], 100 * rows[column], line, color=color, label=label)
+            if f"{column}_low" in rows:
+                low, high = 100 * rows[f"{column}_low"], 100 * rows[f"{column}_high"]
+                axis.fill_between(100 * rows["target"], low, high, color=color, alpha=0.15, lw=0)
+    axes[0].set(ylabel="mean absolute error (points)", ylim=(0, None))
+    axes[1].set(ylabel="lists within half a place (%)", ylim=(0, 105))
+    for axis in axes:
+        axis.set(xlabel="share asked for (%)")
+    axes[0].legend()
+    return figure
+
+
+def serving(table: pd.DataFrame) -> plt.Figure:
+    """Change of NDCG@10 as a knob is turned: when it was wished for, and when it was not."""
+    figure, axes = plt.subplots(
+        1, len(KINDS), figsize=(PAGE, 3.0), layout="constrained", sharey=True
+    )
+    titles = {"stated": "wish stated", "inferred": "wish inferred", "none": "no wish"}
+    for axis, kind in zip(axes, KINDS, strict=True):
+        for method, rows in table[table["kind"] == kind].groupby("method", sort=False):
+            color, line = LINES.get(method, (BLUE, "-"))
+            axis.plot(
+                rows["dose"], rows["change"], line, marker="o", markersize=3, color=color,
+                label=METHODS[method],
+            )  # fmt: skip
+            axis.fill_between(
+                rows["dose"], rows["low"], rows["high"], color=color, alpha=0.12, linewidth=0
+            )
+        axis.axhline(0, color=GREY, linestyle=":", linewidth=1)
+        axis.set(title=titles[kind], xlabel="dose")
+    axes[0].set(ylabel="change of NDCG@10")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure

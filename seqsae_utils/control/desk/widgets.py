@@ -7,8 +7,10 @@ from ...workspace import StageError, project
 from .. import scenarios
 from ..scenarios import Scenario
 from . import pages
-from .engine import MAX_DOSE, Desk, State
+from .engine import MAX_DOSE, N_ITEMS, Desk, State
 
+#: By how much an arrow key turns a knob.
+STEP = 0.5
 WIDE = {"width": "auto"}
 #: What the list of users says of a history from titles; None would be no choice at all.
 COMPOSED = -1
@@ -88,7 +90,7 @@ class Page:
             off = ipw.ToggleButton(
                 description="off", tooltip=f"suppress {attribute}", layout={"width": "3rem"}
             )
-            self._on(knob, lambda dose, a=attribute: self.desk.turn(a, dose))
+            self._on(knob, lambda dose, a=attribute: self._turn(a, dose))
             self._on(off, lambda on, a=attribute: self.desk.suppress(a, on))
             self.knobs[attribute], self.off[attribute] = knob, off
             rows.append(ipw.HBox([knob, off]))
@@ -106,10 +108,25 @@ class Page:
             50, 0, 100, 10, description="is to be", readout_format="d", layout=WIDE
         )
         turn = self._button(
-            "Turn until it is", lambda: self.desk.dial(what.value, share.value / 100)
+            "Turn until it is", lambda: self._dialled(what.value, share.value / 100)
         )
         note = "Say what the list shall hold, in per cent; the dose is found."
         return [ipw.HTML(pages.heading("The dial", note)), what, share, turn]
+
+    def _turn(self, attribute: str, dose: float) -> None:
+        """Turn, unless it is but the browser that rounds what the dial found to a slider's step."""
+        if abs(dose - self.desk.state.scenario.turn.get(attribute, 0.0)) >= STEP / 2:
+            self.desk.turn(attribute, dose)
+
+    def _dialled(self, attribute: str, target: float) -> str:
+        """Turn; what to say where no dose gets there."""
+        share = self.desk.dial(attribute, target)
+        if abs(share - target) <= 0.5 / N_ITEMS + 1e-9:
+            return ""
+        return (
+            f"{attribute} comes to {share:.0%}, not {target:.0%}: "
+            f"no dose up to {MAX_DOSE:g} brings it nearer"
+        )
 
     def _features(self) -> list[ipw.Widget]:
         names = [f"{f} · {self.desk.names[f]}" for f in self.desk.living]
@@ -159,12 +176,13 @@ class Page:
         return button
 
     def _attempt(self, action, *values) -> None:
-        """Do it; where it cannot be done, say why, and show what still holds."""
+        """Do it, and say what it says; where it cannot be done, say why, and show what holds."""
         if self.syncing:
             return
         message, failed = "", False
         try:
-            action(*values)
+            if isinstance(said := action(*values), str) and said:
+                message = pages.error(said)
         except ValueError as error:
             message, failed = pages.error(str(error)), True
         self.message.value = message
@@ -193,6 +211,6 @@ class Page:
 
 def _slider(description: str) -> ipw.FloatSlider:
     return ipw.FloatSlider(
-        0.0, min=-MAX_DOSE, max=MAX_DOSE, step=0.5, description=description,
+        0.0, min=-MAX_DOSE, max=MAX_DOSE, step=STEP, description=description,
         readout_format="+.1f", layout=WIDE,
     )  # fmt: skip
