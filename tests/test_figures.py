@@ -102,6 +102,20 @@ CURVES = rows(
 for column in ("share", "ndcg_change"):
     CURVES[f"{column}_low"], CURVES[f"{column}_high"] = CURVES[column] - 0.1, CURVES[column] + 0.1
 SIDE_EFFECTS = rows({"attribute": NAMES[:2], "other": NAMES}, change=[0.47, -0.013, -0.001])
+AREAS = rows({"method": list(control.METHODS), "attribute": NAMES}, pareto_area=[0.2, 0.5, 0.9])
+BY_METHOD = rows(
+    {"method": list(control.METHODS)}, pareto_area=np.linspace(0.1, 0.9, 10),
+    pareto_area_low=0.0, pareto_area_high=1.0, lead=np.linspace(-0.4, 0.4, 10),
+    lead_low=-0.5, lead_high=0.5,
+)  # fmt: skip
+DIALLED = rows(
+    {"how": ["dial", "one dose", "untouched"], "target": [0.1, 0.4]}, error=[0.02, 0.1],
+    error_low=0.01, error_high=0.2, reached=[0.9, 0.5],
+)  # fmt: skip
+SERVED = rows(
+    {"kind": list(control.KINDS), "method": ["sae", "boost"], "dose": [0.5, 1.0]},
+    change=[0.02, 0.05, -0.01], low=-0.02, high=0.06,
+)  # fmt: skip
 
 DRAWN = {
     "long_tail": lambda: data.long_tail(LONG_TAIL),
@@ -127,6 +141,9 @@ DRAWN = {
     "dose_response": lambda: control.dose_response(CURVES[CURVES["method"] == "sae"]),
     "gain_against_loss": lambda: control.gain_against_loss(CURVES),
     "side_effects": lambda: control.side_effects(SIDE_EFFECTS),
+    "areas": lambda: control.areas(AREAS, BY_METHOD, "sae"),
+    "dial": lambda: control.dial(DIALLED),
+    "serving": lambda: control.serving(SERVED),
 }
 
 
@@ -266,6 +283,16 @@ def test_curves_belong_to_their_attribute_and_method():
     panels = control.gain_against_loss(CURVES).axes
     assert [panel.get_title("left") or panel.get_title() for panel in panels] == NAMES
     assert panels[0].lines[0].get_xydata().tolist() == [[0.2, 0.2], [0.6, 0.15]]  # doses from 0
+
+
+def test_the_lead_is_right_of_the_line_where_the_chosen_method_is_ahead():
+    """`lead` is the other method's over the chosen one, so its sign is turned."""
+    left, right = control.areas(AREAS, BY_METHOD, "sae").axes
+    order = BY_METHOD.sort_values("pareto_area")
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names == [control.METHODS[method] for method in order["method"]]
+    points = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points, -order["lead"])
 
 
 def test_side_effects_are_in_points_with_rows_turned_up():

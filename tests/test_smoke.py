@@ -123,7 +123,7 @@ def test_steering_a_concept_raises_it_and_not_the_others(smoke):
     table = table[table["dose"] == STRONG]
     own = table[table["attribute"] == table["other"]].set_index(["method", "attribute"])["change"]
     others = table[table["attribute"] != table["other"]].groupby(["method", "attribute"])["change"]
-    assert len(own["sae"]) == 6
+    assert len(own["sae"]) == 12
     for concept, change in own["sae"].items():
         mean, most = others.mean()["sae", concept], others.max()["sae", concept]
         message = f"{concept} {change:+.2f}, others {mean:+.2f}, at most {most:+.2f}"
@@ -134,7 +134,7 @@ def test_steering_a_concept_raises_it_and_not_the_others(smoke):
 
 
 def test_turning_a_concept_down_removes_it(smoke):
-    curves = pd.read_parquet(smoke.artifacts / "control" / "curves.parquet")
+    curves = pd.read_csv(smoke.figures / "tables" / "06_dose_response.csv")
     share = curves[curves["method"] == "sae"].pivot(
         index="attribute", columns="dose", values="share"
     )

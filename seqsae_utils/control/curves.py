@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .. import metrics
 from ..activations import find_site
-from ..recommender import Ranking, rank_items
+from ..recommender import rank_items
 from ..workspace import name_nearest
 from .methods import METHODS, Method
 
@@ -91,26 +91,23 @@ def sweep(
         for m, a, d in settings
     }
     histories, targets = users
-    parts: list[list[Ranking]] = []
-    starts = range(0, len(histories), USERS_AT_A_TIME)
+    # Filled in place: thousands of small results, each kept where it came to be, would cut the
+    # memory between them into pieces too small for the next batch.
+    lists = np.empty((len(settings), len(targets), k), np.int32)
+    rank = np.empty((len(settings), len(targets)), np.int32)
+    starts = range(0, len(targets), USERS_AT_A_TIME)
     bar = tqdm(total=len(starts) * len(settings), desc="doses", leave=False)
     for start in starts:
         some = slice(start, start + USERS_AT_A_TIME)
         with remembered(model, site):
             untouched = rank_items(model.next_item_scores, histories[some], targets[some], k)
-            rankings = []
-            for setting in settings:
+            for i, setting in enumerate(settings):
                 ranking = untouched
                 if setting[2]:
                     ranking = rank_items(scorers[setting], histories[some], targets[some], k)
-                rankings.append(ranking)
+                lists[i, some], rank[i, some] = ranking.lists, ranking.rank
                 bar.update()
-        parts.append(rankings)
     bar.close()
-    lists, rank = (
-        np.concatenate([[getattr(r, field) for r in part] for part in parts], axis=1)
-        for field in ("lists", "rank")
-    )
     return Sweep(pd.DataFrame(settings, columns=["method", "attribute", "dose"]), lists, rank)
 
 
