@@ -4,13 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from .. import metrics
 from ..recommender import rank_items
-from .curves import remembered
+from .curves import USERS_AT_A_TIME, remembered
 from .methods import Method
 
 #: What the last items hold of an attribute, and the next ones: at most, or at least, so much.
@@ -83,23 +82,25 @@ def serve(
         A row for each moment, method and dose: the moment's columns, method, dose, ndcg, change
         (against the untouched model).
     """
-    parts = []
-    for column, rows in found.groupby("attribute"):
-        histories = [sequences[u][:t] for u, t in zip(rows["user"], rows["at"], strict=True)]
-        targets = np.array([sequences[u][t] for u, t in zip(rows["user"], rows["at"], strict=True)])
-        for start in range(0, len(rows), 256):
-            some = slice(start, start + 256)
-            with remembered(model, site), torch.no_grad():
-                before = metrics.ndcg(
-                    rank_items(model.next_item_scores, histories[some], targets[some]).rank
-                )
-                for name, method in methods.items():
-                    for dose in doses:
-                        scorer = method(column, dose)
-                        rank = rank_items(scorer, histories[some], targets[some]).rank
-                        ndcg = metrics.ndcg(rank)
-                        part = rows[some].assign(method=name, dose=dose, ndcg=ndcg)
-                        parts.append(part.assign(change=ndcg - before))
+    settings = [(name, dose) for name in methods for dose in doses]
+    ndcg = np.empty((1 + len(settings), len(found)))  # the first: untouched
+    for column, places in found.reset_index(drop=True).groupby("attribute").groups.items():
+        scorers = [
+            model.next_item_scores,
+            *(methods[name](column, dose) for name, dose in settings),
+        ]
+        for start in range(0, len(places), USERS_AT_A_TIME):
+            here = places[start : start + USERS_AT_A_TIME]
+            some = found[["user", "at"]].iloc[here].itertuples(index=False)
+            taken = [(sequences[user][:at], sequences[user][at]) for user, at in some]
+            histories, targets = [h for h, _ in taken], np.array([t for _, t in taken])
+            with remembered(model, site):
+                for i, scorer in enumerate(scorers):
+                    ndcg[i, here] = metrics.ndcg(rank_items(scorer, histories, targets).rank)
+    parts = [
+        found.assign(method=name, dose=dose, ndcg=values, change=values - ndcg[0])
+        for (name, dose), values in zip(settings, ndcg[1:], strict=True)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
