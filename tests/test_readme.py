@@ -76,6 +76,21 @@ ROWS = {
         ["control.sae.mean.ndcg_at_strong"],
         ["control.diffmean.mean.ndcg_at_strong", "control.random.mean.ndcg_at_strong"],
     ),
+    "area under kept NDCG@10 against gained share, several SAE features (1: gains are free)": (
+        [f"control.sae_several.pareto_area{end}" for end in ("", "_low", "_high")],
+        [
+            f"control.{method}.pareto_area"
+            for method in ("sae", "diffmean", "output_direction", "boost", "random")
+        ],
+    ),
+    "a list's distance from the share of .400 that was dialled": (
+        ["control.dial.mean_abs_error"],
+        ["control.dial.mean_abs_error_one_dose"],
+    ),
+    "NDCG@10 gained by the knob of a stated wish": (
+        [f"control.serving.stated.sae_several.{end}" for end in ("change", "low", "high")],
+        ["control.serving.stated.diffmean.change", "control.serving.stated.boost.change"],
+    ),
 }
 
 
@@ -117,11 +132,14 @@ def test_numbers_of_others_name_their_source():
     assert "**[a]**" in README
 
 
-def test_the_sentences_below_the_table_are_the_conclusions_of_the_notebooks():
+@pytest.mark.parametrize(
+    ("name", "function"), [("05_interpretability", "conclusion"), ("06_control", "verdict")]
+)
+def test_the_sentences_below_the_table_are_the_conclusions_of_the_notebooks(name, function):
     """Composed by the code from the intervals, and quoted, so that nobody words them better."""
-    book = json.loads((PROJECT / "notebooks/05_interpretability.ipynb").read_text())
-    said = ["".join(output.get("text", "")) for cell in book["cells"] if cell["cell_type"] == "code"
-            for output in cell["outputs"] if "conclusion" in "".join(cell["source"])]  # fmt: skip
+    book = json.loads((PROJECT / f"notebooks/{name}.ipynb").read_text())
+    cells = [cell for cell in book["cells"] if f".{function}(" in "".join(cell["source"])]
+    said = ["".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", [])]
     assert said and said[0].strip() in README
 
 
