@@ -159,6 +159,12 @@ def test_a_dose_of_one_moves_the_state_by_one_standard_deviation(dictionary, hid
     torch.testing.assert_close(by_direction, (2.5 * direction).expand_as(hidden))
 
 
+def test_a_direction_goes_where_the_hidden_states_are():
+    """Directions come from arrays; the model may be on a GPU, which meta stands for here."""
+    delta = control.direction_delta(torch.ones(D_IN), 1.0, NORMALISATION)
+    assert delta(torch.empty(2, 3, D_IN, device="meta")).device.type == "meta"
+
+
 def test_nothing_that_was_given_is_changed(model, dictionary, users, hidden):
     before, weights = hidden.clone(), [p.clone() for p in model.parameters()]
     histories = [history.copy() for history in users[0]]

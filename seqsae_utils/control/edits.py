@@ -95,7 +95,7 @@ def direction_delta(direction: Tensor, dose: float, normalisation: Normalisation
             f"dose {dose} of this direction is not finite; a difference of means is NaN for an "
             "attribute that no position, or every position, has"
         )
-    return lambda hidden: step.expand_as(hidden)
+    return lambda hidden: step.to(hidden.device).expand_as(hidden)
 
 
 @contextmanager
