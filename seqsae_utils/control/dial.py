@@ -13,13 +13,15 @@ from ..activations import Normalisation
 from .curves import USERS_AT_A_TIME, remembered
 from .edits import steered
 
+#: Of the bisection: a dose is found to 1/128 of the largest.
+STEPS = 8
+
 
 def solve(
     share_of: Callable[[NDArray], NDArray],
     target: float,
     n_users: int,
     max_dose: float = 8.0,
-    iterations: int = 8,
     k: int = 10,
 ) -> pd.DataFrame:
     """The dose that brings each user's list nearest to a share of an attribute, by bisection.
@@ -60,7 +62,7 @@ def solve(
     best = pd.DataFrame({"share_before": before, "dose": 0.0, "share": before})
     best["error"] = (best["share"] - target).abs()
     dose = np.where(before == target, 0.0, high)
-    for _ in range(iterations):
+    for _ in range(STEPS):
         share = share_of(dose)
         error = np.abs(share - target)
         nearer = (error < best["error"]) | (

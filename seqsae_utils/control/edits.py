@@ -24,13 +24,12 @@ from ..sae import SAE
 #: From hidden states [batch, length, d_in] to what is added to them.
 Delta = Callable[[Tensor], Tensor]
 
-
-#: What an edit makes of a feature's value, by its mode.
+#: By how much an edit raises a feature, by its mode: exactly 0 where it changes nothing.
 MODES = {
-    "add": lambda value, by: value + by,
-    "set": lambda value, to: torch.full_like(value, to),
-    "scale": lambda value, by: value * by,
-    "clamp": lambda value, limit: value.clamp(max=limit),
+    "add": lambda value, by: torch.full_like(value, by),
+    "set": lambda value, to: to - value,
+    "scale": lambda value, by: (by - 1) * value,
+    "clamp": lambda value, limit: value.clamp(max=limit) - value,
 }
 
 
@@ -57,9 +56,7 @@ class Edit:
 
     def change(self, value: Tensor) -> Tensor:
         """By how much a feature at `value` is raised."""
-        if self.mode == "add":  # not (value + by) - value, which rounds
-            return torch.full_like(value, self.value)
-        return MODES[self.mode](value, self.value) - value
+        return MODES[self.mode](value, self.value)
 
 
 def sae_delta(sae: SAE, normalisation: Normalisation, edits: list[Edit]) -> Delta:
@@ -69,7 +66,6 @@ def sae_delta(sae: SAE, normalisation: Normalisation, edits: list[Edit]) -> Delt
             raise ValueError(
                 f"feature {edit.feature}: the SAE has features 0 to {sae.config.d_sae - 1}"
             )
-
     if all(edit.mode == "add" for edit in edits):  # whatever the features are: no need to look
         step = torch.zeros(sae.config.d_sae).to(sae.W_dec)
         for edit in edits:
@@ -136,15 +132,13 @@ def steered(model: nn.Module, site: str, delta: Delta, positions: str = "all"):
         handle.remove()
 
 
-def steered_scorer(
-    model: nn.Module, site: str, delta: Delta | None = None, positions: str = "all"
-) -> Scorer:
+def steered_scorer(model: nn.Module, site: str, delta: Delta | None = None) -> Scorer:
     """The model's `next_item_scores` while `delta` is added at `site` (None: untouched)."""
 
     def scorer(histories):
         if delta is None:
             return model.next_item_scores(histories)
-        with steered(model, site, delta, positions):
+        with steered(model, site, delta):
             return model.next_item_scores(histories)
 
     return scorer

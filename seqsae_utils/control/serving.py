@@ -20,7 +20,7 @@ LITTLE, MUCH = 0.1, 0.6
 KINDS = {
     "stated": f"the user says so: of the next {AFTER} items, three have it",
     "inferred": "the last two items have it, the ten before had next to none",
-    "none": f"no reason: neither the last nor the next {AFTER} items have it",
+    "none": f"no reason: the last {BEFORE} items have next to none, the next {AFTER} none",
 }
 
 
