@@ -1,7 +1,8 @@
-"""What several test files share: the chain of notebooks, run once on the planted data."""
+"""What several test files share: the chain of notebooks, run once on planted data; a browser."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ collect_ignore = ["bench"]  # scripts, run by `make bench`
 torch.set_num_threads(1)  # what notebooks run with: small matrices are slower on two
 
 PROJECT = Path(__file__).parents[1]
+CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(
+    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
+)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +37,16 @@ def smoke(tmp_path_factory) -> SimpleNamespace:
     folders = {name: root / name / "smoke" for name in ("artifacts", "figures", "runs")}
     metrics = json.loads((folders["figures"] / "metrics.json").read_text())
     return SimpleNamespace(**folders, root=root, metrics=metrics, shown=run.stdout)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A real Chromium without a window."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium here: install the package chromium, or set SEQSAE_CHROMIUM")
+    from playwright.sync_api import sync_playwright  # the environments of `make interop` lack it
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

@@ -3,24 +3,18 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from scipy import sparse
 from sklearn.metrics.pairwise import cosine_similarity
 
 from seqsae_utils import run
 from seqsae_utils.interpretability import atlas
 
-CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(
-    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 HOSTILE = [
     "</script><script>window.hacked = 1</script>",
     "<img src=x onerror='window.hacked = 1'>",
@@ -243,17 +237,6 @@ def test_the_command_says_what_is_missing(arguments, message, tmp_path, monkeypa
 
 
 # In the browser
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A real Chromium without a window."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: install the package chromium, or set SEQSAE_CHROMIUM")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -12,18 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from seqsae_utils import control, recommender, run
 from seqsae_utils.control import Scenario, desk, scenarios
 from seqsae_utils.control.desk import pages, widgets
 
 PROJECT = Path(__file__).parents[1]
-CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(
-    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 HOSTILE = "</div><img src=x onerror='window.hacked = 1'>七人 & \"<b>\""
 
 
@@ -321,10 +316,8 @@ def test_the_command_refuses_what_it_does_not_know(arguments, message, capsys):
 
 
 @pytest.fixture(scope="module")
-def address(root, tmp_path_factory):
+def address(chromium, root, tmp_path_factory):
     """Where `make desk` shows the desk of the profile smoke; ends with the tests."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: install the package chromium, or set SEQSAE_CHROMIUM")
     log = tmp_path_factory.mktemp("voila") / "log"
     env = {**os.environ, "SEQSAE_WORKSPACE": str(root), "BROWSER": "true"}
     command = [sys.executable, "-m", "seqsae_utils.run", "desk", "--profile", "smoke"]
@@ -341,14 +334,6 @@ def address(root, tmp_path_factory):
     finally:
         server.terminate()
         server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
