@@ -265,10 +265,12 @@ def test_the_largest_of_all_are_found(misled):
         assert torch.equal(sae.sparse.largest_of_all(values, n), expected)
 
 
-def test_nth_largest_is_that_of_a_sorted_list():
-    values = torch.randn(50)
+def test_nth_largest_is_that_of_each_sorted_row():
+    values = torch.randn(20, 50)
     for n in (1, 7, 50):
-        assert sae.sparse.nth_largest(values, n) == sorted(values.tolist())[-n]
+        expected = values.sort(dim=1).values[:, -n, None]
+        assert torch.equal(sae.sparse.nth_largest(values, n), expected)
+        assert torch.equal(sae.sparse.nth_largest(values[3], n), expected[3])
 
 
 def test_relu_is_the_same_whether_its_code_is_dense_or_not():
@@ -466,10 +468,34 @@ def test_dead_features_of_penalised_variants_are_pointed_at_what_is_missed(varia
     assert history["dead_fraction"].iloc[-1] < 0.1
 
 
+@pytest.mark.parametrize(("n_missed", "n_new"), [(100, 20), (5, 5), (0, 0)])
+def test_dead_features_never_begin_as_twins(n_missed, n_new):
+    """Each state that is missed serves one of 20 dead features, be it missed by far most."""
+    dictionary = sae.create(sae.Config(D_IN, D_SAE, "relu"))
+    with torch.no_grad():
+        dictionary.b_enc -= 50.0  # nothing fires, so rows are missed as they are
+    x = torch.zeros(100, D_IN)
+    x[:n_missed] = torch.randn(n_missed, D_IN)
+    x[:1] *= 100.0
+    x = torch.cat([x, x])  # two positions, one state
+    optimizer = torch.optim.Adam(dictionary.parameters())
+    dictionary.decode(dictionary.encode(x)).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        dictionary.b_dec.zero_()
+    dead, before = torch.arange(D_SAE) < 20, numpy(dictionary.W_dec)
+    found = sae.training._resample(dictionary, optimizer, dead, x, seed=0)
+    assert found.tolist() == list(range(n_new))
+    directions = numpy(dictionary.W_dec)
+    assert (directions[n_new:] == before[n_new:]).all()
+    alike = directions[:n_new] @ directions[:n_new].T - np.eye(n_new)
+    assert n_new == 0 or alike.max() < 0.999
+
+
 def test_auxk_revives_dead_features_of_topk(planted, monkeypatch):
     """Without it the same features stay dead."""
     states, _, normalisation = planted
-    monkeypatch.setattr(sae.training, "_resample", lambda *args, **kwargs: None)
+    monkeypatch.setattr(sae.training, "_resample", lambda *_, **__: torch.tensor([], dtype=int))
     monkeypatch.setattr(sae.variants.TopK, "encoder_scale", 0.1)  # too short to win at first
     dead = []
     for coefficient in (0.0, 1 / 32):

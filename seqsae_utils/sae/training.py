@@ -137,8 +137,7 @@ def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.Dat
         sae.constrain()
         silent = torch.where(fired, 0.0, silent + len(x))
         if step % tenth == 0 and step < 0.8 * training.steps and dead.any():
-            _resample(sae, optimizer, dead, x, seed=[training.seed, step])
-            silent[dead] = 0.0
+            silent[_resample(sae, optimizer, dead, x, seed=[training.seed, step])] = 0.0
         if step % every == 0 or step == training.steps - 1:
             found = _batch_quality(sae, x)
             history.append({"step": step, **found, "dead_fraction": float(dead.float().mean())})
@@ -244,18 +243,23 @@ def untrained(config: Config, states: np.ndarray, normalisation: Normalisation) 
 
 
 @torch.no_grad()
-def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> None:
-    """Point dead features at what is reconstructed worst: rows drawn by their squared error [1]_.
+def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> Tensor:
+    """Point dead features at what is reconstructed worst: states drawn by squared error [1]_.
+
+    None is drawn twice, for features that begin as twins stay twins. So features that are left
+    over stay dead; returns those that began anew [n].
 
     .. [1] Bricken et al., Towards Monosemanticity, transformer-circuits.pub, 2023, "Neuron
        Resampling".
     """
-    features = dead.nonzero()[:, 0]
+    x = x.unique(dim=0)
     residual = (x - sae(x)).cpu().numpy().astype(np.float64)
     error = np.square(residual).sum(axis=1) ** 2
-    if not error.sum() > 0:
-        return
-    rows = np.random.default_rng(seed).choice(len(x), len(features), p=error / error.sum())
+    chance = error / (error.sum() or 1.0)
+    features = dead.nonzero()[: np.count_nonzero(chance), 0]
+    if not len(features):  # nothing is missed
+        return features
+    rows = np.random.default_rng(seed).choice(len(x), len(features), replace=False, p=chance)
     directions = torch.from_numpy(residual[rows]).to(sae.W_dec)
     sae.reset(features, torch.nn.functional.normalize(directions, dim=1))
     for name, parameter in sae.named_parameters():  # their gradients of before mean nothing now
@@ -263,6 +267,7 @@ def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> None:
             for moment in ("exp_avg", "exp_avg_sq"):
                 values = optimizer.state[parameter][moment]
                 (values.T if name == "W_enc" else values)[features] = 0.0
+    return features
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .sparse import at_least, autoencode, largest_of_all, largest_of_each_row
+from .sparse import at_least, autoencode, largest_of_all, largest_of_each_row, nth_largest, take
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,10 @@ class TopK(SAE):
         if dead is None:
             return total
         x, residual, which = x[::4], residual[::4], dead.nonzero()[:, 0]
-        pre = (x - self.b_dec) @ self.W_enc[:, which] + self.b_enc[which]
-        k = min(max(1, self.config.d_in // 2), len(which))
-        guess = keep_top(pre, k) @ self.W_dec[which]
+        W_enc, W_dec = self.W_enc.index_select(1, which), self.W_dec.index_select(0, which)
+        pre = (x - self.b_dec) @ W_enc + self.b_enc[which]
+        weakest = nth_largest(pre.detach(), min(max(1, self.config.d_in // 2), len(which)))
+        guess = (pre * (pre >= weakest.clamp(min=0.0))) @ W_dec
         return total + self.aux_coefficient * squared_error(residual.detach(), guess)
 
 
@@ -235,7 +236,7 @@ class BatchTopK(TopK):
 
     def choose(self, pre: Tensor) -> Tensor:
         where = largest_of_all(pre, self.config.k * len(pre))
-        lowest = pre.view(-1)[where].min().clamp(min=0.0)
+        lowest = take(pre, where).min().clamp(min=0.0)
         first = bool(self.threshold.isnan())
         self.threshold.lerp_(lowest, 0.01) if not first else self.threshold.copy_(lowest)
         return where
