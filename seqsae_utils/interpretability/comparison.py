@@ -87,6 +87,7 @@ def bases(
     """
     dense = {group: normalisation.apply(np.asarray(x)) for group, x in states.items()}
     some = dense["sae"][:: max(1, len(dense["sae"]) // 50_000)]
+    some = some.astype(np.float64)  # in float32 the rounding of more threads leads ICA elsewhere
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # close is as good: it is a control
         ica = FastICA(whiten="unit-variance", random_state=seed).fit(some)
