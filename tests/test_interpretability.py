@@ -379,6 +379,18 @@ def test_bases_fit_on_the_sae_users_only(compared):
         assert abs(first - second).max() == 0, basis
 
 
+def test_independent_components_do_not_hang_on_rounding(compared):
+    """As other numbers of threads round otherwise; here, as another order of the rows does."""
+    dictionary, states, normalisation = compared
+    rng = np.random.default_rng(0)
+    states["sae"] = rng.laplace(size=(2_000, 6)).astype(np.float32) @ states["sae"][:6]
+    shuffled = states | {"sae": rng.permutation(states["sae"])}
+    first, second = (
+        interp.bases(dictionary, each, normalisation)["ica"]["test"] for each in (states, shuffled)
+    )
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 def test_the_random_dictionary_is_as_large_and_as_sparse(compared, shift):
     dictionary, states, normalisation = compared
