@@ -391,6 +391,22 @@ def test_independent_components_do_not_hang_on_rounding(compared):
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
+def test_of_several_starts_the_least_gaussian_components_are_kept():
+    """Whatever the starts, none of them alone is farther from normal by the kurtosis."""
+    rng = np.random.default_rng(1)
+    states = rng.laplace(size=(500, 12)) @ rng.normal(size=(12, 12))
+
+    def kurtosis(seed, starts):
+        components = interp.comparison.independent_components(states, seed, starts).transform(
+            states
+        )
+        return round(float(np.square((components**4).mean(axis=0) - 3).sum()), 6)
+
+    alone = [kurtosis(seed, 1) for seed in range(4)]
+    assert len(set(alone)) > 1  # it has local optima
+    assert kurtosis(0, 4) == max(alone)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 def test_the_random_dictionary_is_as_large_and_as_sparse(compared, shift):
     dictionary, states, normalisation = compared
