@@ -69,7 +69,7 @@ interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, Re
 	.venv-$*/bin/python -m pip install --no-deps -r $<
 	@touch $@
 
-bench: bench-recommender bench-sae bench-scores bench-control  ## measure our training and scores against their peers (an hour)
+bench: bench-recommender bench-sae bench-scores bench-control  ## measure our training and scores against their peers (up to two hours)
 
 bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender, against RecTools
 	$(PY) tests/bench/recommender.py --peer .venv-recommenders/bin/python $(PARAMS)
