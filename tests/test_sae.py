@@ -204,10 +204,17 @@ def test_matryoshka_is_the_mean_error_of_nested_dictionaries():
 
 
 @pytest.mark.parametrize("variant", ["topk", "batchtopk", "matryoshka"])
-def test_gradients_of_few_entries_are_those_of_dense_products(variant):
-    """What `sparse.py` leaves out is zero: autograd on dense codes says so."""
+@pytest.mark.parametrize(("shift", "factor"), [(0.0, 1.0), (0.0, 0.3), (3.0, 1.0), (99.0, 1.0)])
+def test_gradients_of_few_entries_are_those_of_dense_products(variant, shift, factor):
+    """What `sparse.py` leaves out is zero: autograd on dense codes says so.
+
+    Also where the largest entries are not positive, some or all, and where the loss is scaled.
+    """
     dictionary, x = random_sae(CONFIGS[variant]), torch.randn(50, D_IN)
-    dictionary.loss(x)[0].backward()
+    with torch.no_grad():
+        dictionary.b_enc -= shift
+    total, active = dictionary.loss(x)
+    (factor * total).backward()
     ours = {name: p.grad.clone() for name, p in dictionary.named_parameters()}
     dictionary.zero_grad()
     pre = (x - dictionary.b_dec) @ dictionary.W_enc + dictionary.b_enc
@@ -215,20 +222,31 @@ def test_gradients_of_few_entries_are_those_of_dense_products(variant):
         f = sae.keep_top(pre, 3)
     else:
         lowest = pre.detach().flatten().sort().values[-3 * 50]
-        f = torch.where(pre >= lowest, pre, 0.0)
+        f = torch.where(pre >= lowest, pre, 0.0).relu()
+    assert torch.equal(active, (f > 0).any(dim=0))
     sizes = dictionary.config.group_sizes if variant == "matryoshka" else [D_SAE]
     errors = [x - dictionary.b_dec - f[:, :n] @ dictionary.W_dec[:n] for n in sizes]
-    (sum(error.square().sum() for error in errors) / (50 * len(sizes))).backward()
+    dense = sum(error.square().sum() for error in errors) / (50 * len(sizes))
+    torch.testing.assert_close(total, dense)
+    (factor * dense).backward()
     for name, parameter in dictionary.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec"])
+def test_a_weight_that_is_not_a_number_shows_in_the_loss(name):
+    dictionary, x = random_sae(CONFIGS["topk"]), torch.randn(50, D_IN)
+    with torch.no_grad():
+        getattr(dictionary, name).fill_(float("nan"))
+    assert dictionary.loss(x)[0].isnan()
 
 
 def test_products_at_some_places_are_those_of_the_whole_product():
     a, b = torch.randn(3, 4), torch.randn(5, 4)
     rows = torch.tensor([0, 0, 2, 2, 2])  # the second row is empty
     columns = torch.tensor([1, 3, 0, 1, 3])
-    found = sae.sparse.products_at(a, b, rows, torch.tensor([0, 2, 2]), columns)
-    torch.testing.assert_close(found, (a @ b.T)[rows, columns])
+    found = sae.sparse.products_at(a, b, rows, torch.tensor([0, 2, 2, 5]), columns, plus=0.5)
+    torch.testing.assert_close(found, (a @ b.T)[rows, columns] + 0.5)
 
 
 @pytest.mark.parametrize("d_sae", [200, 512, 100_000])

@@ -59,54 +59,72 @@ class _Autoencode(torch.autograd.Function):
     def forward(ctx, x, pre, where, W_enc, b_enc, W_dec, b_dec, price, sizes):
         W_enc, W_dec = W_enc.detach(), W_dec.detach()  # embedding_bag need not prepare its own
         (batch, d_sae), n_groups = pre.shape, len(sizes)
-        rows = where // d_sae
-        columns = where - rows * d_sae
-        values = take(pre, where).relu_()
+        values = take(pre, where)
+        if len(values) and values.min() <= 0:
+            kept = ~(values <= 0)  # also NaN, which the loss must show
+            where, values = where[kept], values[kept]
+        rows, columns = rows_and_columns(where, d_sae)
         bags = rows
         if n_groups > 1:  # a row for each group of features, whose entries lie together
-            ends = torch.tensor(sizes, device=x.device)
-            bags = rows * n_groups + torch.bucketize(columns, ends, right=True)
-        first = _first(bags, batch * n_groups)
-        parts = weighted_sums(W_dec, columns, values, first)
-        centered = x - b_dec
+            groups = torch.bucketize(columns, torch.tensor(sizes, device=x.device), right=True)
+            bags = rows * n_groups + groups
+        ends = _ends(torch.bincount(bags, minlength=batch * n_groups))
+        parts = weighted_sums(W_dec, columns, values, ends)
+        centered, scale = x - b_dec, -2 / (batch * n_groups)
         if n_groups > 1:
             parts = parts.view(batch, n_groups, -1).cumsum(dim=1)
             residual = centered[:, None] - parts
-            gradient = residual.flip(1).cumsum(dim=1).flip(1).flatten(0, 1)
+            gradient = (residual * scale).flip(1).cumsum(dim=1).flip(1).flatten(0, 1)
             last, whole = residual[:, -1], gradient[::n_groups]
         else:
             last = residual = centered - parts
-            whole = gradient = residual
-        scale = -2 / (batch * n_groups)
-        loss = residual.square().sum() / (batch * n_groups) + price * values.sum() / batch
+            whole = gradient = residual * scale
+        flat = residual.flatten()
+        loss = flat.dot(flat) / (batch * n_groups)
+        if price:
+            loss += values.sum() * (price / batch)
 
-        of_values = products_at(gradient, W_dec, bags, first, columns)
-        of_values = of_values.mul_(scale).add_(price / batch).mul_(values > 0)
-        order, first = by_column(columns, d_sae), _first(columns, d_sae)  # f' is f by columns
-        of_W_dec = weighted_sums(gradient, take(bags, order), take(values, order), first)
-        of_W_dec.mul_(scale)
-        of_W_enc = weighted_sums(centered, take(rows, order), take(of_values, order), first).T
+        of_values = products_at(gradient, W_dec, bags, ends, columns, plus=price / batch)
+        order, uses = by_column(columns, d_sae), torch.bincount(columns, minlength=d_sae)
+        ends = _ends(uses)  # f' is f by columns
+        rows = take(rows, order)
+        bags = take(bags, order) if n_groups > 1 else rows
+        of_W_dec = weighted_sums(gradient, bags, take(values, order), ends)
+        of_W_enc = weighted_sums(centered, rows, take(of_values, order), ends).T
         of_b_enc = x.new_zeros(d_sae).index_add_(0, columns, of_values)
-        of_b_dec = whole.sum(dim=0) * scale - W_enc @ of_b_enc
+        of_b_dec = whole.sum(dim=0) - W_enc @ of_b_enc
         ctx.save_for_backward(of_W_enc, of_b_enc, of_W_dec, of_b_dec)
-        active = torch.zeros(d_sae, device=x.device).index_add_(0, columns, values) > 0
+        active = uses > 0
         ctx.mark_non_differentiable(last, active)
         return loss, last, active
 
     @staticmethod
     def backward(ctx, of_loss, *_):
-        return None, None, None, *(of_loss * g for g in ctx.saved_tensors), None, None
+        gradients = ctx.saved_tensors
+        if of_loss != 1:
+            gradients = [of_loss * gradient for gradient in gradients]
+        return None, None, None, *gradients, None, None
 
 
-def weighted_sums(vectors: Tensor, which: Tensor, weights: Tensor, first: Tensor) -> Tensor:
-    """For each run of entries, which begin at `first`, the sum of its vectors times weights."""
-    return F.embedding_bag(which, vectors, first, per_sample_weights=weights, mode="sum")
+def weighted_sums(vectors: Tensor, which: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """For each run of entries, between two of `ends`, the sum of its vectors times weights."""
+    return F.embedding_bag(
+        which, vectors, ends, per_sample_weights=weights, mode="sum", include_last_offset=True
+    )
 
 
-def _first(which: Tensor, n: int) -> Tensor:
-    """Where the entries of each of n rows or columns begin, once they are in order."""
-    counts = torch.bincount(which, minlength=n)
-    return counts.cumsum(0) - counts
+def rows_and_columns(where: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Of positions in a table with n columns. NumPy divides in a quarter of the time of torch."""
+    if where.device.type != "cpu":
+        rows = where // n
+        return rows, where - rows * n
+    rows = where.numpy() // n
+    return torch.from_numpy(rows), torch.from_numpy(where.numpy() - rows * n)
+
+
+def _ends(counts: Tensor) -> Tensor:
+    """Where runs of so many entries [n] begin and end, in order [n + 1]."""
+    return F.pad(counts.cumsum(0), (1, 0))
 
 
 def by_column(columns: Tensor, d_sae: int) -> Tensor:
@@ -120,16 +138,17 @@ def by_column(columns: Tensor, d_sae: int) -> Tensor:
     return torch.from_numpy(np.argsort(short, kind="stable"))
 
 
-def products_at(a: Tensor, b: Tensor, rows: Tensor, first: Tensor, columns: Tensor) -> Tensor:
-    """Entries (rows, columns) [n] of a @ b', of which no other is computed.
+def products_at(
+    a: Tensor, b: Tensor, rows: Tensor, ends: Tensor, columns: Tensor, plus: float = 0.0
+) -> Tensor:
+    """Entries (rows, columns) [n] of a @ b' + plus, of which no other is computed.
 
-    `rows` ascend, and `first` tells where each of them begins.
+    `rows` ascend, and each of them lies between two of `ends` [len(a) + 1].
     """
     if a.device.type != "cpu":
-        return (a[rows] * b[columns]).sum(dim=1)
-    ends, zeros = F.pad(first, (0, 1), value=len(columns)), a.new_zeros(len(columns))
-    shape = (len(a), len(b))
-    at = torch.sparse_csr_tensor(ends, columns, zeros, shape, check_invariants=False)
+        return (a[rows] * b[columns]).sum(dim=1) + plus
+    added, shape = a.new_full((len(columns),), plus), (len(a), len(b))
+    at = torch.sparse_csr_tensor(ends, columns, added, shape, check_invariants=False)
     return torch.sparse.sampled_addmm(at, a, b.T).values()
 
 
@@ -142,15 +161,17 @@ def largest_of_each_row(values: Tensor, k: int) -> Tensor:
     batch, n = values.shape
     groups = n // 8
     if values.device.type == "cpu" and n % 8 == 0 and 2 * k <= groups:
-        maxima = values.view(batch, 8, groups).amax(dim=1)  # every groups-th is together
+        pieces = values.view(batch, 8, groups)  # a group is a column of them
+        maxima = pieces.amax(dim=1)
         chosen = at_least(maxima, nth_largest(maxima, k))
         if len(chosen) == batch * k:  # else some are equal
-            first = chosen + chosen // groups * (n - groups)
-            where = (first[:, None] + torch.arange(0, n, groups)).flatten()
-            found = take(values, where).view(batch, 8 * k)
+            columns = rows_and_columns(chosen, groups)[1]
+            found = pieces.gather(2, columns.view(batch, 1, k).expand(batch, 8, k)).flatten(1)
             kept = at_least(found, nth_largest(found, k))
             if len(kept) == batch * k:
-                return torch.from_numpy(np.sort(take(where, kept).view(batch, k).numpy()).ravel())
+                piece, nth = rows_and_columns(kept, k)  # of a row's k groups
+                row = torch.arange(batch).repeat_interleave(k)
+                return piece * groups + take(columns, row * k + nth)
     rows = torch.arange(batch, device=values.device)[:, None] * n
     return (rows + values.topk(k, sorted=False).indices).flatten().sort().values
 

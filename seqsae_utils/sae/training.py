@@ -1,6 +1,7 @@
 """One trainer for all variants."""
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,7 +105,8 @@ def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.Dat
     start_at_center(sae, states, normalisation, training.center)
     sae.begin()
     device = sae.W_dec.device
-    optimizer = torch.optim.Adam(sae.parameters(), training.learning_rate, fused=True)
+    parameters = list(sae.parameters())
+    optimizer = torch.optim.Adam(parameters, training.learning_rate, fused=True)
     silent = torch.zeros(sae.config.d_sae, device=device)  # positions since each last fired
     keeper = Checkpoint(checkpoint, fingerprint(sae.config, states, training))
     first, history = 0, []
@@ -122,7 +124,7 @@ def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.Dat
         x = batches[step]
         dead = silent > training.dead_after
         total, fired = sae.loss(x, dead if dead.any() else None)
-        if not torch.isfinite(total):
+        if not math.isfinite(total.item()):
             raise FloatingPointError(
                 f"loss is {total.item()} at step {step}: "
                 f"lower learning_rate={training.learning_rate}"
@@ -130,12 +132,13 @@ def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.Dat
         optimizer.param_groups[0]["lr"] = training.learning_rate * training.learning_rate_factor(
             step
         )
-        optimizer.zero_grad()
+        for parameter in parameters:  # as zero_grad, which records itself for a profiler
+            parameter.grad = None
         total.backward()
         sae.remove_parallel_gradient()
         optimizer.step()
         sae.constrain()
-        silent = torch.where(fired, 0.0, silent + len(x))
+        silent.add_(len(x)).masked_fill_(fired, 0.0)
         if step % tenth == 0 and step < 0.8 * training.steps and dead.any():
             silent[_resample(sae, optimizer, dead, x, seed=[training.seed, step])] = 0.0
         if step % every == 0 or step == training.steps - 1:
@@ -276,5 +279,5 @@ def _batch_quality(sae: SAE, x: Tensor) -> dict[str, float]:
     missed = (x - sae.decode(code)).square().sum()
     return {
         "explained_variance": float(1 - missed / (x - x.mean(dim=0)).square().sum()),
-        "l0": float((code > 0).sum(dim=1).float().mean()),
+        "l0": float(code.count_nonzero() / len(x)),
     }

@@ -89,8 +89,12 @@ class SAE(nn.Module):
         return self.b_enc - self.b_dec @ self.W_enc
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """What the features see before the activation: [..., d_in] -> [..., d_sae]."""
-        return (x @ self.W_enc).add_(self.bias)
+        """What the features see before the activation: [..., d_in] -> [..., d_sae].
+
+        The bias is one more row of W_enc, for a last dimension of x that is 1, as this saves a
+        pass over the result.
+        """
+        return F.pad(x, (0, 1), value=1.0) @ torch.cat([self.W_enc, self.bias[None]])
 
     def activate(self, pre: Tensor) -> Tensor:
         """From pre-activations to the sparse code, both [..., d_sae]."""
@@ -123,7 +127,8 @@ class SAE(nn.Module):
     @torch.no_grad()
     def constrain(self) -> None:
         """After a step: rows of norm 1, so that a feature's value is a length in the space of x."""
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        length = torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True)
+        self.W_dec.div_(length.clamp_(min=1e-12))
 
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
@@ -390,8 +395,10 @@ def keep_top(values: Tensor, k: int) -> Tensor:
     >>> keep_top(torch.tensor([[3.0, -1.0, 2.0, 1.0]]), k=2)
     tensor([[3., 0., 2., 0.]])
     """
-    top = values.topk(k, dim=-1)
-    return torch.zeros_like(values).scatter(-1, top.indices, top.values.relu())
+    rows = values.reshape(-1, values.shape[-1])
+    where = largest_of_each_row(rows.detach(), k)
+    kept = take(rows, where).relu()
+    return torch.zeros_like(rows).view(-1).scatter(0, where, kept).view(values.shape)
 
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
