@@ -234,10 +234,15 @@ def test_gradients_of_few_entries_are_those_of_dense_products(variant, shift, fa
 
 
 @pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec"])
-def test_a_weight_that_is_not_a_number_shows_in_the_loss(name):
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_one_weight_that_is_not_a_number_shows_in_the_loss(name, shift):
+    """Also where entries that are not positive are left out."""
     dictionary, x = random_sae(CONFIGS["topk"]), torch.randn(50, D_IN)
     with torch.no_grad():
-        getattr(dictionary, name).fill_(float("nan"))
+        dictionary.b_enc -= shift
+        used = dictionary.loss(x)[1].nonzero()[0, 0]
+        at = {"W_enc": (0, used), "b_enc": used, "W_dec": (used, 0), "b_dec": 0}[name]
+        getattr(dictionary, name)[at] = float("nan")
     assert dictionary.loss(x)[0].isnan()
 
 

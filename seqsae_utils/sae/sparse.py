@@ -60,9 +60,8 @@ class _Autoencode(torch.autograd.Function):
         W_enc, W_dec = W_enc.detach(), W_dec.detach()  # embedding_bag need not prepare its own
         (batch, d_sae), n_groups = pre.shape, len(sizes)
         values = take(pre, where)
-        if len(values) and values.min() <= 0:
-            kept = ~(values <= 0)  # also NaN, which the loss must show
-            where, values = where[kept], values[kept]
+        if len(values) and values.min() <= 0:  # if any is NaN, all stay, and the loss shows it
+            where, values = where[values > 0], values[values > 0]
         rows, columns = rows_and_columns(where, d_sae)
         bags = rows
         if n_groups > 1:  # a row for each group of features, whose entries lie together
