@@ -5,11 +5,11 @@ has too few unseen items left. `rank` is the place of the held-out item among al
 user has not seen, 1 being the best.
 """
 
-from functools import lru_cache
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from .resampling import drawn_means, interval
 
 
 def ndcg(rank: NDArray, k: int = 10) -> NDArray:
@@ -89,17 +89,7 @@ def bootstrap_mean(
     >>> low < 0.5 < high
     True
     """
-    n_users, tail = len(values), (1 - level) / 2
-    draws = _draw_users(n_users, n_draws, seed)
-    low, high = np.quantile(draws @ values / n_users, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-@lru_cache(maxsize=1)  # a sweep of doses asks for the same users hundreds of times
-def _draw_users(n_users: int, n_draws: int, seed: int) -> NDArray:
-    """How often each user is drawn, [n_draws, n_users]."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
+    return interval(drawn_means(values, n_draws, seed), level)
 
 
 def terciles(values: NDArray) -> pd.Categorical:

@@ -21,6 +21,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+import pandas as pd
 import torch
 
 from . import __version__
@@ -253,11 +254,25 @@ class Workspace:
         fsync(self.artifacts)
         shutil.rmtree(old, ignore_errors=True)
 
-    def record(self, stage: str, numbers: dict) -> dict:
+    def record(self, stage: str, numbers: dict, draws: dict[str, np.ndarray] | None = None) -> dict:
         """Record the numbers of one stage in ``metrics.json``, in place of what it recorded before.
 
-        Returns the numbers as written. A number that is not finite is written as null.
+        Parameters
+        ----------
+        numbers
+            Nested; a number that is not finite is written as null.
+        draws
+            For numbers that claims rest on, by their dotted name inside the stage: the value in
+            each draw of the users (`resampling.draws`), [n_draws]. They go to
+            ``draws/<stage>.parquet``, so that several trainings can be put together.
+
+        Returns the numbers as written.
         """
+        file = self.artifacts / "draws" / f"{stage}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{stage}.tmp")
+        pd.DataFrame(draws or {}).to_parquet(temporary)
+        temporary.replace(file)
         path = self.artifacts / "metrics.json"
         metrics = json.loads(path.read_text()) if path.is_file() else {}
         metrics[stage] = _plain(numbers)

@@ -1,0 +1,40 @@
+"""The bootstrap: who is drawn, how often, and the interval that follows.
+
+Users, films and trainings are drawn again with replacement. The same number of users and the same
+seed always give the same draws, so that two methods, or the same method in two trainings, are
+compared draw by draw.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Draws that a notebook records for each of its numbers, so that trainings can be put together.
+N_DRAWS = 500
+
+
+@lru_cache(maxsize=4)  # a sweep of strengths asks for the same users hundreds of times
+def draws(n: int, n_draws: int = N_DRAWS, seed: int = 0) -> NDArray:
+    """How often each of n users is drawn: counts [n_draws, n], each row of sum n.
+
+    >>> draws(3, 2).sum(axis=1)
+    array([3, 3])
+    """
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=n_draws)
+    counts.flags.writeable = False  # it is shared by all who ask
+    return counts
+
+
+def drawn_means(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> NDArray:
+    """Mean of values [n_users, ...] in each draw of the users: [n_draws, ...]."""
+    counts = draws(len(values), n_draws, seed)
+    return np.tensordot(counts, values, axes=1) / len(values)
+
+
+def interval(values: NDArray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of drawn values, NaN left out."""
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)
