@@ -8,57 +8,90 @@ import pandas as pd
 import seaborn as sns
 
 from ..interpretability import BASES
-from . import BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, YELLOW
+from . import BLUE, COLUMN, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, YELLOW
 
-BASIS_COLORS = dict(zip(BASES, (ORANGE, YELLOW, GREEN, SKY, GREY, PURPLE, BLUE), strict=True))
+#: One colour for each family of representations.
+FAMILIES = {
+    "neurons": ORANGE,
+    "pca": YELLOW,
+    "ica": GREEN,
+    "kmeans": GREY,
+    "random": GREY,
+    "sae_random_model": SKY,
+    "sae_static": PURPLE,
+    "sae_svd": PURPLE,
+    "sae": BLUE,
+    "gpt2_neurons": ORANGE,
+    "gpt2_sae": BLUE,
+}
 
 
-def paired_bars(table: pd.DataFrame) -> plt.Figure:
-    """The paper's figure: for each attribute the best hidden dimension beside the best feature.
+def _color(basis: str) -> str:
+    """The colour of a representation: that of the longest family name that it begins with."""
+    return FAMILIES[max((name for name in FAMILIES if basis.startswith(name)), key=len)]
 
-    A tick marks the best feature of an untrained dictionary of the same size and sparsity.
+
+def genres(table: pd.DataFrame) -> plt.Figure:
+    """For each attribute the best SAE feature, hidden dimension and random direction.
+
+    Columns attribute, sae, neurons, random_directions (correlations on other users and other
+    films) and p_value of the SAE's: hollow where it is over .05.
     """
-    wide = table.pivot(index="attribute", columns="basis", values="correlation")
-    wide = wide.sort_values("sae", ascending=False)
-    x = np.arange(len(wide))
-    figure, axis = plt.subplots(figsize=(PAGE, 3.4), layout="constrained")
-    for shift, basis in ((-0.2, "neurons"), (0.2, "sae")):
-        axis.bar(x + shift, wide[basis], 0.4, label=BASES[basis], color=BASIS_COLORS[basis])
-    axis.plot(x, wide["random_directions"], "_", color="black", markersize=16, markeredgewidth=2,
-              label=BASES["random_directions"])  # fmt: skip
-    axis.axhline(0, color="black", linewidth=0.6)
-    axis.set_xticks(x, wide.index, rotation=40, ha="right")
-    axis.set(ylabel="correlation, test users")
-    axis.grid(axis="x", visible=False)
-    figure.legend(loc="outside upper center", ncols=3)
+    table = table.sort_values("sae", ascending=True, na_position="first").reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 1.0), layout="constrained")
+    y = table.index
+    axis.hlines(y, table[["neurons", "sae"]].min(axis=1), table[["neurons", "sae"]].max(axis=1),
+                color=GREY, linewidth=1)  # fmt: skip
+    axis.plot(table["random_directions"], y, "|", color="black", markersize=9, label="random")
+    axis.plot(table["neurons"], y, "o", color=ORANGE, label="hidden dimension")
+    sure = table["p_value"] < 0.05
+    axis.plot(table["sae"][sure], y[sure], "o", color=BLUE, label="SAE feature")
+    axis.plot(table["sae"][~sure], y[~sure], "o", color=BLUE, markerfacecolor="white")
+    axis.axvline(0, color="black", linewidth=0.6)
+    axis.set_yticks(y, table["attribute"])
+    axis.set(xlabel="correlation, other users and other films")
+    axis.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.2)
     return figure
 
 
-def bases(table: pd.DataFrame) -> plt.Figure:
-    """Mean over attributes of the best feature's score, by basis, with what chance gives.
+def held_out(table: pd.DataFrame) -> plt.Figure:
+    """The primary score of each representation, and the SAE's lead over it, with intervals.
 
-    The last panel has the lead of the SAE over each basis, above each basis' own null.
+    `table` is that of `interpretability.films_table`.
     """
-    table = table.set_index("basis").loc[[basis for basis in BASES if basis in set(table["basis"])]]
-    y, colors = np.arange(len(table)), [BASIS_COLORS[basis] for basis in table.index]
+    names = [name for name in BASES if name in table.index]
+    table, y = table.loc[names], np.arange(len(names))
+    colors = [_color(name) for name in names]
     figure, axes = plt.subplots(
-        1, 3, figsize=(PAGE, 0.34 * len(table) + 1.2), layout="constrained", sharey=True
+        1, 2, figsize=(PAGE, 0.25 * len(table) + 1.0), layout="constrained", sharey=True
     )
-    labels = {
-        "max_correlation": "correlation",
-        "max_auc": "AUC",
-        "lead_above_null": "the SAE's lead above chance",
-    }
+    labels = {"held_out": "correlation, other users and other films", "lead": "lead of the SAE"}
     for axis, (name, label) in zip(axes, labels.items(), strict=True):
-        axis.hlines(y, table[f"{name}_low"], table[f"{name}_high"], colors=colors, linewidth=3)
-        axis.scatter(table[name], y, c=colors, s=55, zorder=3, edgecolors="black", linewidths=0.4)
+        axis.hlines(y, table[f"{name}_low"], table[f"{name}_high"], colors=colors, linewidth=2.5)
+        axis.scatter(table[name], y, c=colors, s=45, zorder=3, edgecolors="black", linewidths=0.4)
+        axis.axvline(0, color="black", linewidth=0.8)
         axis.set(xlabel=label)
         axis.grid(axis="y", visible=False)
-    axes[0].plot(table["null_correlation"], y, "x", color="black", label="attributes permuted")
-    axes[2].axvline(0, color="black", linewidth=0.8)
-    axes[0].set_yticks(y, [BASES[basis] for basis in table.index])
+    axes[0].set_yticks(y, [BASES[name] for name in names])
     axes[0].set_ylim(len(table) - 0.5, -0.5)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right")
+    return figure
+
+
+def probes(table: pd.DataFrame) -> plt.Figure:
+    """AUC of sparse probes against the features that they may use, from `sparse_probes`.
+
+    Columns basis, features (a number, or ``dense``), auc.
+    """
+    figure, axis = plt.subplots(figsize=(COLUMN, 3.2), layout="constrained")
+    sizes = list(dict.fromkeys(table["features"]))
+    for basis, rows in table.groupby("basis", sort=False):
+        line = "-" if basis == "sae" else "--" if basis.startswith("sae") else ":"
+        axis.plot(rows["features"], rows["auc"], line, marker="o", markersize=4,
+                  color=_color(basis), label=BASES[basis])  # fmt: skip
+    axis.set(xlabel="features that the probe may use", ylabel="AUC, other users and other films")
+    axis.set_xticks(range(len(sizes)), sizes)
+    axis.legend(fontsize="x-small")
     return figure
 
 
@@ -92,36 +125,6 @@ def monosemanticity(table: pd.DataFrame) -> plt.Figure:
         axis.set_yticks(range(len(order)), [BASES.get(basis, basis) for basis in order])
         axis.grid(axis="y", visible=False)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right")
-    return figure
-
-
-def splitting(table: pd.DataFrame, parent: str, child: str) -> plt.Figure:
-    """Which part of two nested attributes each of their features covers, a panel a dictionary.
-
-    `table` holds rows of `interpretability.splitting` with their ``dictionary``.
-    """
-    groups = list(table.groupby("dictionary", sort=False))
-    columns = min(3, len(groups))
-    rows = -(-len(groups) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(PAGE, rows * (0.22 * len(groups[0][1]) + 1.1)),
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
-    names = {"parent": parent, "child": child}
-    for axis in axes.flat[len(groups) :]:
-        axis.remove()
-    for axis, (dictionary, group) in zip(axes.flat, groups, strict=False):
-        y = np.arange(len(group)) + (group["role"] == "child").to_numpy()  # a gap between roles
-        axis.hlines(y, group["recall_parent_only"], group["recall_both"], color=GREY, linewidth=1)
-        axis.plot(group["recall_parent_only"], y, "o", color=ORANGE, label=f"{parent}, not {child}")
-        axis.plot(group["recall_both"], y, "s", color=BLUE, label=f"{parent} and {child}")
-        labels = [f"{names[row.role]} {row.rank}: {row.feature}" for row in group.itertuples()]
-        axis.set_yticks(y, labels)
-        axis.set(title=dictionary, ylim=(y.max() + 0.6, -0.6), xlim=(-0.03, 1.03))
-        axis.grid(axis="y", visible=False)
-    figure.supxlabel("share of these positions on which the feature fires", fontsize="medium")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper right", ncols=2)
     return figure
 
 

@@ -1,15 +1,15 @@
 """What a feature is about: every feature against every attribute, and whether chance would do.
 
-A *basis* is a way to describe a position by numbers: the hidden dimensions themselves
-(``neurons``), their principal components (``pca``), an untrained dictionary
-(``random_directions``), or the SAE's features (``sae``). An attribute (a genre) belongs to an
-item, and a position has the attributes of its item.
+A *representation* (in the code: basis) describes a position by numbers: the hidden dimensions
+themselves (``neurons``), their principal components (``pca``), an untrained dictionary
+(``random_directions``), or the SAE's features (``sae``); `BASES` has them all. An attribute (a
+genre) belongs to an item, and a position has the attributes of its item.
 
 scores.py            every feature against every attribute
 chance.py            the best of many features: intervals, and what chance would find
-comparison.py        bases side by side
+comparison.py        representations side by side
+films.py             the primary score: chosen by some users and films, scored on others of both
 monosemanticity.py   all features: how much each is about one thing
-splitting.py         what becomes of an attribute inside another
 about.py             popularity, year, place in the history, single items
 names.py             labels with evidence, and their test by prediction
 features.py          what single features read and promote, and how far the two agree
@@ -24,20 +24,23 @@ from .chance import (
     corrected_p_values,
     correlation_from_sums,
     draw_users,
-    interval,
     item_sums,
     paired_scores,
     permutation_null,
+    within,
 )
 from .comparison import (
     BASES,
+    REDRAWN,
     Positions,
     bases,
     best_features,
     choose_setting,
     compare,
-    conclusion,
+    cut,
+    svd_vectors,
     train_control,
+    untrained_directions,
 )
 from .features import (
     agreement,
@@ -48,16 +51,18 @@ from .features import (
     output_effect,
     top_items,
 )
+from .films import film_splits, films_table, held_out_films, sparse_probes
 from .monosemanticity import monosemanticity, selectivity_interval
 from .names import held_out, names, predict_pairs
 from .scores import Codes, score, tidy
-from .splitting import absorption, family, splitting
 
 __all__ = [
-    "BASES", "Codes", "Positions", "about", "absorption", "agreement", "attribute_effect", "bases",
-    "best_features", "bootstrap", "choose", "choose_setting", "columns", "compare", "conclusion",
-    "corrected_p_values", "correlation_from_sums", "draw_users", "family", "feature_table",
-    "held_out", "input_output_map", "interval", "item_sums", "measured_effect", "monosemanticity",
-    "names", "output_effect", "paired_scores", "permutation_null", "predict_pairs", "score",
-    "selectivity_interval", "splitting", "tidy", "top_items", "train_control",
+    "BASES", "REDRAWN", "Codes", "Positions", "about", "agreement", "attribute_effect", "bases",
+    "best_features", "bootstrap", "choose", "choose_setting", "columns", "compare",
+    "corrected_p_values", "correlation_from_sums", "cut", "draw_users", "feature_table",
+    "film_splits", "films_table", "held_out", "held_out_films", "input_output_map", "item_sums",
+    "measured_effect", "monosemanticity", "names", "output_effect", "paired_scores",
+    "permutation_null", "predict_pairs", "score", "selectivity_interval", "sparse_probes",
+    "svd_vectors", "tidy",
+    "top_items", "train_control", "untrained_directions", "within",
 ]  # fmt: skip

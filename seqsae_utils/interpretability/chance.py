@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..resampling import N_DRAWS, draws
 from .scores import Codes, as_dense, ratio, variance
 
 
@@ -108,53 +109,59 @@ def _drawn_auc(x: NDArray, has: NDArray, draws: NDArray, user: NDArray) -> NDArr
         return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def draw_users(users: NDArray, n_draws: int, seed: int = 0) -> tuple[NDArray, NDArray]:
+def draw_users(users: NDArray, n_draws: int = N_DRAWS) -> tuple[NDArray, NDArray]:
     """How often each user is drawn when users are drawn again with replacement.
 
     Positions of one user resemble each other, so users, not positions, are what is independent.
     Returns draws [n_draws, n_users] and the column of each position's user [n_positions].
     """
     known, user = np.unique(users, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=n_draws), user
+    return draws(len(known), n_draws), user
 
 
 def bootstrap(
-    x: NDArray, attributes: NDArray, users: NDArray, kind: str, n_draws: int = 500, seed: int = 0
+    x: NDArray, attributes: NDArray, users: NDArray, kind: str, n_draws: int = N_DRAWS
 ) -> NDArray:
     """A score of chosen features in `draw_users`, [n_draws, n_pairs]; see `paired_scores`.
 
-    The same users and seed give the same draws, so that two bases can be compared draw by draw.
+    The same users give the same draws, so that two bases can be compared draw by draw.
     """
-    draws, user = draw_users(users, n_draws, seed)
-    some = np.array_split(draws, -(-n_draws // 50))  # not all at once: [n_draws, n_positions]
+    drawn, user = draw_users(users, n_draws)
+    some = np.array_split(drawn, -(-n_draws // 50))  # not all at once: [n_draws, n_positions]
     return np.concatenate([paired_scores(x, attributes, part, user, kind) for part in some])
-
-
-def interval(values: NDArray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of bootstrap values, NaN left out."""
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
     """Sums over the positions of each item: all that correlations with attributes depend on.
 
-    Returns value [n_items + 1, n_features], count [n_items + 1], and the feature's variance
-    times n, [n_features].
+    Returns value and square [n_items + 1, n_features], count [n_items + 1], and the feature's
+    variance times n, [n_features].
     """
     one_hot = sparse.csr_array(
         (np.ones(len(items)), (items, np.arange(len(items)))), shape=(n_items + 1, len(items))
     )
     codes = codes.astype(np.float64)
-    total = np.asarray(codes.sum(axis=0)).ravel()
-    squares = np.asarray((codes * codes).sum(axis=0)).ravel()
-    return {
-        "value": as_dense(one_hot @ codes),
-        "count": np.bincount(items, minlength=n_items + 1).astype(np.float64),
-        "variance": variance(squares, total, len(items)),
-    }
+    return _with_variance(
+        as_dense(one_hot @ codes),
+        as_dense(one_hot @ (codes * codes)),
+        np.bincount(items, minlength=n_items + 1).astype(np.float64),
+    )
+
+
+def _with_variance(value: NDArray, square: NDArray, count: NDArray) -> dict[str, NDArray]:
+    spread = variance(square.sum(axis=0), value.sum(axis=0), count.sum())
+    return {"value": value, "square": square, "count": count, "variance": spread}
+
+
+def within(
+    sums: dict[str, NDArray], items: NDArray, attribute_matrix: NDArray
+) -> tuple[dict[str, NDArray], NDArray]:
+    """`item_sums` and attributes of some items, bool [n_items + 1]: as if there were no others.
+
+    Returns the two arguments of `correlation_from_sums`.
+    """
+    some = _with_variance(*(sums[name][items] for name in ("value", "square", "count")))
+    return some, attribute_matrix[items]
 
 
 def correlation_from_sums(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:

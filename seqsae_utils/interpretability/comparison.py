@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA, FastICA
+from scipy import sparse
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA, FastICA, TruncatedSVD
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import average_precision_score
 
 from ..activations import Normalisation
+from ..resampling import interval
 from ..sae import SAE, Config, Training, create, encode, train, untrained
 from .chance import (
     bootstrap,
@@ -19,23 +23,34 @@ from .chance import (
     corrected_p_values,
     correlation_from_sums,
     everybody_once,
-    interval,
     item_sums,
     paired_scores,
     permutation_null,
 )
 from .scores import Codes, score
 
-#: What is compared, and how to call it.
+#: The representations that are compared, and how to call them. `_cut` keeps at each position as
+#: many entries as the SAE has active features; `gpt2_` is on the states of another recommender.
 BASES = {
     "neurons": "hidden dimensions",
+    "neurons_cut": "hidden dimensions, strongest only",
     "pca": "principal components",
+    "pca_cut": "principal components, strongest only",
     "ica": "independent components",
-    "random_directions": "a random dictionary",
-    "sae_random_model": "the SAE of an untrained recommender",
-    "sae_static": "the SAE of static item embeddings",
-    "sae": "the SAE",
+    "ica_cut": "independent components, strongest only",
+    "kmeans": "k-means directions",
+    "random_directions": "random directions",
+    "random_covariance": "random directions, states' covariance",
+    "sae_random_model": "SAE of an untrained recommender",
+    "sae_static": "SAE of static item embeddings",
+    "sae_svd": "SAE of SVD item vectors",
+    "sae_fewer": "SAE, as many features as dimensions",
+    "sae": "SAE",
+    "gpt2_neurons": "GPT-2: hidden dimensions",
+    "gpt2_sae": "GPT-2: SAE",
 }
+#: Controls that are drawn at random, and how often they are drawn.
+REDRAWN, N_REDRAWS = ("kmeans", "random_directions", "random_covariance", "sae_fewer"), 3
 #: Who chooses a feature, and who scores it.
 GROUPS = ("sae", "test")
 
@@ -67,41 +82,102 @@ def train_control(config: Config, training: Training, states: NDArray) -> tuple[
     return control.eval(), normalisation
 
 
+def svd_vectors(sequences: list[NDArray], n_items: int, d: int, seed: int = 0) -> NDArray:
+    """Item vectors [n_items + 1, d] from who took what, whatever the order; padding is 0.
+
+    The first d right singular vectors of the matrix of users and items, times their values.
+    """
+    users = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
+    items = np.concatenate(sequences)
+    taken = sparse.csr_array(
+        (np.ones(len(items)), (users, items)), shape=(len(sequences), n_items + 1)
+    )
+    svd = TruncatedSVD(d, algorithm="arpack", random_state=seed).fit(taken)
+    return (svd.components_ * svd.singular_values_[:, None]).T.astype(np.float32)
+
+
 def bases(
     sae: SAE,
     states: dict[str, NDArray],
     normalisation: Normalisation,
     controls: dict[str, tuple[SAE, Normalisation, dict[str, NDArray]]] | None = None,
     seed: int = 0,
-) -> dict[str, dict[str, Codes]]:
-    """The same positions in every basis that is compared: basis -> group of users -> codes.
+) -> dict[str, list[dict[str, Codes]]]:
+    """The same positions in every representation: name -> draws of it -> group of users -> codes.
+
+    Those of `REDRAWN` are drawn `N_REDRAWS` times, the others are what they are.
 
     Parameters
     ----------
     states
         Hidden states [n_positions, d_in] of the groups ``sae`` and ``test``. Whatever is fitted
-        (PCA, ICA) is fitted on the SAE users. The random dictionary has the SAE's size and as
-        many active features: it is a TopK SAE that was never trained.
+        (PCA, ICA, k-means) is fitted on the SAE users. Dictionaries that were never trained have
+        the SAE's size and as many active features.
     controls
         Other dictionaries by name, each with its scale and its own states of both groups.
     """
     dense = {group: normalisation.apply(np.asarray(x)) for group, x in states.items()}
-    ica = independent_components(dense["sae"][:: max(1, len(dense["sae"]) // 50_000)], seed)
-    pca = PCA(random_state=seed).fit(dense["sae"])
+    some = dense["sae"][:: max(1, len(dense["sae"]) // 50_000)]
+    rotations = {"pca": PCA(random_state=seed).fit(dense["sae"])}
+    rotations["ica"] = independent_components(some, seed)
+    rotated = {n: {g: r.transform(x) for g, x in dense.items()} for n, r in rotations.items()}
     trained = {group: encode(sae, x, normalisation) for group, x in states.items()}
     k = max(1, round(trained["sae"].nnz / len(states["sae"])))
-    torch.manual_seed(seed)
-    random = untrained(replace(sae.config, variant="topk", k=k), states["sae"], normalisation)
+    found = {"neurons": [dense], **{name: [codes] for name, codes in rotated.items()}}
+    found |= {f"{name}_cut": [cut(codes[0], k)] for name, codes in found.items()}
+    found |= {name: [] for name in REDRAWN}
+    config = replace(sae.config, variant="topk", k=k)
+    for draw in range(N_REDRAWS):
+        rng = np.random.default_rng([seed, draw])
+        for name, directions in untrained_directions(some, config.d_sae, rng).items():
+            torch.manual_seed(int(rng.integers(2**32)))
+            control = untrained(config, states["sae"], normalisation, directions)
+            found[name].append({g: encode(control, x, normalisation) for g, x in states.items()})
+        few = np.sort(rng.permutation(config.d_sae)[: config.d_in])
+        found["sae_fewer"].append({group: codes[:, few] for group, codes in trained.items()})
+    for name, (control, scale, its_states) in (controls or {}).items():
+        found[name] = [{group: encode(control, x, scale) for group, x in its_states.items()}]
+    found["sae"] = [trained]
+    return {name: found[name] for name in BASES if name in found}
+
+
+def cut(codes: dict[str, NDArray], k: int) -> dict[str, NDArray]:
+    """Only the k entries of each position that are furthest from their mean, as sparse as an SAE.
+
+    Entries are counted in standard deviations of the group ``sae``; the others become 0.
+
+    >>> x = np.array([[3.0, 1.0], [-3.0, 5.0], [0.0, -6.0]])
+    >>> cut({"sae": x}, k=1)["sae"].round(2).tolist()
+    [[1.22, 0.0], [-1.22, 0.0], [0.0, -1.33]]
+    """
+    mean, spread = codes["sae"].mean(axis=0), codes["sae"].std(axis=0)
+    found = {}
+    for group, x in codes.items():
+        z = ((x - mean) / spread).astype(np.float32)
+        edge = -np.partition(-np.abs(z), k - 1, axis=1)[:, [k - 1]]
+        found[group] = np.where(np.abs(z) >= edge, z, 0)
+    return found
+
+
+def untrained_directions(
+    states: NDArray, n: int, rng: np.random.Generator
+) -> dict[str, NDArray | None]:
+    """Directions [n, d_in] that cost next to nothing, for dictionaries that learn nothing more.
+
+    From normalised states [n_positions, d_in]: the centres of k-means, seen from the mean; random
+    ones (None: as an SAE begins); and random ones with the covariance of the states.
+    """
+    seed = int(rng.integers(2**31))
+    centres = MiniBatchKMeans(n, random_state=seed, n_init=1, batch_size=4096, max_iter=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different states than centres
+        centres = centres.fit(states[:: max(1, len(states) // (100 * n))]).cluster_centers_
+    shape = n, states.shape[1]
+    spread = np.linalg.cholesky(np.cov(states.T) + 1e-6 * np.eye(states.shape[1]))
     return {
-        "neurons": dense,
-        "pca": {group: pca.transform(x) for group, x in dense.items()},
-        "ica": {group: ica.transform(x) for group, x in dense.items()},
-        "random_directions": {g: encode(random, x, normalisation) for g, x in states.items()},
-        **{
-            name: {group: encode(control, x, scale) for group, x in its_states.items()}
-            for name, (control, scale, its_states) in (controls or {}).items()
-        },
-        "sae": trained,
+        "kmeans": centres - states.mean(axis=0),
+        "random_directions": None,
+        "random_covariance": rng.standard_normal(shape) @ spread.T,
     }
 
 
@@ -134,8 +210,8 @@ def best_features(
     """The best feature for each attribute by correlation: chosen on ``sae``, scored on ``test``.
 
     Returns one row an attribute: attribute, feature, sign, correlation_chosen (on the users that
-    chose it), and correlation, auc, precision, recall on the test users. A feature of sign -1 is
-    turned over first, for all four: a dimension that is low where the attribute is.
+    chose it), and correlation, auc, average_precision, precision, recall on the test users. A
+    feature of sign -1 (low where the attribute is) is turned over first, for all five.
     """
     chosen = choose(score(codes["sae"], positions["sae"].attributes)["correlation"])
     x, y = columns(codes["test"], chosen), positions["test"].attributes
@@ -152,6 +228,10 @@ def best_features(
                 "correlation_chosen": chosen["score"] * chosen["sign"],
                 "correlation": point["correlation"],
                 "auc": point["auc"],
+                "average_precision": [
+                    average_precision_score(has, value) if has.any() else np.nan
+                    for has, value in zip(y.T, x.T, strict=True)
+                ],
                 "precision": hits / (x > 0).sum(axis=0),
                 "recall": hits / y.sum(axis=0),
             }
@@ -164,24 +244,25 @@ def compare(
     attribute_matrix: NDArray,
     names: list[str],
     seed: int = 0,
-    n_bootstrap: int = 500,
     n_permutations: int = 200,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How well the best feature of each basis tells an attribute, beside chance and each other.
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, NDArray]]:
+    """How well the best feature of each representation tells an attribute, on all films.
 
-    Each score chooses its own features on the SAE users and is taken on the test users.
+    Each score chooses its own features on the SAE users and is taken on the test users, but the
+    films are the same: `held_out_films` asks for others.
 
     Returns
     -------
     best
-        `best_features` of each basis, with null_correlation (mean under permuted attributes) and
-        p_value (corrected over the attributes, see `corrected_p_values`).
+        `best_features` of each, with null_correlation (mean under permuted attributes) and p_value
+        (corrected over the attributes, see `corrected_p_values`).
     table
-        A row for each basis: basis, features; max_correlation and max_auc, the means over
-        attributes, each with ``_low`` and ``_high`` (95 %, bootstrap over the test users);
-        null_correlation, p_value of the mean, told (attributes with a corrected p below .05);
-        lead (of the SAE over this basis, in correlation) and lead_above_null (the same with each
-        basis' own null taken off), both with an interval over the same draws of users.
+        A row for each: basis, features; max_correlation and max_auc, the means over attributes,
+        each with ``_low`` and ``_high`` (95 %, test users drawn again); average_precision, of the
+        features chosen by correlation; null_correlation, p_value of the mean, n_significant
+        (attributes with a corrected p below .05) and the share_significant of all.
+    drawn
+        ``<basis>.max_correlation`` and ``<basis>.max_auc`` -> [n_draws].
     """
     best, rows, drawn = [], [], {}
     test = positions["test"]
@@ -191,33 +272,26 @@ def compare(
         for kind, chance in {"correlation": 0.0, "auc": 0.5}.items():
             x = columns(codes["test"], choose(scores[kind], chance))
             point = paired_scores(x, test.attributes, *everybody_once(x), kind)
-            draws = bootstrap(x, test.attributes, test.users, kind, n_bootstrap, seed)
-            drawn[name, kind] = np.nanmean(draws, axis=1)
+            draws = np.nanmean(bootstrap(x, test.attributes, test.users, kind), axis=1)
+            drawn[f"{name}.max_{kind}"] = draws
             row[f"max_{kind}"] = np.nanmean(point)
-            row[f"max_{kind}_low"], row[f"max_{kind}_high"] = interval(drawn[name, kind])
+            row[f"max_{kind}_low"], row[f"max_{kind}_high"] = interval(draws)
         sums = [item_sums(codes[g], positions[g].items, len(attribute_matrix) - 1) for g in GROUPS]
         null = permutation_null(*sums, attribute_matrix, n_permutations, seed)
         reached = np.nanmean(null, axis=1) >= row["max_correlation"]
-        row |= {
-            "null_correlation": np.nanmean(null),
-            "p_value": (1 + reached.sum()) / (1 + len(null)),
-        }
         of_basis = best_features(codes, positions, names).assign(basis=name)
         of_basis["null_correlation"] = np.nanmean(null, axis=0)
         of_basis["p_value"] = corrected_p_values(of_basis["correlation"].to_numpy(), null)
-        row["told"] = int((of_basis["p_value"] < 0.05).sum())
+        row |= {
+            "average_precision": of_basis["average_precision"].mean(),
+            "null_correlation": np.nanmean(null),
+            "p_value": (1 + reached.sum()) / (1 + len(null)),
+            "n_significant": int((of_basis["p_value"] < 0.05).sum()),
+            "share_significant": float((of_basis["p_value"] < 0.05).mean()),
+        }
         best.append(of_basis)
         rows.append(row)
-    table = pd.DataFrame(rows)
-    sae = table.set_index("basis").loc["sae"]
-    for i, row in table.iterrows():
-        drawn_lead = drawn["sae", "correlation"] - drawn[row["basis"], "correlation"]
-        lead = sae["max_correlation"] - row["max_correlation"]
-        nulls = sae["null_correlation"] - row["null_correlation"]
-        for column, shift in {"lead": 0.0, "lead_above_null": nulls}.items():
-            ends = [column, f"{column}_low", f"{column}_high"]
-            table.loc[i, ends] = np.array([lead, *interval(drawn_lead)]) - shift
-    return pd.concat(best, ignore_index=True), table
+    return pd.concat(best, ignore_index=True), pd.DataFrame(rows), drawn
 
 
 def choose_setting(
@@ -258,36 +332,3 @@ def choose_setting(
         rows[name] = {"correlation": np.nanmean(found), "null": np.nanmean(null)}
     table = pd.DataFrame(rows).T.rename_axis("setting")
     return table.assign(above_null=table["correlation"] - table["null"])
-
-
-def conclusion(table: pd.DataFrame) -> str:
-    """One sentence that follows from the table of `compare`, whatever it is."""
-    others = table[table["basis"] != "sae"]
-    sae = table.set_index("basis").loc["sae"]
-    parts = []
-    for column, what in {
-        "lead": f"The best SAE feature tells an attribute with a correlation of "
-        f"{sae['max_correlation']:.3f}",
-        "lead_above_null": "of that, "
-        f"{sae['max_correlation'] - sae['null_correlation']:.3f} is more than permuted "
-        "attributes give",
-    }.items():
-        ahead = others[f"{column}_low"] > 0
-        behind = others[f"{column}_high"] < 0
-        said = {"more than": ahead, "less than": behind, "level with": ~ahead & ~behind}
-        verdict = [
-            f"{word} {_enumerate([BASES[basis] for basis in others.loc[rows, 'basis']])}"
-            for word, rows in said.items()
-            if rows.any()
-        ]
-        parts.append(f"{what}, {', '.join(verdict)}")
-    return "; ".join(parts) + "."
-
-
-def _enumerate(words: list[str]) -> str:
-    """Words as a sentence has them.
-
-    >>> _enumerate(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])

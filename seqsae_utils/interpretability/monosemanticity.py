@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..data import Dataset
-from .chance import draw_users, interval, item_sums
+from ..resampling import interval
+from .chance import draw_users, item_sums
 from .comparison import Positions
 from .scores import Codes, as_dense
 
@@ -325,7 +326,6 @@ def selectivity_interval(
     names: list[str],
     top_share: float = 0.01,
     n_draws: int = 200,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Mean selectivity of each basis with its 95 % interval, test users drawn again.
 
@@ -342,7 +342,7 @@ def selectivity_interval(
         By basis: selectivity (mean over features), selectivity_low, selectivity_high.
     """
     test, rows = positions["test"], {}
-    draws, user = draw_users(test.users, n_draws, seed)
+    draws, user = draw_users(test.users, n_draws)
     draws = np.vstack([np.ones(draws.shape[1]), draws])  # the first is everybody, once
     one_hot = sparse.csr_array((np.ones(len(user)), (user, np.arange(len(user)))))
     rate = draws @ (one_hot @ test.attributes) / (draws @ one_hot.sum(axis=1))[:, None]

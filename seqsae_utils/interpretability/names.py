@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom, norm, rankdata
 
 from ..data import Dataset
-from .chance import interval, item_sums
+from ..resampling import N_DRAWS, drawn_means, interval
+from .chance import item_sums
 from .monosemanticity import mean_by_item, strata, top_sets
 from .scores import Codes
 
@@ -15,6 +16,8 @@ N_TOP = 30
 #: A property is part of a name if at least this share of the top items has it.
 MIN_SHARE = 0.5
 N_PAIRS, N_FOLDS = 200, 3
+#: The other item of a pair is at most so many places away in the order of popularity.
+NEIGHBOURS = 10
 
 
 def held_out(n_items: int, share: float = 1 / 3, seed: int = 0) -> NDArray:
@@ -80,11 +83,13 @@ def names(
     allowed = np.ones(len(mean), dtype=bool) if left_out is None else ~left_out
     table = _label(mean, mass, allowed, dataset, level)
     rng = np.random.default_rng(seed)
+    popularity = np.r_[0, dataset.items["popularity"]]
     fold = rng.permutation(len(mean)) % N_FOLDS
     right, folds = np.zeros(len(living)), np.zeros(len(living))
     for i in range(N_FOLDS):
         anew = _label(mean, mass, allowed & (fold != i), dataset, level)
-        accuracy = _accuracy(fits(anew, dataset), mean, *_pairs(mean, allowed & (fold == i), rng))
+        pairs = _pairs(mean, allowed & (fold == i), popularity, rng)
+        accuracy = _accuracy(fits(anew, dataset), mean, *pairs)
         right += np.nan_to_num(accuracy)
         folds += ~np.isnan(accuracy)
     estimate = np.where(folds > 0, right / np.maximum(folds, 1), 0.5)
@@ -261,19 +266,26 @@ def fits(labels: pd.DataFrame, dataset: Dataset) -> NDArray:
     return fit
 
 
-def _pairs(mean: NDArray, pool: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """Pairs of items of the pool for each feature: one that activates it, and any other.
+def _pairs(
+    mean: NDArray, pool: NDArray, popularity: NDArray, rng: np.random.Generator
+) -> tuple[NDArray, NDArray]:
+    """Pairs of items of the pool for each feature: one that activates it, one as popular.
 
+    So that popularity tells nothing of them: what is popular activates more of anything.
     Returns two arrays [n_features, N_PAIRS]; 0, 0 where no item of the pool activates it.
     """
     pool = np.flatnonzero(pool & ~np.isnan(mean).all(axis=1))
+    pool = pool[np.lexsort((rng.random(len(pool)), popularity[pool]))]
     first = np.zeros((mean.shape[1], N_PAIRS), dtype=np.int64)
     second = np.zeros_like(first)
     for j in range(mean.shape[1]):
-        active = pool[mean[pool, j] > 0]
+        active = np.flatnonzero(mean[pool, j] > 0)
         if len(active):
-            first[j] = rng.choice(active, N_PAIRS)
-            second[j] = rng.choice(pool, N_PAIRS)
+            at = rng.choice(active, N_PAIRS)
+            away = rng.integers(1, NEIGHBOURS + 1, N_PAIRS) * rng.choice([-1, 1], N_PAIRS)
+            near = at + away
+            near = np.where((near < 0) | (near >= len(pool)), at - away, near)
+            first[j], second[j] = pool[at], pool[near.clip(0, len(pool) - 1)]
     return first, second
 
 
@@ -296,16 +308,16 @@ def predict_pairs(
     dataset: Dataset,
     left_out: NDArray,
     n_shuffles: int = 100,
-    n_bootstrap: int = 1000,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, NDArray]:
     """From its label alone, tell which of two items activates a feature more.
 
     Neither the items (`left_out`) nor the users (test) took part in naming. Each pair is an item
-    that activates the feature and any other; the one that fits the label better (`fits`) is
-    predicted to have the higher mean activation, and where both fit alike a coin decides (one
-    half). The name of a single item says nothing of two others: its pairs are that item and any
-    left-out one, so that only the users are new; it is counted apart.
+    that activates the feature and one as popular, so that no label gets anything for popularity;
+    the one that fits the label better (`fits`) is predicted to have the higher mean activation,
+    and where both fit alike a coin decides (one half). The name of a single item says nothing of
+    two others: its pairs are that item and any left-out one, so that only the users are new; it
+    is counted apart.
 
     Pairs are harder the more items activate a feature, so that bases compare only if they are
     equally sparse: cut each down to the `strongest` share of positions first, before `names` too.
@@ -322,18 +334,21 @@ def predict_pairs(
 
     Returns
     -------
-    pandas.DataFrame
+    table : pandas.DataFrame
         One row for each kind, after a row ``all`` (all but ``item``): kind; features, how many
-        were tested: those with a label that fire on a left-out item; confidence, the mean of
-        what `names` had promised; accuracy, mean over features, with low and high (95 %,
-        bootstrap over features); shuffled, the mean over the shuffles; p_value, the share of
-        shuffles that do as well.
+        were tested: those with a label that fire on a left-out item; coverage, their share of all
+        features that fire; confidence, the mean of what `names` had promised; accuracy, mean over
+        features, with low and high (95 %, bootstrap over features); told, accuracy times coverage:
+        the share of all features whose label tells right; shuffled, the mean over the shuffles;
+        p_value, the share of shuffles that do as well.
+    drawn : [n_draws], the accuracy of ``all`` when features are drawn again
     """
+    n_living = len(labels)
     labels = labels[labels["kind"] != ""].reset_index(drop=True)
     rng = np.random.default_rng(seed)
     codes = codes[:, labels["feature"].to_numpy()]
     mean = mean_by_item(item_sums(codes, items, dataset.n_items))
-    first, second = _pairs(mean, left_out, rng)
+    first, second = _pairs(mean, left_out, np.r_[0, dataset.items["popularity"]], rng)
     fit = fits(labels, dataset)
     is_item = (labels["kind"] == "item").to_numpy()
     single = labels["label_item"].to_numpy()[:, None]
@@ -349,14 +364,15 @@ def predict_pairs(
             one = np.where(is_item[some, None], single[dealt], first[some])
             draw[some] = _accuracy(fit[dealt], mean[:, some], one, second[some])
 
-    rows = []
+    rows, of_all = [], np.full(N_DRAWS, np.nan)
     for kind in ["all", *sorted(set(labels["kind"]))]:
         some = ~is_item if kind == "all" else (labels["kind"] == kind).to_numpy()
         some = some & ~np.isnan(found)
         n = int(some.sum())
-        row = {"kind": kind, "features": n}
+        row = {"kind": kind, "features": n, "coverage": n / max(n_living, 1)}
         if n:
-            drawn = found[some][rng.integers(n, size=(n_bootstrap, n))].mean(axis=1)
+            drawn = drawn_means(found[some])
+            of_all = drawn if kind == "all" else of_all
             low, high = interval(drawn)
             null = np.nanmean(shuffled[:, some], axis=1)
             row |= {
@@ -364,8 +380,9 @@ def predict_pairs(
                 "accuracy": found[some].mean(),
                 "low": low,
                 "high": high,
+                "told": found[some].mean() * n / n_living,
                 "shuffled": null.mean(),
                 "p_value": (1 + (null >= found[some].mean()).sum()) / (1 + n_shuffles),
             }
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), of_all

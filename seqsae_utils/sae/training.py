@@ -231,13 +231,23 @@ def geometric_median(points: np.ndarray, iterations: int = 100) -> np.ndarray:
 
 
 @torch.no_grad()
-def untrained(config: Config, states: np.ndarray, normalisation: Normalisation) -> SAE:
-    """The control: random directions around the mean of the states, as training starts from.
+def untrained(
+    config: Config,
+    states: np.ndarray,
+    normalisation: Normalisation,
+    directions: np.ndarray | None = None,
+) -> SAE:
+    """The control: directions around the mean of the states that nothing has trained.
 
-    Many directions that overlap reconstruct too much together. To be a fair control they get the
-    one scale that fits best, as training would find it.
+    Random ones, as training starts from, or `directions` [d_sae, d_in] of any length. Many
+    directions that overlap reconstruct too much together. To be a fair control they get the one
+    scale that fits best, as training would find it.
     """
     sae = create(config)
+    if directions is not None:
+        sae.W_dec.copy_(torch.from_numpy(np.asarray(directions, np.float32)))
+        sae.constrain()
+        sae.W_enc.copy_(sae.W_dec.T)
     start_at_center(sae, states, normalisation)
     some = as_input(states[:: max(1, len(states) // 10_000)], normalisation)
     parts, whole = sae(some) - sae.b_dec, some - sae.b_dec

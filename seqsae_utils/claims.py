@@ -1,0 +1,347 @@
+"""The claims, and what decides them: a table that is computed, never worded.
+
+A claim compares a number with its best control, in the same trainings and the same draws of users.
+`seqsae_utils.run seeds` trains the whole chain with several seeds; each training leaves its numbers
+(``metrics.json``) and, for the numbers here, their values in 500 draws of the users (``draws/``).
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .resampling import draws, interval
+from .workspace import STAGES
+
+INTRODUCTION = (
+    "Computed from several trainings of the whole chain (`make seeds`), never worded: means over "
+    "trainings, with 95 % intervals from drawing trainings and users again; the control is the "
+    "best of its kind. *Trainings*: in how many the result is on the right side of the control. "
+    "A claim **holds** if the interval of the paired difference excludes the control."
+)
+RESULTS = (
+    f"# All claims\n\n{INTRODUCTION} The same tables as data: `figures/*/claims.csv`; every "
+    "number of every training: `figures/*/trainings.csv`."
+)
+#: Draws of trainings and users for an interval.
+N_DRAWS = 2000
+COLUMNS = [
+    "claim", "criterion", "number", "low", "high", "control", "control_number", "control_low",
+    "control_high", "n_trainings", "holds_in", "verdict", "stage", "key",
+    "headline",
+]  # fmt: skip
+
+
+class Claim(NamedTuple):
+    """A number, and what it must exceed.
+
+    stage, key : where `metrics.json` has the number
+    claim : what is claimed
+    criterion : what is measured, for a reader of the table
+    controls : name -> key in the same stage, or a constant; the best of them counts
+    larger : False where the smaller number is the better one
+    headline : whether the README's table has it
+    """
+
+    stage: str
+    key: str
+    claim: str
+    criterion: str
+    controls: dict[str, str | float]
+    larger: bool = True
+    headline: bool = False
+
+
+def _held_out(*names: str) -> dict[str, str]:
+    """Controls of the primary score, by their display names."""
+    from .interpretability import BASES
+
+    return {BASES[name]: f"{name}.held_out" for name in names}
+
+
+def claims() -> list[Claim]:
+    """All claims, in the order of the notebooks."""
+    ndcg = "NDCG@10 of new users"
+    films = "correlation with a genre, feature chosen on other users and other films"
+    area = "area under kept NDCG@10 against gained share"
+    sae = "an SAE feature tells a genre better than "
+    several = "gains by several SAE features cost less than "
+    return [
+        Claim("recommender", "ndcg@10", "the recommender beats popularity", ndcg,
+              {"popularity": "popularity.ndcg@10"}),
+        Claim("recommender", "ndcg@10", "the recommender beats models without order", ndcg,
+              {"EASE": "ease.ndcg@10", "item neighbours": "item_knn.ndcg@10"}, headline=True),
+        Claim("recommender", "ndcg@10", "the recommender uses the order of the history", ndcg,
+              {"history shuffled": "shuffled_history.ndcg@10"}),
+        Claim("recommender", "ndcg@10", "the order before the last item matters", ndcg,
+              {"shuffled but for the last item": "shuffled_all_but_last.ndcg@10"}),
+        Claim("activations", "probe_auc_by_site.blocks.0.next", "the site tells the next item's "
+              "genres better than the item embedding does", "AUC of a linear probe",
+              {"item embedding": "probe_auc_by_site.item_embedding.next"}),
+        Claim("sae", "explained_variance", "the SAE reconstructs better than random directions of "
+              "the same sparsity", "explained variance, test users",
+              {"random directions": "by_dictionary.random.explained_variance"}),
+        Claim("sae", "top10_overlap", "lists survive the reconstruction better than with random "
+              "directions", "share of the ten items that stay",
+              {"random directions": "by_dictionary.random.top10_overlap"}),
+        Claim("sae", "stability.topk.found_again", "another seed finds most features again",
+              "share of features with a partner of cosine .7", {"one half": 0.5}, headline=True),
+        Claim("interpretability", "sae.held_out", sae + "a hidden dimension", films,
+              _held_out("neurons", "neurons_cut"), headline=True),
+        Claim("interpretability", "sae.held_out", sae + "a rotation of the dimensions", films,
+              _held_out("pca", "pca_cut", "ica", "ica_cut"), headline=True),
+        Claim("interpretability", "sae.held_out", sae + "an untrained dictionary", films,
+              _held_out("random_directions", "random_covariance", "kmeans"), headline=True),
+        Claim("interpretability", "sae.held_out", sae + "the SAE of an untrained recommender",
+              films, _held_out("sae_random_model")),
+        Claim("interpretability", "sae.held_out", sae + "an SAE of item vectors, which knows no "
+              "sequence", films, _held_out("sae_static", "sae_svd"), headline=True),
+        Claim("interpretability", "sae_fewer.held_out", "that is not due to the number of "
+              "features", films, _held_out("neurons", "neurons_cut")),
+        Claim("interpretability", "gpt2_sae.held_out", "with GPT-2, " + sae + "a hidden dimension",
+              films, {"GPT-2: hidden dimensions": "gpt2_neurons.held_out"}),
+        Claim("interpretability", "sae.share_significant", "most genres have a feature beyond "
+              "chance", "share of genres with p < .05 (films permuted, corrected)",
+              {"one half": 0.5}),
+        Claim("interpretability", "sae.max_auc", "by AUC, too, a feature is better than a hidden "
+              "dimension", "AUC of the best feature, all films",
+              {"hidden dimensions": "neurons.max_auc"}),
+        Claim("interpretability", "sae.average_precision", "by average precision, too",
+              "average precision of the best feature, all films",
+              {"hidden dimensions": "neurons.average_precision",
+               "independent components": "ica.average_precision"}),
+        Claim("interpretability", "sae.probe_auc.1", "one feature suffices for a probe better than "
+              "one of a rotation or a dimension", "AUC of a probe on one feature, other films",
+              {"hidden dimensions": "neurons.probe_auc.1",
+               "independent components": "ica.probe_auc.1"}),
+        Claim("interpretability", "sae.probe_auc.8", "so do eight",
+              "AUC of a probe on eight features, other films",
+              {"hidden dimensions": "neurons.probe_auc.8",
+               "independent components": "ica.probe_auc.8"}),
+        Claim("interpretability", "names.sae.all.coverage", "most features get a label that can "
+              "be tested", "share of features", {"one half": 0.5}),
+        Claim("interpretability", "names.sae.all.accuracy", "a label tells which of two equally "
+              "popular unseen films activates its feature more",
+              "accuracy, all labels but single films",
+              {"labels shuffled": "names.sae.all.shuffled"}),
+        Claim("interpretability", "names.sae.all.told", "labels tell more than those of untrained "
+              "or static dictionaries", "accuracy times coverage",
+              {"random directions": "names.random_directions.all.told",
+               "SAE of static item embeddings": "names.sae_static.all.told"}, headline=True),
+        Claim("control", "zero_edit.max_logit_change", "an edit by zero changes nothing",
+              "largest change of a logit", {"not the last bit": 0.0}, False),
+        Claim("control", "sae_several.pareto_area", several + "by a random feature", area,
+              {"random SAE feature": "random.pareto_area"}),
+        Claim("control", "sae_several.pareto_area", several + "the same choice for a permuted "
+              "genre", area, {"permuted genre": "sae_several_permuted.pareto_area"}),
+        Claim("control", "sae_several.pareto_area", several + "by a hidden dimension or a "
+              "principal component", area,
+              {"hidden dimension": "neuron.pareto_area", "principal component": "pca.pareto_area"}),
+        Claim("control", "sae_several.pareto_area", several + "by supervised directions", area,
+              {"difference of means": "diffmean.pareto_area", "linear probe": "probe.pareto_area"},
+              headline=True),
+        Claim("control", "sae_several.pareto_area", several + "by a direction found by its effect",
+              area, {"direction by its effect": "output_direction.pareto_area"}, headline=True),
+        Claim("control", "sae_several.pareto_area", several + "scores raised (re-ranking)", area,
+              {"scores raised": "boost.pareto_area"}, headline=True),
+        Claim("control", "sae.share_cheap", "one feature steers cheaply on most genres",
+              "share of genres that gain 20 points and keep 90 % of NDCG@10", {"one half": 0.5},
+              headline=True),
+        Claim("control", "dial.mean_abs_error", "the dial comes nearer to a requested share than "
+              "one strength for all", "mean error of the share",
+              {"one strength for all": "dial.mean_abs_error_one_dose"}, False),
+        Claim("control", "serving.stated.sae_several.change", "a knob serves a user who turns to a "
+              "genre", "NDCG@10 gained at such moments",
+              {"untouched": 0.0, "random SAE feature": "serving.stated.random.change"}),
+    ]  # fmt: skip
+
+
+class Training(NamedTuple):
+    """What one training left: numbers by (stage, dotted name), and their draws where recorded."""
+
+    numbers: dict[tuple[str, str], float]
+    draws: dict[tuple[str, str], NDArray]
+
+
+def flat(numbers: dict, prefix: str = "") -> dict[str, object]:
+    """Nested numbers under dotted names.
+
+    >>> flat({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    found = {}
+    for key, value in numbers.items():
+        inside = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return found
+
+
+def read_training(root: Path, profile: str) -> Training:
+    """Numbers and draws of the training whose output lies under `root`."""
+    artifacts = root / "artifacts" / profile
+    metrics = json.loads((artifacts / "metrics.json").read_text())
+    numbers = {(s, k): v for s, found in metrics.items() for k, v in flat(found).items()}
+    drawn = {}
+    for stage in metrics:
+        file = artifacts / "draws" / f"{stage}.parquet"
+        if file.is_file():
+            table = pd.read_parquet(file)
+            drawn |= {(stage, key): table[key].to_numpy() for key in table}
+    return Training(numbers, drawn)
+
+
+def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDArray:
+    """A number in each of `N_DRAWS` draws: trainings are drawn, then users in each of them.
+
+    The mean over as many trainings as there are, drawn with replacement; the users are drawn once
+    for all of them, since all were judged by the same users. A constant, or a number without draws
+    of users, varies only with the trainings.
+    """
+    n = len(trainings)
+    weights = draws(n, N_DRAWS, seed=2) / n
+    if isinstance(key, float):
+        return np.full(N_DRAWS, key)
+    values = []
+    for training in trainings:
+        point = np.nan if (value := training.numbers[stage, key]) is None else float(value)
+        drawn = training.draws.get((stage, key), np.full(1, point))
+        values.append(drawn[np.arange(N_DRAWS) % len(drawn)])
+    return (weights.T * np.array(values)).sum(axis=0)
+
+
+def table(trainings: list[Training]) -> pd.DataFrame:
+    """All claims that the trainings can decide, a row each; see the README of the columns.
+
+    number and control_number are means over trainings, with 95 % intervals from `hierarchical`;
+    the control is the best of its kind. ``holds``: the interval of the difference, paired over
+    trainings and users, lies on the right side of 0; ``does not hold``: on the wrong side; else
+    ``undecided``. holds_in: trainings whose own
+    difference is on the right side.
+    """
+    rows = []
+    for claim in claims():
+        keys = [claim.key, *(k for k in claim.controls.values() if isinstance(k, str))]
+        known = all((claim.stage, key) in t.numbers for key in keys for t in trainings)
+        if not known:
+            continue  # e.g. a profile without GPT-2
+
+        def point(key, stage=claim.stage):
+            if isinstance(key, float):
+                return np.full(len(trainings), key)
+            return np.array([float(t.numbers[stage, key]) for t in trainings])
+
+        sign = 1 if claim.larger else -1
+        name = max(claim.controls, key=lambda c: sign * point(claim.controls[c]).mean())
+        control = claim.controls[name]
+        own, theirs = point(claim.key), point(control)
+        drawn, drawn_control = (
+            hierarchical(trainings, claim.stage, key) for key in (claim.key, control)
+        )
+        ahead = sign * (own - theirs)
+        low, high = interval(sign * (drawn - drawn_control))
+        if claim.key == "zero_edit.max_logit_change":  # nothing to exceed: exactly zero or not
+            verdict, holds = ("holds" if (own == 0).all() else "does not hold"), own == 0
+        else:
+            verdict = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
+            holds = ahead > 0
+        rows.append([
+            claim.claim, claim.criterion, own.mean(), *interval(drawn), name, theirs.mean(),
+            *interval(drawn_control), len(trainings), int(holds.sum()), verdict,
+            claim.stage, claim.key, claim.headline,
+        ])  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def write_claims(roots: dict[int, Path], profile: str, target: Path) -> pd.DataFrame:
+    """Write ``claims.csv`` from the trainings below the given output roots, by seed."""
+    found = table([read_training(root, profile) for root in roots.values()])
+    temporary = target.with_name(target.name + ".tmp")
+    found.to_csv(temporary, index=False, float_format="%.6g")
+    temporary.replace(target)
+    return found
+
+
+def shown(found: pd.DataFrame, stage: str | None = None) -> str:
+    """Rows of ``claims.csv`` as a markdown table: those of a stage, or the headlines."""
+
+    def value(row, name: str) -> str:
+        prefix = "" if name == "number" else "control_"
+        point, low, high = (_number(row[key]) for key in (name, f"{prefix}low", f"{prefix}high"))
+        return point if low == high == point else f"{point} [{low}, {high}]"
+
+    if stage is None:
+        rows = found[found["headline"]]
+    else:
+        rows = found[found["stage"] == stage]
+    lines = [
+        "| claim | measured by | result | best control | trainings | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows.to_dict("records"):
+        control = value(row, "control_number")
+        lines.append(
+            f"| {row['claim']} | {row['criterion']} | {value(row, 'number')} | "
+            f"{row['control']}: {control} | {row['holds_in']} of {row['n_trainings']} | "
+            f"**{row['verdict']}** |"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    """Three digits behind the point, as papers print them.
+
+    >>> _number(0.1234), _number(-0.02), _number(0.0), _number(12.0)
+    ('.123', '-.020', '0', '12.000')
+    """
+    return "0" if value == 0 else f"{value:.3f}".replace("0.", ".", 1)
+
+
+#: The datasets whose tables are committed, and how to call them.
+PUBLISHED = {"ml-100k": "MovieLens-100K", "ml-1m": "ML-1M (rebuilt)"}
+
+
+def rendered(project: Path) -> dict[Path, str]:
+    """What the README, the results and the notebooks must say, from the committed tables.
+
+    The README has the headlines between two comments, ``figures/RESULTS.md`` has every claim, and
+    each notebook the claims of its stage in the markdown cell with the tag ``claims``.
+    """
+    tables = {
+        label: pd.read_csv(file)
+        for profile, label in PUBLISHED.items()
+        if (file := project / "figures" / profile / "claims.csv").is_file()
+    }
+
+    def of(stage: str | None) -> str:
+        parts = (f"**{label}**\n\n{shown(found, stage)}" for label, found in tables.items())
+        return "\n\n".join(parts)
+
+    texts = {}
+    readme = project / "README.md"
+    before, _, rest = readme.read_text().partition("<!-- claims -->")
+    _, _, after = rest.partition("<!-- end of claims -->")
+    texts[readme] = f"{before}<!-- claims -->\n{of(None)}\n<!-- end of claims -->{after}"
+    stages = "\n\n".join(f"## {stage.capitalize()}\n\n{of(stage)}" for stage in STAGES)
+    texts[project / "figures" / "RESULTS.md"] = f"{RESULTS}\n\n{stages}\n"
+    for stage, name in STAGES.items():
+        path = project / "notebooks" / f"{name}.ipynb"
+        book = nbformat.read(path, as_version=4)
+        for cell in book.cells:
+            if "claims" in cell.metadata.get("tags", []):
+                cell.source = (
+                    f"<!-- claims: {stage} -->\n## The claims\n\n{INTRODUCTION}\n\n{of(stage)}"
+                )
+        texts[path] = nbformat.writes(book) + "\n"
+    return texts
+
+
+def publish(project: Path) -> None:
+    """Write what `rendered` says."""
+    for path, text in rendered(project).items():
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text)
+        temporary.replace(path)

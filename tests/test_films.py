@@ -1,0 +1,148 @@
+"""Held-out films against brute force: a feature that knows films by heart must get nothing."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from scipy.stats import pearsonr
+from sklearn.metrics import roc_auc_score
+
+from seqsae_utils import interpretability as interp
+from seqsae_utils.interpretability import Positions
+
+N_ITEMS, N_USERS, LENGTH = 80, 40, 30
+rng = np.random.default_rng(0)
+MATRIX = np.vstack([np.zeros(3), rng.random((N_ITEMS, 3)) < [0.5, 0.3, 0.2]]).astype(np.float32)
+POPULARITY = np.r_[0, rng.integers(1, 100, N_ITEMS)]
+
+
+@pytest.fixture(scope="module")
+def positions():
+    found = {}
+    for first, group in ((0, "sae"), (N_USERS, "test")):
+        items = rng.integers(1, N_ITEMS + 1, size=N_USERS * LENGTH)
+        users = np.repeat(first + np.arange(N_USERS), LENGTH)
+        found[group] = Positions(users, items, MATRIX[items])
+    return found
+
+
+@pytest.fixture(scope="module")
+def codes(positions):
+    """Features that know the first attribute, and ones that know a few films by heart."""
+    by_heart = np.zeros((N_ITEMS + 1, 40))
+    for j in range(40):
+        by_heart[rng.choice(N_ITEMS, 4, replace=False) + 1, j] = 1
+    found = {}
+    for group, p in positions.items():
+        noise = rng.random((len(p.items), 1)) < 0.2
+        found[group] = {
+            "attribute": np.hstack(
+                [np.abs(p.attributes[:, [0]] - noise), by_heart[p.items][:, :3]]
+            ),
+            "by heart": by_heart[p.items],
+        }
+    return {name: {g: c[name] for g, c in found.items()} for name in ("attribute", "by heart")}
+
+
+def test_each_split_parts_the_films_into_equally_popular_halves():
+    folds = interp.film_splits(POPULARITY, n_splits=5)
+    assert folds.shape == (10, N_ITEMS + 1) and not folds[:, 0].any()
+    for first, second in folds.reshape(5, 2, -1):
+        assert (first[1:] ^ second[1:]).all()
+        assert abs(POPULARITY[first].mean() - POPULARITY[second].mean()) < 5
+    assert len({fold.tobytes() for fold in folds}) == 10
+    np.testing.assert_array_equal(folds, interp.film_splits(POPULARITY, n_splits=5))
+
+
+def test_the_score_is_that_of_brute_force(positions, codes):
+    folds = interp.film_splits(POPULARITY, n_splits=2)
+    everything = {
+        "attribute": [codes["attribute"]],
+        "both": [codes["attribute"], codes["by heart"]],
+    }
+    scores, drawn = interp.held_out_films(everything, positions, MATRIX, folds, n_draws=60)
+
+    def brute(code):
+        found = []
+        for films in folds:
+            choose, score = films[positions["sae"].items], ~films[positions["test"].items]
+            row = []
+            for j in range(3):
+                has = positions["sae"].attributes[choose, j]
+                known = [
+                    pearsonr(x, has).statistic if x.std() else 0 for x in code["sae"][choose].T
+                ]
+                best = int(np.argmax(np.abs(known)))
+                x, y = code["test"][score, best], positions["test"].attributes[score, j]
+                row.append(np.sign(known[best]) * pearsonr(x, y).statistic if x.std() else 0.0)
+            found.append(row)
+        return np.mean(found, axis=0)
+
+    one, two = brute(codes["attribute"]), brute(codes["by heart"])
+    np.testing.assert_allclose(scores["attribute"], one, atol=1e-4)
+    np.testing.assert_allclose(scores["both"], (one + two) / 2, atol=1e-4)
+    assert drawn["attribute"].shape == (60,)
+    low, high = np.quantile(drawn["attribute"], [0.005, 0.995])
+    assert low < scores["attribute"].mean() < high
+
+
+def test_knowing_films_by_heart_is_worth_nothing_on_other_films(positions, codes):
+    folds = interp.film_splits(POPULARITY)
+    scores, _ = interp.held_out_films(
+        {name: [code] for name, code in codes.items()}, positions, MATRIX, folds, n_draws=10
+    )
+    sums = {
+        g: interp.item_sums(codes["by heart"][g], p.items, N_ITEMS) for g, p in positions.items()
+    }
+    chosen = interp.choose(interp.correlation_from_sums(sums["sae"], MATRIX))
+    same = interp.correlation_from_sums(sums["test"], MATRIX)
+    same = same[chosen["feature"], chosen["attribute"]] * chosen["sign"]
+    assert scores["attribute"][0] > 0.4
+    assert same.mean() > 0.15, "on the same films it seems to know the attribute"
+    assert abs(scores["by heart"].mean()) < 0.05
+
+
+def test_sparse_and_dense_codes_score_alike(positions, codes):
+    folds = interp.film_splits(POPULARITY, n_splits=1)
+    as_sparse = {g: sparse.csr_array(x) for g, x in codes["attribute"].items()}
+    scores, _ = interp.held_out_films(
+        {"a": [codes["attribute"]], "b": [as_sparse]}, positions, MATRIX, folds, n_draws=2
+    )
+    np.testing.assert_allclose(scores["a"], scores["b"], atol=1e-6)
+
+
+def test_draws_are_of_users_and_films_together(positions, codes):
+    """Weights of one user and of one film only: what is left is their common positions."""
+    from seqsae_utils.interpretability.films import _weighted_correlations
+
+    x, y = codes["attribute"]["test"][:, :3], positions["test"].attributes
+    weights = rng.integers(0, 3, (4, len(x))).astype(np.float32)
+    found = _weighted_correlations(x, y, weights)
+    for draw, weight in zip(found, weights, strict=True):
+        rows = np.repeat(np.arange(len(x)), weight.astype(int))
+        for j in range(3):
+            expected = pearsonr(x[rows, j], y[rows, j]).statistic
+            assert draw[0, j] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_probe_on_one_feature_is_that_feature(positions, codes):
+    folds = interp.film_splits(POPULARITY, n_splits=1)
+    found = interp.sparse_probes(codes["attribute"], positions, MATRIX, folds, sizes=(1, 2))
+    assert set(found) == {"1", "2", "dense"}
+    expected = []
+    for films in folds:
+        score = ~films[positions["test"].items]
+        has = positions["test"].attributes[score, 0]
+        expected.append(roc_auc_score(has, codes["attribute"]["test"][score, 0]))
+    one = {g: Positions(p.users, p.items, p.attributes[:, [0]]) for g, p in positions.items()}
+    alone = interp.sparse_probes(codes["attribute"], one, MATRIX[:, [0]], folds, (1,))
+    assert alone["1"] == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_the_table_has_the_lead_over_each():
+    scores = pd.DataFrame({"sae": [0.4, 0.2], "neurons": [0.1, 0.1]})
+    drawn = {"sae": np.linspace(0.2, 0.4, 101), "neurons": np.linspace(0.0, 0.2, 101)}
+    table = interp.films_table(scores, drawn)
+    assert table.loc["neurons", "lead"] == pytest.approx(0.2)
+    assert table.loc["neurons", "lead_low"] == pytest.approx(0.2)
+    assert table.loc["sae", ["lead", "lead_low", "lead_high"]].tolist() == [0, 0, 0]
