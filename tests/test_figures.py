@@ -13,7 +13,6 @@ from seqsae_utils.figures import activations, control, data, interpretability, r
 from seqsae_utils.workspace import Workspace, sha256
 
 NAMES = ["Noir", "Children's", "Sci-Fi"]
-SCORES = ["max_correlation", "max_auc", "lead_above_null"]
 
 
 @pytest.fixture(autouse=True)
@@ -64,24 +63,22 @@ SIZES = pd.DataFrame(
 )  # fmt: skip
 DENSITY = rows({"variant": ["topk", "relu"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
 REPLACEMENT = pd.DataFrame({"replacement": ["original", "topk", "mean"], "ndcg@10": [0.2, 0.1, 0]})
-PAIRED = rows(
-    {"attribute": NAMES, "basis": list(interpretability.BASES)},
-    correlation=np.linspace(0.1, 0.7, 7),
-)
-BASES = pd.DataFrame({"basis": list(interpretability.BASES), "null_correlation": 0.1}).assign(
-    **{f"{name}{end}": 0.5 + shift for name in SCORES
-       for end, shift in {"": 0, "_low": -0.1, "_high": 0.1}.items()}
+BY_GENRE = pd.DataFrame(
+    {"attribute": NAMES, "sae": [0.5, 0.7, np.nan], "neurons": [0.3, 0.1, np.nan],
+     "random_directions": [0.2, 0.15, np.nan], "p_value": [0.01, 0.2, np.nan]}
 )  # fmt: skip
+HELD_OUT = pd.DataFrame(
+    {f"{name}{end}": 0.5 + shift for name in ("held_out", "lead")
+     for end, shift in {"": 0, "_low": -0.1, "_high": 0.1}.items()},
+    index=list(interpretability.BASES),
+)  # fmt: skip
+PROBES = rows({"basis": ["neurons", "sae"], "features": ["1", "2", "dense"]}, auc=[0.6, 0.7, 0.8])
 ALL_FEATURES = rows(
     {"basis": ["neurons", "sae"], "feature": range(3)},
     **{f"{name}{end}": [0.1, 0.4, np.nan]
        for name in ("selectivity", "divergence") for end in ("", "_null")},
     **{f"{name}{end}": [3.0, 0.4, np.nan]
        for name in ("year_gap", "co_consumption") for end in ("", "_chance")},
-)  # fmt: skip
-PARTS = rows(
-    {"dictionary": ["topk 64", "topk 128"], "role": ["parent", "child"], "rank": [1, 2]},
-    feature=[3, 1, 4], recall_parent_only=[0.1, 0.9], recall_both=[0.5, 0.6],
 )  # fmt: skip
 TOLD = rows(
     {"basis": ["sae", "random_directions"], "kind": ["all", "attribute"]}, features=[3, 2],
@@ -131,10 +128,10 @@ DRAWN = {
     "dictionary_size": lambda: sae.dictionary_size(SIZES),
     "density": lambda: sae.density(DENSITY),
     "replacement_cost": lambda: sae.replacement_cost(REPLACEMENT),
-    "paired_bars": lambda: interpretability.paired_bars(PAIRED),
-    "bases": lambda: interpretability.bases(BASES),
+    "genres": lambda: interpretability.genres(BY_GENRE),
+    "held_out": lambda: interpretability.held_out(HELD_OUT),
+    "probes": lambda: interpretability.probes(PROBES),
     "monosemanticity": lambda: interpretability.monosemanticity(ALL_FEATURES),
-    "splitting": lambda: interpretability.splitting(PARTS, "Children's", "Sci-Fi"),
     "predictions": lambda: interpretability.predictions(TOLD),
     "input_output": lambda: interpretability.input_output(PAIRS, AGREEMENT),
     "feature_page": lambda: interpretability.feature_page(HISTOGRAM, PROMOTED, "Feature 3: Noir"),
@@ -260,17 +257,17 @@ def test_sites_show_each_attribute_and_the_means_of_each_target():
     assert top < bottom  # the first site stands at the top
 
 
-def test_paired_bars_stand_beside_each_other_for_each_attribute():
-    table = PAIRED.assign(correlation=np.arange(21) / 21)
-    axis = interpretability.paired_bars(table).axes[0]
-    wide = table.pivot(index="attribute", columns="basis", values="correlation")
-    order = [label.get_text() for label in axis.get_xticklabels()]
-    assert order == ["Sci-Fi", "Children's", "Noir"]  # best feature first
-    neurons, features = axis.containers
-    assert [bar.get_height() for bar in neurons] == wide.loc[order, "neurons"].tolist()
-    assert [bar.get_height() for bar in features] == wide.loc[order, "sae"].tolist()
-    ticks = axis.lines[0].get_ydata()
-    assert ticks.tolist() == wide.loc[order, "random_directions"].tolist()
+def test_genres_are_hollow_where_they_are_not_significant():
+    axis = interpretability.genres(BY_GENRE).axes[0]
+    order = [label.get_text() for label in axis.get_yticklabels()]
+    best = BY_GENRE.set_index("attribute")["sae"]
+    assert (
+        order == ["Sci-Fi", *best.dropna().sort_values().index][-3:] or order[-1] == best.idxmax()
+    )
+    lines = {line.get_label(): line for line in axis.lines}
+    assert lines["SAE feature"].get_xdata().tolist() == [0.5]
+    hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
+    assert 0.7 in hollow[0].get_xdata().tolist()
 
 
 def test_curves_belong_to_their_attribute_and_method():

@@ -7,10 +7,10 @@ import torch
 from scipy import sparse
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
-from sklearn.metrics import precision_score, recall_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
 from seqsae_utils import interpretability as interp
-from seqsae_utils import recommender, sae
+from seqsae_utils import recommender, resampling, sae
 from seqsae_utils.activations import Normalisation, hooked
 from seqsae_utils.interpretability import Positions
 
@@ -212,8 +212,8 @@ def test_bootstrap_draws_users_not_positions():
     users = rng.permutation(40)
     repeated = np.repeat(np.arange(40), 25)
     for kind in KINDS:
-        plain = interp.bootstrap(x, y, users, kind, n_draws=120, seed=3)
-        many = interp.bootstrap(x[repeated], y[repeated], users[repeated], kind, 120, seed=3)
+        plain = interp.bootstrap(x, y, users, kind, n_draws=120)
+        many = interp.bootstrap(x[repeated], y[repeated], users[repeated], kind, 120)
         assert plain.shape == (120, 2)
         np.testing.assert_allclose(many, plain, atol=1e-9)
     by_hand = []
@@ -224,22 +224,22 @@ def test_bootstrap_draws_users_not_positions():
     assert spread == pytest.approx(np.std(by_hand), rel=0.15)
 
 
-def test_bootstrap_is_seeded():
+def test_the_same_users_are_drawn_alike():
+    """So that two representations, or two trainings, are compared draw by draw."""
     x, y = dense_codes()[:, :1], np.tile([[0.0], [1.0]], (250, 1))
     users = np.arange(500) // 10
-    first, again, other = (interp.bootstrap(x, y, users, "auc", 60, s) for s in (1, 1, 2))
+    first, again = (interp.bootstrap(x, y, users, "auc", 60) for _ in range(2))
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
 
 
 def test_interval_is_that_of_percentiles():
-    low, high = interp.interval(np.append(np.arange(1_001.0), np.nan))
+    low, high = resampling.interval(np.append(np.arange(1_001.0), np.nan))
     assert (low, high) == pytest.approx((25.0, 975.0))
 
 
 def row_of(codes, groups, matrix) -> pd.Series:
     """The row of one basis in the table of `compare`, and its best features."""
-    best, table = interp.compare({"sae": codes}, groups, matrix, NAMES, 0, 20, 99)
+    best, table, _ = interp.compare({"sae": codes}, groups, matrix, NAMES, 0, 99)
     return table.iloc[0], best
 
 
@@ -273,7 +273,7 @@ def test_null_is_beaten_by_planted_codes(world):
     codes = {group: sparse.csr_array(dense) for group, dense in codes.items()}
     found, best = row_of(codes, groups, matrix)
     assert found["p_value"] == pytest.approx(1 / 100)
-    assert (best["p_value"] == 1 / 100).all() and found["told"] == N_ATTRIBUTES
+    assert (best["p_value"] == 1 / 100).all() and found["n_significant"] == N_ATTRIBUTES
     assert found["max_correlation"] > found["null_correlation"] + 0.2, found
     assert found["max_correlation"] == pytest.approx(best["correlation"].mean())
     for name in ("max_correlation", "max_auc"):
@@ -313,22 +313,29 @@ def test_corrected_p_values_keep_the_error_over_all_attributes():
     assert each.min() > 0.25 * each.max()  # no attribute is left out for its smaller spread
 
 
-def test_the_lead_is_paired_and_above_null_takes_the_nulls_off(world):
+def test_the_table_of_all_films_and_its_draws(world):
     matrix, groups = world
     good = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
     poor = {group: random_codes(groups[group], i) for i, group in enumerate(groups)}
-    best, table = interp.compare({"neurons": poor, "pca": good, "sae": good}, groups, matrix, NAMES,
-                                 0, 40, 30)  # fmt: skip
+    best, table, drawn = interp.compare(
+        {"neurons": poor, "sae": good}, groups, matrix, NAMES, n_permutations=30
+    )
     table = table.set_index("basis")
-    assert best["basis"].unique().tolist() == ["neurons", "pca", "sae"]
-    assert table.loc["pca", ["lead", "lead_low", "lead_high"]].tolist() == [0, 0, 0]
-    difference = table.loc["sae", "max_correlation"] - table.loc["neurons", "max_correlation"]
-    assert table.loc["neurons", "lead"] == pytest.approx(difference)
-    row = table.loc["neurons"]
-    assert 0 < row["lead_low"] < row["lead"] < row["lead_high"]
-    nulls = table.loc["sae", "null_correlation"] - row["null_correlation"]
-    for end in ("", "_low", "_high"):
-        assert row[f"lead_above_null{end}"] == pytest.approx(row[f"lead{end}"] - nulls)
+    assert best["basis"].unique().tolist() == ["neurons", "sae"]
+    for name, row in table.iterrows():
+        low, high = np.quantile(drawn[f"{name}.max_correlation"], [0.025, 0.975])
+        assert (row["max_correlation_low"], row["max_correlation_high"]) == pytest.approx(
+            (low, high)
+        )
+        assert low < row["max_correlation"] < high
+        of_basis = best[best["basis"] == name]
+        assert row["n_significant"] == (of_basis["p_value"] < 0.05).sum()
+        assert row["share_significant"] == row["n_significant"] / len(NAMES)
+    assert table.loc["sae", "n_significant"] > table.loc["neurons", "n_significant"]
+    (first, *_) = best[best["basis"] == "sae"].itertuples()
+    x = good["test"][:, first.feature] * first.sign
+    has = groups["test"].attributes[:, 0]
+    assert first.average_precision == pytest.approx(average_precision_score(has, x))
 
 
 def test_a_setting_is_chosen_on_one_half_and_scored_on_the_other(world):
@@ -366,7 +373,13 @@ def compared():
 def test_bases_fit_on_the_sae_users_only(compared):
     dictionary, states, normalisation = compared
     found = interp.bases(dictionary, states, normalisation)
-    assert list(found) == ["neurons", "pca", "ica", "random_directions", "sae"]
+    assert list(found) == [
+        "neurons", "neurons_cut", "pca", "pca_cut", "ica", "ica_cut", "kmeans",
+        "random_directions", "random_covariance", "sae_fewer", "sae",
+    ]  # fmt: skip
+    for name, drawn in found.items():
+        assert len(drawn) == (3 if name in interp.REDRAWN else 1)
+    found = {name: drawn[0] for name, drawn in found.items()}
     x = {g: (s - normalisation.mean) / normalisation.std for g, s in states.items()}
     np.testing.assert_allclose(found["neurons"]["test"], x["test"], atol=1e-5)
     pca = PCA(random_state=0).fit(x["sae"]).transform(x["test"])
@@ -375,7 +388,7 @@ def test_bases_fit_on_the_sae_users_only(compared):
     np.testing.assert_allclose(np.cov(ica.T), np.eye(6), atol=0.02)  # uncorrelated, of variance 1
     other = interp.bases(dictionary, states | {"test": 5 * states["test"]}, normalisation)
     for basis in found:
-        first, second = (codes[basis]["sae"] for codes in (found, other))
+        first, second = found[basis]["sae"], other[basis][0]["sae"]
         assert abs(first - second).max() == 0, basis
 
 
@@ -386,7 +399,8 @@ def test_independent_components_do_not_hang_on_rounding(compared):
     states["sae"] = rng.laplace(size=(2_000, 6)).astype(np.float32) @ states["sae"][:6]
     shuffled = states | {"sae": rng.permutation(states["sae"])}
     first, second = (
-        interp.bases(dictionary, each, normalisation)["ica"]["test"] for each in (states, shuffled)
+        interp.bases(dictionary, each, normalisation)["ica"][0]["test"]
+        for each in (states, shuffled)
     )
     np.testing.assert_allclose(first, second, atol=1e-6)
 
@@ -413,12 +427,18 @@ def test_the_random_dictionary_is_as_large_and_as_sparse(compared, shift):
     with torch.no_grad():
         dictionary.b_enc += shift
     found = interp.bases(dictionary, states, normalisation)
-    trained, random = found["sae"]["sae"], found["random_directions"]["sae"]
+    trained, random = found["sae"][0]["sae"], found["random_directions"][0]["sae"]
+    for name in ("kmeans", "random_directions", "random_covariance"):
+        draws = [codes["sae"] for codes in found[name]]
+        assert all(codes.shape == trained.shape for codes in draws)
+        assert all(codes.nnz / 300 == pytest.approx(trained.nnz / 300, abs=0.7) for codes in draws)
+        assert abs(draws[0] - draws[1]).max() > 0
+    assert all(codes["test"].shape == (120, 6) for codes in found["sae_fewer"])
     assert random.shape == trained.shape
     assert random.nnz / 300 == pytest.approx(trained.nnz / 300, abs=0.7)
     assert abs(random - trained).max() > 0
-    again = interp.bases(dictionary, states, normalisation)["random_directions"]["sae"]
-    other = interp.bases(dictionary, states, normalisation, seed=1)["random_directions"]["sae"]
+    again = interp.bases(dictionary, states, normalisation)["random_directions"][0]["sae"]
+    other = interp.bases(dictionary, states, normalisation, seed=1)["random_directions"][0]["sae"]
     assert abs(random - again).max() == 0 < abs(random - other).max()
 
 
@@ -431,9 +451,9 @@ def test_controls_stand_between_their_own_states_and_the_rest(compared):
     found = interp.bases(
         dictionary, states, normalisation, {"sae_static": (control, scale, others)}
     )
-    assert list(found)[-2:] == ["sae_static", "sae"]
+    assert list(found)[-3:] == ["sae_static", "sae_fewer", "sae"]
     expected = sae.encode(control, others["test"], scale)
-    assert abs(found["sae_static"]["test"] - expected).max() == 0
+    assert abs(found["sae_static"][0]["test"] - expected).max() == 0
     again, _ = interp.train_control(sae.Config(6, 24, k=2), training, others["sae"])
     assert torch.equal(again.W_dec, control.W_dec)
 
@@ -526,18 +546,27 @@ def test_feature_table_does_not_name_what_never_fires():
     assert table["effect"].tolist() == [0.3, 0.1, 0.0]
 
 
-def test_conclusion_follows_from_the_numbers():
-    table = pd.DataFrame({
-        "basis": ["neurons", "pca", "ica", "sae"],
-        "max_correlation": [0.4, 0.55, 0.5, 0.5],
-        "null_correlation": [0.1, 0.1, 0.1, 0.3],
-        "lead_low": [0.05, -0.1, -0.02, 0.0],
-        "lead_high": [0.15, -0.01, 0.02, 0.0],
-        "lead_above_null_low": [-0.15, -0.3, -0.22, 0.0],
-        "lead_above_null_high": [-0.05, -0.21, -0.18, 0.0],
-    })  # fmt: skip
-    sentence = interp.conclusion(table)
-    first, second = sentence.split("; ")
-    assert "correlation of 0.500" in first and "0.200 is more than permuted" in second
-    assert "more than hidden dimensions, less than principal components, level with ind" in first
-    assert "less than hidden dimensions, principal components and independent comp" in second
+def test_what_is_cut_keeps_the_strongest_entries_of_each_position():
+    rng = np.random.default_rng(0)
+    x = {g: rng.normal(size=(50, 8)) * np.arange(1, 9) + 3 for g in ("sae", "test")}
+    found = interp.cut(x, k=3)
+    z = (x["test"] - x["sae"].mean(axis=0)) / x["sae"].std(axis=0)
+    assert ((found["test"] != 0).sum(axis=1) == 3).all()
+    for row, kept in zip(z, found["test"], strict=True):
+        strongest = np.sort(np.argsort(-np.abs(row))[:3])
+        np.testing.assert_array_equal(np.flatnonzero(kept), strongest)
+        np.testing.assert_allclose(kept[strongest], row[strongest], rtol=1e-5)
+
+
+def test_svd_vectors_know_who_took_what_and_no_order():
+    sequences = [np.array([1, 2, 3]), np.array([2, 1, 3]), np.array([4, 5]), np.array([5, 4, 3])]
+    found = interp.svd_vectors(sequences, n_items=6, d=3)
+    taken = np.zeros((4, 7))
+    for row, items in zip(taken, sequences, strict=True):
+        row[items] = 1
+    gram = found @ found.T
+    u, s, v = np.linalg.svd(taken)
+    np.testing.assert_allclose(gram, (v[:3].T * s[:3] ** 2) @ v[:3], atol=1e-4)
+    np.testing.assert_allclose(found[[0, 6]], 0, atol=1e-6)
+    again = interp.svd_vectors([np.sort(items) for items in sequences], n_items=6, d=3)
+    np.testing.assert_allclose(again @ again.T, gram, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Mass, selectivity, coherence, splitting: by brute force, and on features that are known."""
+"""Mass, selectivity, coherence: by brute force, and on features that are known."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -191,70 +191,6 @@ def test_a_feature_that_is_silent_on_the_test_users_has_no_values(dataset, posit
     assert table[["entropy", "divergence", "selectivity", "co_consumption"]].isna().all().all()
 
 
-def nested() -> tuple[dict, dict, data.Dataset]:
-    """120 positions of four items: parent only, both, child only, neither; three features."""
-    names = ["Parent", "Child", "Other"]
-    rows = ["Parent", "Parent|Child", "Child", "Other"]
-    items = pd.DataFrame(
-        {"item": range(1, 5), "attributes": rows, "title": rows, "popularity": 5, "year": 1990}
-    )
-    dataset = data.Dataset(pd.DataFrame(), items, pd.DataFrame(), pd.DataFrame(), {})
-    matrix = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]], dtype=float)
-    vars(dataset).update(attributes=names, attribute_matrix=matrix)
-    item = np.repeat([1, 2, 3, 4], [60, 30, 5, 25])
-    values = np.zeros((120, 3))
-    values[:50, 0] = 1  # the parent's, on 50 of the 60 that are parent only
-    values[60:66, 0] = 1  # and on 6 of the 30 that are both
-    values[64:95, 1] = 1  # the child's, on 26 of these 30 and on the child alone
-    values[100:, 2] = 1
-    positions = {g: Positions(item, item, matrix[item]) for g in ("sae", "test")}
-    return {g: sparse.csr_array(values) for g in positions}, positions, dataset
-
-
-def test_family_is_the_pair_of_which_one_lies_in_the_other():
-    _, positions, dataset = nested()
-    inside = positions["sae"].attributes.copy()
-    inside[:70, 2] = inside[90:, 2] = (
-        1  # Other shares more positions with Parent, but a smaller part
-    )
-    other = replace(positions["sae"], attributes=inside)
-    assert interp.family(other, dataset.attributes) == ("Parent", "Child")
-    assert interp.family(positions["sae"], dataset.attributes) == ("Parent", "Child")
-    with pytest.raises(ValueError, match="at least 90% of the positions"):
-        interp.family(positions["sae"], dataset.attributes, min_share=0.9)
-
-
-def test_splitting_counts_who_covers_what():
-    codes, positions, dataset = nested()
-    table = interp.splitting(codes, positions, dataset, "Parent", "Child", n=2)
-    rows = table.set_index(["role", "rank"])
-    parent, second = rows.loc[("parent", 1)], rows.loc[("parent", 2)]
-    assert parent["feature"] == 0 and second["feature"] == 1
-    assert parent["recall_parent_only"] == pytest.approx(50 / 60)
-    assert parent["precision_parent_only"] == pytest.approx(50 / 56)
-    assert parent["recall_both"] == pytest.approx(6 / 30)
-    assert parent["precision_both"] == pytest.approx(6 / 56)
-    assert parent["covered"] == pytest.approx(56 / 90)
-    assert second["covered"] == pytest.approx((50 + 30) / 90)
-    child = rows.loc[("child", 1)]
-    assert child["feature"] == 1 and child["covered"] == pytest.approx(31 / 35)
-    has_child = positions["sae"].attributes[:, 1]
-    fires = codes["sae"].toarray()[:, 1]
-    assert child["correlation"] == pytest.approx(np.corrcoef(fires, has_child)[0, 1])
-    with pytest.raises(ValueError, match="'Childe' is unknown; nearest: 'Child'"):
-        interp.splitting(codes, positions, dataset, "Parent", "Childe")
-
-
-def test_absorption_is_silence_where_the_child_fires():
-    codes, positions, dataset = nested()
-    found = interp.absorption(codes, positions, dataset, "Parent", "Child")
-    assert (found["parent_feature"], found["child_feature"]) == (0, 1)
-    assert found["silent_parent_only"] == pytest.approx(10 / 60)
-    assert found["silent_both"] == pytest.approx(24 / 30)
-    assert found["absorbed"] == pytest.approx(24 / 30)
-    assert found["absorbed_chance"] == pytest.approx(24 / 30 * 26 / 30)
-
-
 @pytest.fixture
 def screen(monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
@@ -273,16 +209,6 @@ def test_figures_draw_what_the_tables_hold(screen, dataset, positions):
     ]  # fmt: skip
     crosses = figure.axes[0].lines[-1].get_xdata()
     assert np.allclose(crosses, table["selectivity_null"].median())
-    figure.draw_without_rendering()
-
-    codes, positions, dataset = nested()
-    rows = interp.splitting(codes, positions, dataset, "Parent", "Child", n=2)
-    tables = [rows.assign(dictionary=name) for name in ("a", "b", "c", "d")]
-    figure = plots.splitting(pd.concat(tables), "Parent", "Child")
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["a", "b", "c", "d"]
-    orange, blue = figure.axes[0].lines
-    assert np.allclose(orange.get_xdata(), rows["recall_parent_only"])
-    assert np.allclose(blue.get_xdata(), rows["recall_both"])
     figure.draw_without_rendering()
 
 

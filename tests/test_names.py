@@ -192,10 +192,29 @@ def test_accuracy_counts_pairs_one_by_one():
     assert naming._accuracy(fit, mean, first, second) == pytest.approx([(1 + 0 + 0.5) / 3])
 
 
+def test_both_items_of_a_pair_are_equally_popular(codes, items, dataset, left_out):
+    popularity = np.r_[0, dataset.items["popularity"]]
+    mean = naming.mean_by_item(naming.item_sums(codes["test"], items["test"], dataset.n_items))
+    pool = left_out & ~np.isnan(mean).all(axis=1)
+    first, second = naming._pairs(mean, left_out, popularity, np.random.default_rng(0))
+    rank = np.zeros(len(pool))
+    rank[np.flatnonzero(pool)[np.argsort(popularity[pool], kind="stable")]] = range(pool.sum())
+    tested = first[:, 0] > 0
+    assert pool[first[tested]].all() and pool[second[tested]].all()
+    assert (first[tested] != second[tested]).all()
+    apart = np.abs(popularity[first[tested]] - popularity[second[tested]])
+    assert apart.mean() < np.abs(popularity[pool][:, None] - popularity[pool]).mean() / 3
+
+
 def test_names_predict_and_shuffled_names_do_not(codes, items, dataset, left_out, labels):
-    table = naming.predict_pairs(
+    table, drawn = naming.predict_pairs(
         labels.reset_index(), codes["test"], items["test"], dataset, left_out, seed=1
-    ).set_index("kind")
+    )
+    table = table.set_index("kind")
+    assert drawn.mean() == pytest.approx(table["accuracy"]["all"], abs=0.02)
+    assert table["coverage"].tolist() == [n / len(labels) for n in table["features"]]
+    of_all = table.loc["all"]
+    assert of_all["told"] == pytest.approx(of_all["accuracy"] * of_all["coverage"])
     assert table.index.tolist() == ["all", "attribute", "decade", "item", "popularity"]
     assert table["features"].tolist() == [4, 2, 1, 1, 1]  # one is silent on the test users
     assert table["accuracy"]["decade"] == pytest.approx(1, abs=0.08)
@@ -205,7 +224,7 @@ def test_names_predict_and_shuffled_names_do_not(codes, items, dataset, left_out
     wrong = labels.reset_index()
     said = [name for name in wrong if name.startswith("label")]
     wrong.loc[[0, 2], said] = wrong.loc[[2, 0], said].to_numpy()
-    worse = naming.predict_pairs(wrong, codes["test"], items["test"], dataset, left_out)
+    worse, _ = naming.predict_pairs(wrong, codes["test"], items["test"], dataset, left_out)
     assert worse["accuracy"][0] < 0.75
 
 
@@ -216,7 +235,7 @@ def test_the_test_looks_at_left_out_items_and_test_users_only(
     values[~left_out[items["test"]]] = values[~left_out[items["test"]]].max() - 1
     values[:, 4] = codes["test"].toarray()[:, 4]
     before, after = (
-        naming.predict_pairs(labels.reset_index(), x, items["test"], dataset, left_out)
+        naming.predict_pairs(labels.reset_index(), x, items["test"], dataset, left_out)[0]
         for x in (codes["test"], values)
     )
     pd.testing.assert_frame_equal(before, after)

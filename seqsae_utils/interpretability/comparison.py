@@ -151,7 +151,7 @@ def cut(codes: dict[str, NDArray], k: int) -> dict[str, NDArray]:
     [[1.22, 0.0], [-1.22, 0.0], [0.0, -1.33]]
     """
     mean, spread = codes["sae"].mean(axis=0), codes["sae"].std(axis=0)
-    found = {}
+    k, found = min(k, len(mean)), {}
     for group, x in codes.items():
         z = ((x - mean) / spread).astype(np.float32)
         edge = -np.partition(-np.abs(z), k - 1, axis=1)[:, [k - 1]]
@@ -167,12 +167,14 @@ def untrained_directions(
     From normalised states [n_positions, d_in]: the centres of k-means, seen from the mean; random
     ones (None: as an SAE begins); and random ones with the covariance of the states.
     """
-    seed = int(rng.integers(2**31))
-    centres = MiniBatchKMeans(n, random_state=seed, n_init=1, batch_size=4096, max_iter=20)
+    seed, shape = int(rng.integers(2**31)), (n, states.shape[1])
+    some = states[:: max(1, len(states) // (100 * n))]
+    kmeans = MiniBatchKMeans(
+        min(n, len(some)), random_state=seed, n_init=1, batch_size=4096, max_iter=20
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different states than centres
-        centres = centres.fit(states[:: max(1, len(states) // (100 * n))]).cluster_centers_
-    shape = n, states.shape[1]
+        centres = np.resize(kmeans.fit(some).cluster_centers_, shape)
     spread = np.linalg.cholesky(np.cov(states.T) + 1e-6 * np.eye(states.shape[1]))
     return {
         "kmeans": centres - states.mean(axis=0),
