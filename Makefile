@@ -2,6 +2,8 @@
 PYTHON  ?= python3.11
 PROFILE ?= ml-100k
 PARAMS  ?=
+SEEDS   ?= 5
+JOBS    ?= 2
 
 PY  := .venv/bin/python
 RUN := $(PY) -m seqsae_utils.run
@@ -11,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PYTHONHASHSEED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env data paper atlas desk notebooks lab test interop bench bench-recommender bench-sae bench-scores bench-control lint clean
+.PHONY: help env data paper seeds atlas desk notebooks lab test interop bench bench-recommender bench-sae bench-scores bench-control lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=python3.11]'
@@ -34,6 +36,9 @@ data: .venv/.done  ## fetch and check the dataset of PROFILE
 
 paper: .venv/.done  ## run the notebooks that changed, write figures/PROFILE/
 	@$(RUN) paper --profile '$(PROFILE)' $(PARAMS)
+
+seeds: .venv/.done  ## train the whole chain anew for SEEDS=5 seeds, JOBS=2 at a time, write trainings.csv and claims.csv
+	@$(RUN) seeds --profile '$(PROFILE)' -n '$(SEEDS)' --jobs '$(JOBS)' $(PARAMS)
 
 atlas: .venv/.done  ## write artifacts/PROFILE/atlas.html, a page for each feature
 	@$(RUN) atlas --profile '$(PROFILE)' $(PARAMS)

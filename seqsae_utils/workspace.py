@@ -70,17 +70,22 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is complete or not there: to a temporary name first, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    fsync(temporary)
+    temporary.replace(path)
+
+
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON that is complete or not there: to a temporary name first, then renamed.
+    """Write JSON that is complete or not there, see `write_text`.
 
     Floats keep six significant digits, so that two runs compare byte for byte and readers
     are not offered digits that mean nothing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-    fsync(temporary)
-    temporary.replace(path)
+    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def _plain(value):
@@ -103,9 +108,14 @@ def name_nearest(word: str, known: list[str]) -> str:
 
     >>> name_nearest("Westerns", ["Comedy", "Western"])
     "nearest: 'Western'; all of them: Comedy, Western"
+    >>> name_nearest("Western", [])
+    'there is none to choose from'
     """
-    (nearest,) = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-    return f"nearest: {nearest!r}; all of them: {', '.join(known)}"
+    if not known:
+        return "there is none to choose from"
+    by_lower = {str(name).lower(): str(name) for name in known}
+    (nearest,) = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.0)
+    return f"nearest: {by_lower[nearest]!r}; all of them: {', '.join(map(str, known))}"
 
 
 def seed_everything(seed: int) -> None:
@@ -272,6 +282,7 @@ class Workspace:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f"{stage}.tmp")
         pd.DataFrame(draws or {}).to_parquet(temporary)
+        fsync(temporary)
         temporary.replace(file)
         path = self.artifacts / "metrics.json"
         metrics = json.loads(path.read_text()) if path.is_file() else {}

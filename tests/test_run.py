@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,12 +10,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from seqsae_utils import run, workspace
-from seqsae_utils.run import changes, parameters
-from seqsae_utils.run.clean import normalise
+from seqsae_utils.run import changes, parameters, trainings
+from seqsae_utils.run.clean import normalise, with_outputs
 
 NAMES = ["01_data", "02_recommender", "03_activations"]
 #: What notebooks need of the real `Workspace`, without waiting for torch in every kernel.
@@ -26,7 +28,7 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 def hand_on(profile, stage, text, reads=()):
-    """Write a stage, a figure and a number, and note that the notebook ran."""
+    """Write a stage, a figure, a number and its draws, and note that the notebook ran."""
     root = Path(os.environ["SEQSAE_WORKSPACE"])
     artifacts, figures = root / "artifacts" / profile, root / "figures" / profile
     folder = artifacts / stage
@@ -34,6 +36,8 @@ def hand_on(profile, stage, text, reads=()):
     figures.mkdir(parents=True, exist_ok=True)
     (folder / "content.txt").write_text(text)
     (figures / f"{stage}.csv").write_text(text)
+    (artifacts / "draws").mkdir(exist_ok=True)
+    (artifacts / "draws" / f"{stage}.parquet").write_text(text)
     manifest = dict(stage=stage, profile=profile, label="Toy", parameters={}, seed=0, version="1")
     manifest["reads"] = {name: sha256(artifacts / name / "manifest.json") for name in reads}
     manifest["files"] = {"content.txt": sha256(folder / "content.txt")}
@@ -53,7 +57,8 @@ BODY = {
 PARAMETERS = {
     "01_data": "size: int = 3  # how many",
     "02_recommender": "rate: float = 0.1  # of learning\nname: str | None = None  # of nobody",
-    "03_activations": "site: str = 'last'  # where",
+    "03_activations": "site: str = 'last'  # where\nseed: int = 0  # of all\n"
+    "n_jobs: int = 2  # at once",
 }
 
 
@@ -155,7 +160,7 @@ def test_results_are_gathered_without_times(built):
     "path, old, new, expected",
     [
         ("notebooks/03_activations.ipynb", "'states'", "'other'", ["activations"]),
-        ("notebooks/02_recommender.ipynb", "# A notebook", "# Better", ["recommender"]),
+        ("notebooks/02_recommender.ipynb", "# A notebook", "# Better", []),
         # Another output of the first stage: the others follow.
         ("notebooks/01_data.ipynb", "str(size)", "str(2 * size)", ALL),
         ("notebooks/params/toy.yaml", "3", "4", ALL),
@@ -166,6 +171,7 @@ def test_results_are_gathered_without_times(built):
         ("seqsae_utils/workspace.py", "import hashlib", "# why\nimport hashlib", ALL),
         ("artifacts/toy/recommender/content.txt", "8", "7", ["recommender"]),
         ("figures/toy/recommender.csv", "8", "7", ["recommender"]),
+        ("artifacts/toy/draws/recommender.parquet", "8", "7", ["recommender"]),
         ("artifacts/toy/metrics.json", '{"length": 4}', '{"length": 5}', ["data"]),
     ],
 )
@@ -175,7 +181,10 @@ def test_a_change_reruns_what_depends_on_it_and_only_that(built, path, old, new,
     assert paper(built) == []
 
 
-@pytest.mark.parametrize("path", ["figures/toy/data.csv", "artifacts/toy/data", "runs/toy"])
+@pytest.mark.parametrize(
+    "path",
+    ["figures/toy/data.csv", "artifacts/toy/data", "artifacts/toy/draws/data.parquet", "runs/toy"],
+)
 def test_what_was_deleted_is_made_again(built, path):
     subprocess.run(["rm", "-r", built / path], check=True)
     assert paper(built) == (ALL if path == "runs/toy" else ["data"])
@@ -218,21 +227,49 @@ def test_the_profile_is_the_name_of_its_file(project):
         (["-p", "size", "2.5"], "parameter 'size' is 2.5"),
         (["-p", "size", "true"], "parameter 'size' is True"),
         (["-p", "name", "3"], "declare `name: str | None`"),
+        (["-p", "size", " "], "parameter 'size' is None"),
+        (["-p", "size", "[1"], "parameter 'size' is '[1': line 1, not YAML: "),
+        (["-p", "size", "\x00"], "parameter 'size' is '\\x00': not YAML: "),
+        (["-p", "size ", "1"], "no notebook has a parameter 'size '; did you mean 'size'? Known: "),
+        (["-p", "", ""], "no notebook has a parameter ''. Known: n_jobs, name, profile, rate, "),
+        (["-p", "qqqq", "1"], "no notebook has a parameter 'qqqq'. Known: "),
         (["--profile", "toi"], "no profile 'toi'; did you mean 'toy'? Known: tiny, toy"),
+        (["--profile", "a toy"], "no profile 'a toy'; did you mean 'toy'? Known: tiny, toy"),
+        (["--profile", "qqqq"], "no profile 'qqqq'. Known: tiny, toy"),
+        (["--profile", ""], "no profile ''. Known: tiny, toy"),
     ],
 )
 def test_a_wrong_parameter_or_profile_is_refused_before_anything_runs(
     project, arguments, message, capsys
 ):
-    assert run.main(["paper", "--profile", "toy", *arguments]) == 1
-    assert message in capsys.readouterr().err
+    for command in ("paper", "seeds"):
+        assert run.main([command, "--profile", "toy", *arguments]) == 1
+        shown = capsys.readouterr().err
+        assert message in shown and shown.count("\n") == 1
     assert not (project / "ran.txt").exists()
 
 
-def test_a_misspelt_key_of_a_profile_is_refused(project, capsys):
-    (project / "notebooks/params/toy.yaml").write_text("siz: 3\n")
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("siz: 3\n", "no notebook has a parameter 'siz'; did you mean 'size'?"),
+        ("1: 3\n", "no notebook has a parameter 1. Known: "),
+        ("size: 3\nrate: [1\n", "toy.yaml: line 3, not YAML: "),
+        ("size = 3\n", "toy.yaml: expected lines `key: value`, found 'size = 3'"),
+    ],
+)
+def test_a_wrong_line_of_a_profile_is_refused(project, text, message, capsys):
+    (project / "notebooks/params/toy.yaml").write_text(text)
     assert run.main(["paper", "--profile", "toy"]) == 1
-    assert "did you mean 'size'?" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1
+
+
+def test_outside_of_the_project_there_is_no_profile(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["paper", "--profile", "toy"]) == 1
+    shown = capsys.readouterr().err
+    assert "no profile 'toy': there is none here; start in the folder of the project\n" in shown
 
 
 def test_a_failed_notebook_is_not_taken_for_built(built, capsys):
@@ -258,7 +295,7 @@ def test_a_notebook_that_leaves_no_stage_has_failed(project, capsys):
     assert "01_data failed: StageError" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, "parent gone"])
 def test_an_interrupted_run_goes_on_at_the_same_notebook(project, kind):
     path, wait = project / "notebooks/02_recommender.ipynb", "open('on', 'w'), time.sleep(60), "
     replace(path, "hand_on(profile", f"import time; {wait}hand_on(profile")
@@ -273,13 +310,18 @@ def test_an_interrupted_run_goes_on_at_the_same_notebook(project, kind):
         changes.PACKAGE = Path({str(project / "seqsae_utils")!r})
         for stage in list(workspace.STAGES)[3:]:
             del workspace.STAGES[stage]
-        sys.argv = ["run", "paper", "--profile", "toy"]
+        sys.argv = ["run", "paper", "--profile", "toy", "--end-with-stdin"]
         runpy.run_module("seqsae_utils.run", run_name="__main__")"""
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", script], **pipes, text=True)
     until = time.monotonic() + 60
     while not (project / "notebooks/on").exists() and time.monotonic() < until:
         time.sleep(0.1)
-    process.send_signal(kind)
+    if kind == "parent gone":
+        process.stdin.close()  # as the system does
+        process.stdin = None
+    else:
+        process.send_signal(kind)
     shown = process.communicate(timeout=30)[1]
     assert process.returncode == (-kind if kind == signal.SIGKILL else 130)
     assert ("the next run goes on" in shown) == (kind != signal.SIGKILL)
@@ -289,7 +331,7 @@ def test_an_interrupted_run_goes_on_at_the_same_notebook(project, kind):
 
 
 def test_two_runs_of_one_profile_do_not_mix(project, capsys):
-    with run.locked(workspace.Workspace("toy")):
+    with run.locked(project / "runs/toy", "a test"):
         assert run.main(["paper", "--profile", "toy"]) == 1
         assert "profile toy is being run already" in capsys.readouterr().err
         assert run.main(["paper", "--profile", "tiny"]) == 0
@@ -306,6 +348,21 @@ def test_executed_notebooks_replace_the_committed_ones(project, monkeypatch, cap
     subprocess.run(["rm", "-r", project / "runs"], check=True)
     assert run.main(["notebooks"]) == 0
     assert [(project / f"notebooks/{name}.ipynb").read_bytes() for name in NAMES] == first
+    replace(project / "notebooks/02_recommender.ipynb", "# A notebook", "# A better text")
+    (project / "ran.txt").unlink()
+    assert run.main(["notebooks"]) == 0
+    assert "# A better text" in (project / "notebooks/02_recommender.ipynb").read_text()
+    assert not (project / "ran.txt").exists()
+
+    # Edited while the others ran: nothing is put back.
+    monkeypatch.setattr(run, "paper", lambda *_: None)
+    replace(project / "notebooks/01_data.ipynb", '"execution_count": 2', '"execution_count": 9')
+    replace(project / "notebooks/03_activations.ipynb", "'states'", "'other'")
+    before = [(project / f"notebooks/{name}.ipynb").read_bytes() for name in NAMES]
+    assert run.main(["notebooks"]) == 1
+    shown = capsys.readouterr().err
+    assert "03_activations: its code cells are not those of its executed copy; was it" in shown
+    assert [(project / f"notebooks/{name}.ipynb").read_bytes() for name in NAMES] == before
     book = nbformat.reads(first[0].decode(), as_version=4)
     assert [cell.execution_count for cell in book.cells[1:]] == [1, 2]
     assert [cell.id for cell in book.cells] == ["title", "parameters", "body"]
@@ -321,6 +378,24 @@ def test_a_changed_file_of_the_readers_own_is_noticed(project, monkeypatch):
     assert before == changes.fingerprint(ws, "data", {"dataset": "mine"})
     (folder / "interactions.csv").write_text("1,2,4\n")
     assert before != changes.fingerprint(ws, "data", {"dataset": "mine"})
+
+
+def test_how_many_run_at_once_is_no_reason_to_run_again(project):
+    ws = workspace.Workspace("toy")
+    one, two, other = ({"n_jobs": n, "k": k} for n, k in [(1, 8), (2, 8), (1, 9)])
+    found = [changes.fingerprint(ws, "data", given) for given in (one, two, other)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_tables_over_trainings_are_no_product_of_a_notebook(project):
+    folder = project / "figures/toy"
+    (folder / "tables").mkdir(parents=True)
+    for name in ("trainings.csv", "claims.csv", "metrics.json", "a.png", "tables/claims.csv"):
+        (folder / name).write_text("1")
+    found = {
+        path.relative_to(folder).as_posix() for path in run._figures(workspace.Workspace("toy"))
+    }
+    assert found == {"a.png", "tables/claims.csv"}
 
 
 @pytest.mark.parametrize(
@@ -406,3 +481,176 @@ def test_only_progress_bars_are_dropped_from_stderr(text, left):
     book = executed([new_output("stream", name="stderr", text=text)], "")
     shown = [output.text for output in normalise(book).cells[0].outputs]
     assert shown == [left] * (left is not None)
+
+
+def test_outputs_are_put_beside_texts_that_have_been_edited_since():
+    book = executed([new_output("stream", name="stdout", text="old\n")], "then")
+    book.cells.insert(0, new_markdown_cell("new text", id="t"))
+    copy = executed([new_output("stream", name="stdout", text="new\n")], "now")
+    injected = new_code_cell("n_jobs = 1", metadata={"tags": ["injected-parameters"]})
+    copy.cells.insert(0, injected)
+    found = with_outputs(book, copy)
+    assert [cell.id for cell in found.cells] == ["t", "a", "b"]
+    assert found.cells[0].source == "new text"
+    assert found.cells[1].outputs[0].text == "new\n" and found.cells[1].execution_count == 1
+    copy.cells[1].source = "2"
+    with pytest.raises(ValueError, match="its code cells are not those of its executed copy"):
+        with_outputs(book, copy)
+
+
+#: In the place of `seqsae_utils.run` in the processes that `seeds` starts: a chain in no time.
+FAKE_CHAIN = """
+import json, os, sys
+from pathlib import Path
+root, words = Path(os.environ["SEQSAE_WORKSPACE"]), sys.argv[1:]
+given = {words[i + 1]: words[i + 2] for i, word in enumerate(words) if word == "-p"}
+seed = int(given.get("seed", 0))
+folder = root / "artifacts/toy"
+folder.mkdir(parents=True, exist_ok=True)
+print(f"[1/3] 01_data  not run yet\\n{'':26}2 s\\n\\nmore", flush=True)
+print("a warning", file=sys.stderr)
+if Path(f"fail {seed}").exists():
+    sys.exit("error: no luck")
+asked = {"words": words, "environment": {name: os.environ.get(name) for name in
+         ("TQDM_DISABLE", "SEQSAE_DATA_DIR", "SEQSAE_THREADS", "OMP_WAIT_POLICY")}}
+(root / "asked.json").write_text(json.dumps(asked))
+numbers = {"data": {"users": 943, "ok": True, "none": None, "nan": float("nan"), "list": [1.5]},
+           "sae": {"l0": 8.0 + seed, "first, second": {"max": 1.23457e-9}}}
+(folder / "metrics.json").write_text(json.dumps(numbers))
+"""
+
+
+@pytest.fixture
+def chains(project, monkeypatch) -> Path:
+    """The project with a fake chain, data that are fetched by naming them, and claims noted."""
+    (project / "seqsae_utils/run.py").write_text(FAKE_CHAIN)
+    replace(
+        project / "notebooks/01_data.ipynb", "size: int = 3", "dataset: str = 'x'\\nsize: int = 3"
+    )
+    monkeypatch.setattr(trainings, "load_raw", lambda name: print(f"fetched {name}"))
+    monkeypatch.setattr(trainings, "write_claims", lambda *given: print("claims of", *given))
+    return project
+
+
+def asked(root: Path) -> dict:
+    return json.loads((root / "asked.json").read_text())
+
+
+def test_trainings_give_one_tidy_table(chains, capsys, monkeypatch):
+    monkeypatch.setenv("SEQSAE_THREADS", "2")
+    monkeypatch.setenv("SEQSAE_DATA_DIR", "own data")
+    assert run.main(["seeds", "--profile", "toy", "-n", "3", "-p", "rate", "1e-3"]) == 0
+    file, folder = chains / "figures/toy/trainings.csv", chains / "runs/toy/trainings"
+    own = ["{},data,users,943", "{},sae,l0,{}.0", '{},sae,"first, second.max",1.23457e-09']
+    rows = [line.format(seed, seed + 8) for seed in range(3) for line in own]
+    assert file.read_text().splitlines() == ["seed,stage,name,value", *rows]
+    assert pd.read_csv(file)["value"].dtype == float
+
+    first = ["paper", "--profile", "toy", "--end-with-stdin"]
+    first += ["-p", "rate", "1e-3", "-p", "n_jobs", "1"]
+    assert asked(chains)["words"] == first
+    assert asked(folder / "2")["words"] == [*first, "-p", "seed", "2"]
+    assert asked(folder / "2")["environment"] == {
+        "TQDM_DISABLE": "1",
+        "SEQSAE_DATA_DIR": str(chains / "own data"),
+        "SEQSAE_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    assert not (folder / "0/artifacts").exists()
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "fetched x"
+    assert {line for line in shown if line.startswith("seed 1")} == {
+        "seed 1 | [1/3] 01_data  not run yet",
+        f"seed 1 | {'':26}2 s",
+    }
+    assert [line for line in shown if "done" in line] == [
+        f"{i} of 3 trainings done" for i in (1, 2, 3)
+    ]
+    assert "figures/toy/trainings.csv: 9 numbers of 3 trainings" in shown
+    (line,) = (line for line in shown if "active features (L0)" in line)
+    assert line.split()[-4:] == ["9", "1", "8", "10"]  # mean, sd, min, max
+    roots = {0: chains, 1: folder / "1", 2: folder / "2"}
+    assert f"claims of {roots} toy" in shown
+    for seed in range(3):
+        log = (folder / f"{seed}/log.txt").read_text()
+        assert "\nmore\n" in log and "a warning" in log
+
+
+def test_after_a_training_that_fails_the_others_go_on(chains, capsys):
+    (chains / "fail 1").touch()
+    assert run.main(["seeds", "--profile", "toy", "-n", "3", "--jobs", "1"]) == 1
+    shown = capsys.readouterr()
+    log = "runs/toy/trainings/1/log.txt"
+    assert shown.err == f"error: 1 of 3 trainings failed: seed 1 (see {log})\n"
+    assert "seed 1 | error: no luck" in shown.out and "2 of 3 trainings done" in shown.out
+    assert (chains / log).read_text().endswith("error: no luck\n")
+    assert asked(chains / "runs/toy/trainings/2")["words"][-2:] == ["seed", "2"]
+    assert "n_jobs" not in asked(chains)["words"]  # one at a time has all cores
+    assert not (chains / "figures/toy/trainings.csv").exists() and "claims" not in shown.out
+
+    (chains / "fail 1").unlink()
+    assert run.main(["seeds", "--profile", "toy", "-n", "3"]) == 0
+    assert (chains / "figures/toy/trainings.csv").is_file()
+
+
+def test_no_seed_is_trained_twice(chains):
+    (chains / "notebooks/params/toy.yaml").write_text("seed: 1\n")
+    found = trainings.places("toy", parameters.resolve("toy", {}), 3)
+    folder = chains / "runs/toy/trainings"
+    assert list(found.items()) == [(1, chains), (0, folder / "0"), (2, folder / "2")]
+
+
+def test_seeds_waits_for_nobody_and_asks_for_one_at_least(chains, capsys):
+    assert run.main(["seeds", "--profile", "toy", "-n", "0"]) == 1
+    assert "error: 0 trainings: at least one is needed" in capsys.readouterr().err
+    with run.locked(chains / "runs/toy/trainings", "a test"):
+        assert run.main(["seeds", "--profile", "toy"]) == 1
+    assert "`seeds` of profile toy is being run already; wait" in capsys.readouterr().err
+    assert not list(chains.rglob("asked.json"))
+    with pytest.raises(SystemExit):
+        run.main(["paper", "--profile", "toy", "-n", "3"])
+    assert "-n and --jobs belong to the command seeds" in capsys.readouterr().err
+
+
+def test_a_training_can_be_sent_to_another_machine(chains, tmp_path):
+    """What joblib sends: a function of a module and plain values, which start from any folder."""
+    log = tmp_path / "a log" / "log.txt"
+    command = trainings._command("toy", {"seed": 4, "name": None})
+    given = (4, command, trainings._environment(tmp_path / "out"), chains, log)
+    function, given = pickle.loads(pickle.dumps((trainings.train, given)))
+    os.chdir(tmp_path)
+    assert function(*given) == (4, 0)
+    assert asked(tmp_path / "out")["words"][-6:] == ["-p", "seed", "4", "-p", "name", "null"]
+    assert "01_data" in log.read_text()
+
+
+def test_a_training_ends_with_the_process_that_started_it(tmp_path):
+    chain = "import sys; open('on', 'w'); sys.stdin.read(); open('ended', 'w')"
+    script = f"""if True:
+        import sys
+        sys.path[:0] = [{str(Path(run.__file__).parents[2])!r}]
+        from pathlib import Path
+        from seqsae_utils.run import trainings
+        here = Path({str(tmp_path)!r})
+        trainings.train(1, ["-c", {chain!r}], {{}}, here, here / "log.txt")"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+
+    def seen(name: str, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while not (tmp_path / name).exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        return (tmp_path / name).exists()
+
+    assert seen("on", 60) and not seen("ended", 1)
+    process.kill()
+    process.wait()
+    assert seen("ended", 10)
+
+
+def test_kernels_get_full_paths(project, monkeypatch):
+    monkeypatch.setenv("SEQSAE_WORKSPACE", "out")
+    monkeypatch.setenv("SEQSAE_DATA_DIR", "../data")
+    monkeypatch.setattr(run, "data", lambda *_: None)
+    assert run.main(["data", "--profile", "toy"]) == 0
+    assert os.environ["SEQSAE_WORKSPACE"] == str(project / "out")
+    assert Path(os.environ["SEQSAE_DATA_DIR"]).resolve() == project.parent / "data"

@@ -130,6 +130,29 @@ def test_records_are_merged_in_the_order_of_the_stages(ws):
     assert list(metrics.items()) == [("data", {"users": 3}), ("sae", shown)]
 
 
+@pytest.mark.parametrize(
+    "word, known, expected",
+    [
+        ("bert", ["SASRec", "BERT4Rec"], "nearest: 'BERT4Rec'; all of them: SASRec, BERT4Rec"),
+        ("", ["mlp"], "nearest: 'mlp'; all of them: mlp"),
+        ("qqq", ["mlp"], "nearest: 'mlp'; all of them: mlp"),
+        (3, ["mlp", 30], "nearest: '30'; all of them: mlp, 30"),
+        ("mlp", [], "there is none to choose from"),
+    ],
+)
+def test_the_nearest_name_of_any_list(word, known, expected):
+    assert workspace.name_nearest(word, known) == expected
+
+
+def test_draws_are_kept_beside_the_numbers(ws):
+    ws.record("sae", {"l0": 8}, {"l0": np.arange(3.0)})
+    found = workspace.pd.read_parquet(ws.artifacts / "draws" / "sae.parquet")
+    assert found.to_dict("list") == {"l0": [0.0, 1.0, 2.0]}
+    ws.record("sae", {"l0": 8})
+    assert workspace.pd.read_parquet(ws.artifacts / "draws" / "sae.parquet").empty
+    assert [path.name for path in (ws.artifacts / "draws").iterdir()] == ["sae.parquet"]
+
+
 def test_json_keeps_six_digits_and_no_half_written_file(tmp_path):
     path = tmp_path / "numbers.json"
     workspace.write_json(path, {"a": 1 / 3, "b": [1e-9 / 7, 12345678], "c": np.array([0.5])})

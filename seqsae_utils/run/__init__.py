@@ -1,17 +1,18 @@
 """Execute the notebooks of a profile in order, each only when something it depends on changed.
 
 ``python -m seqsae_utils.run paper --profile ml-100k -p k 16`` is what ``make paper`` calls.
-What a notebook depends on is compared by content, never by time, which git changes: its cells,
-parameters, modules, the pins, and the stages that it reads.
+What a notebook depends on is compared by content, never by time, which git changes: its code
+cells, parameters, modules, the pins, and the stages that it reads.
+``python -m seqsae_utils.run seeds`` trains the chain with several seeds, see `trainings`.
 """
 
 import argparse
-import json
 import os
 import resource
+import signal
 import sys
+import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -20,37 +21,31 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..data import load_raw
 from ..interpretability import atlas as pages
-from ..workspace import STAGES, StageError, Workspace, output_root, project, sha256, write_json
+from ..workspace import (
+    STAGES,
+    StageError,
+    Workspace,
+    output_root,
+    project,
+    sha256,
+    write_json,
+    write_text,
+)
 from .changes import fingerprint, metrics, outdated
-from .clean import normalise
+from .clean import normalise, with_outputs
+from .lock import locked
 from .parameters import RunError, declared, notebook, resolve
+from .results import gather
+from .trainings import KERNEL, seeds
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: two runs at a time are then the user's care
-    fcntl = None
-
-#: What the kernels run with: our own Python, threads that sleep when idle, one order of sets.
-KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
+#: What lies beside the figures and is the runner's own.
+NOT_BY_A_NOTEBOOK = {"metrics.json", "manifest.json", "timings.json", "trainings.csv", "claims.csv"}
 #: What the desk's page tells the browser: ask this server, and no other (Voila names a CDN).
 OWN_SERVER_ONLY = {
     "headers": {
         "Content-Security-Policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
         "connect-src 'self' ws:"
     }
-}
-#: The numbers shown at the end; each is left out where no notebook recorded it.
-HEADLINES = {
-    "NDCG@10 of the recommender": "recommender.ndcg@10",
-    "NDCG@10 of popularity": "recommender.popularity.ndcg@10",
-    "explained variance of the SAE": "sae.explained_variance",
-    "active features (L0)": "sae.l0",
-    "NDCG recovered by the SAE": "sae.ndcg_recovered",
-    "correlation with attributes, neurons": "interpretability.neurons.max_correlation",
-    "correlation with attributes, SAE": "interpretability.sae.max_correlation",
-    "largest logit change of the zero edit": "control.zero_edit.max_logit_change",
-    "share of a steered attribute before": "control.sae.mean.share_at_0",
-    "share of it with its feature turned up": "control.sae.mean.share_at_strong",
 }
 
 
@@ -94,6 +89,8 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
     nbformat.write(normalise(nbformat.read(partial, as_version=4)), partial)
     partial.replace(final)
     written = [path for path, state in _figures(workspace).items() if before.get(path) != state]
+    draws = workspace.artifacts / "draws" / f"{stage}.parquet"
+    written += [draws] * draws.is_file()
     # What it read is known only now that its manifest says so; the rest may have been edited since.
     now = fingerprint(workspace, stage, parameters)
     depends |= {key: value for key, value in now.items() if key.startswith("stage ")}
@@ -110,7 +107,7 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
 
 def _figures(workspace: Workspace) -> dict[Path, tuple]:
     """Figures and tables with their state on the disk, which any writing changes."""
-    own = {workspace.figures / f"{name}.json" for name in ("metrics", "manifest", "timings")}
+    own = {workspace.figures / name for name in NOT_BY_A_NOTEBOOK}
     files = [path for path in sorted(workspace.figures.rglob("*")) if path.is_file()]
     return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in files if p not in own}
 
@@ -125,7 +122,7 @@ def paper(profile: str, overrides: dict) -> None:
     """Bring all notebooks of a profile up to date and gather their results in ``figures/``."""
     workspace = Workspace(profile)
     parameters = resolve(profile, overrides)
-    with locked(workspace):
+    with locked(workspace.runs, f"profile {profile}"):
         for number, (stage, name) in enumerate(STAGES.items(), start=1):
             why = outdated(workspace, stage, parameters[name])
             print(f"[{number}/{len(STAGES)}] {name:<20}{why or 'up to date'}", flush=True)
@@ -135,7 +132,10 @@ def paper(profile: str, overrides: dict) -> None:
 
 
 def notebooks() -> None:
-    """Execute the notebooks with the profile ml-100k and copy them back, to be committed."""
+    """Execute the notebooks with the profile ml-100k and copy their outputs back.
+
+    The text cells stay as they are now: they may have been edited since the execution.
+    """
     for name, parameters in resolve("ml-100k", {}).items():
         for key, (_, default) in declared(notebook(name)).items():
             if parameters[key] != default:
@@ -144,10 +144,15 @@ def notebooks() -> None:
                     "a notebook's defaults are that profile"
                 )
     paper("ml-100k", {})
+    books, runs = {}, Workspace("ml-100k").runs
     for name in STAGES.values():
-        temporary = notebook(name).with_suffix(".tmp")
-        temporary.write_bytes((Workspace("ml-100k").runs / f"{name}.ipynb").read_bytes())
-        temporary.replace(notebook(name))
+        paths = (notebook(name), runs / f"{name}.ipynb")
+        try:
+            books[name] = with_outputs(*(nbformat.read(path, as_version=4) for path in paths))
+        except ValueError as error:
+            raise RunError(f"{name}: {error}; was it edited just now? Start again") from None
+    for name, book in books.items():
+        write_text(notebook(name), nbformat.writes(book) + "\n")
 
 
 def data(profile: str, overrides: dict) -> None:
@@ -181,78 +186,51 @@ def desk(profile: str, overrides: dict) -> None:
     Voila.launch_instance([page, "--Voila.ip=127.0.0.1"], tornado_settings=OWN_SERVER_ONLY)
 
 
-@contextmanager
-def locked(workspace: Workspace):
-    """Keep a second run of the same profile out while the first one writes."""
-    workspace.runs.mkdir(parents=True, exist_ok=True)
-    with open(workspace.runs / ".lock", "w") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"profile {workspace.profile} is being run already; wait") from None
-        yield
-
-
-def gather(workspace: Workspace) -> None:
-    """Write and show the results of a profile: its metrics, manifest and timings."""
-    records = [json.loads((workspace.runs / f"{n}.json").read_text()) for n in STAGES.values()]
-    manifests = {stage: workspace.manifest(stage) for stage in STAGES}
-    files = {name: digest for record in records for name, digest in record["files"].items()}
-    inside = workspace.figures.relative_to(output_root()).as_posix() + "/"
-    figures = {n.removeprefix(inside): files[n] for n in sorted(files) if n.startswith(inside)}
-    first = manifests["data"]
-    summary = {"label": first["label"], "profile": workspace.profile, "seed": first["seed"]}
-    summary |= {"version": first["version"], "files": figures}
-    summary["parameters"] = {stage: found["parameters"] for stage, found in manifests.items()}
-    seconds = {name: r["seconds"] for name, r in zip(STAGES.values(), records, strict=True)}
-    memory = max(record["memory_mb"] for record in records)
-    write_json(workspace.figures / "metrics.json", metrics(workspace))
-    write_json(workspace.figures / "manifest.json", summary)
-    write_json(workspace.figures / "timings.json", {"seconds": seconds, "memory_mb": memory})
-
-    print(f"\n{workspace.label} in {sum(seconds.values()):.0f} s, {memory:,} MB at most")
-    print("Figures, each as PDF too and with its table in tables/:")
-    for name in figures:
-        if "/" not in name and not name.endswith(".pdf"):
-            print("  " + os.path.relpath(workspace.figures / name))
-    print()
-    numbers = _flat(metrics(workspace))
-    for title, key in HEADLINES.items():
-        if numbers.get(key) is not None:
-            low, high = numbers.get(f"{key}_low"), numbers.get(f"{key}_high")
-            interval = f"  [{low:.3f}, {high:.3f}]" if None not in (low, high) else ""
-            print(f"  {title:<40}{numbers[key]:>8.4g}{interval}")
-
-
-def _flat(numbers: dict, prefix: str = "") -> dict:
-    """Nested numbers under dotted names."""
-    flat = {}
-    for key, value in numbers.items():
-        name = prefix + key
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 1 for an error, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m seqsae_utils.run", description=__doc__)
-    parser.add_argument("command", choices=["paper", "notebooks", "data", "atlas", "desk"])
+    commands = ["paper", "notebooks", "data", "atlas", "desk", "seeds"]
+    parser.add_argument("command", choices=commands)
     parser.add_argument("--profile", default="ml-100k", help="a file of notebooks/params")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
+    parser.add_argument("-n", type=int, help="seeds: how many trainings (default 5)")
+    parser.add_argument("--jobs", type=int, help="seeds: how many side by side (default 2)")
+    parser.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.command != "seeds" and (options.n, options.jobs) != (None, None):
+        parser.error("-n and --jobs belong to the command seeds")
+    for name in ("SEQSAE_WORKSPACE", "SEQSAE_DATA_DIR"):  # kernels start in another folder
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).absolute())
+    if options.end_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         overrides = dict(options.p)
         if options.command == "notebooks":
             if options.profile != "ml-100k" or overrides:
                 raise RunError("the committed notebooks are those of ml-100k with its own values")
             notebooks()
+        elif options.command == "seeds":
+            n, jobs = (5 if options.n is None else options.n), options.jobs
+            seeds(options.profile, overrides, n, 2 if jobs is None else jobs)
         else:
             globals()[options.command](options.profile, overrides)
     except KeyboardInterrupt:
-        print("\ninterrupted; the next run goes on with this notebook", file=sys.stderr)
+        print("\ninterrupted; the next run goes on from here", file=sys.stderr)
         return 130
     except (RunError, StageError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _end_with_stdin() -> None:
+    """End as after Ctrl-C when the process that holds the other end of standard input is gone.
+
+    So no chain of `seeds` trains on when its parent was killed.
+    """
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
+    os._exit(130)

@@ -56,16 +56,19 @@ def modules(code: str) -> dict[str, str]:
 def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str, str]:
     """Checksums of all that the outputs of one notebook depend on, by the name of the thing."""
     cells = nbformat.read(notebook(STAGES[stage]), as_version=4).cells
-    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    code = "\n".join(sources)
     earlier = list(STAGES)[: list(STAGES).index(stage)]
     read = {name for name in earlier if re.search(rf"""["']{name}["']""", code)}
     manifest = workspace.artifacts / stage / "manifest.json"
     if manifest.is_file():
         read |= json.loads(manifest.read_text())["reads"].keys()
     manifests = {name: workspace.artifacts / name / "manifest.json" for name in sorted(read)}
+    # How many models are trained side by side changes none of them: each has one process and seed.
+    counted = {key: value for key, value in parameters.items() if key != "n_jobs"}
     return {
-        "a cell": _digest([[cell.cell_type, cell.source] for cell in cells]),
-        **{f"parameter {key}": _digest(value) for key, value in parameters.items()},
+        "a code cell": _digest(sources),
+        **{f"parameter {key}": _digest(value) for key, value in counted.items()},
         **modules(code),
         "requirements.txt": sha256(project() / "requirements.txt"),
         "SEQSAE_THREADS": _digest(os.environ.get("SEQSAE_THREADS")),

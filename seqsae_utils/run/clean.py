@@ -31,6 +31,30 @@ def normalise(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return book
 
 
+def with_outputs(
+    book: nbformat.NotebookNode, executed: nbformat.NotebookNode
+) -> nbformat.NotebookNode:
+    """The notebook with the outputs of its executed copy; its text cells stay as they are.
+
+    Raises
+    ------
+    ValueError
+        If the two do not have the same code cells. Parameters that the runner injected into the
+        copy are left out.
+    """
+    own = [cell for cell in book.cells if cell.cell_type == "code"]
+    done = [
+        cell
+        for cell in executed.cells
+        if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    if [cell.source for cell in own] != [cell.source for cell in done]:
+        raise ValueError("its code cells are not those of its executed copy")
+    for cell, copy in zip(own, done, strict=True):
+        cell.outputs = copy.outputs
+    return normalise(book)
+
+
 def _without_progress(outputs: list) -> list:
     """Outputs with one stream per name and stretch, as a terminal would show it at the end."""
     merged = []

@@ -45,10 +45,12 @@ def resolve(profile: str, overrides: dict) -> dict[str, dict]:
     profiles = {path.stem: path for path in (project() / "notebooks/params").glob("*.yaml")}
     if profile not in profiles:
         raise RunError(f"no profile {profile!r}{_nearest(profile, profiles)}")
-    given = yaml.safe_load(profiles[profile].read_text()) or {}
+    given = _yaml(profiles[profile].read_text(), f"{profiles[profile].name}: ") or {}
+    if not isinstance(given, dict):
+        raise RunError(f"{profiles[profile].name}: expected lines `key: value`, found {given!r}")
     known = {name: declared(notebook(name)) for name in STAGES.values()}
     every_key = {key: kind for keys in known.values() for key, (kind, _) in keys.items()}
-    given |= {key: _read(value, every_key.get(key, "")) for key, value in overrides.items()}
+    given |= {key: _read(key, value, every_key.get(key, "")) for key, value in overrides.items()}
     given["profile"] = profile
     for key in given:
         if key not in every_key:
@@ -79,15 +81,30 @@ def fit(key: str, value, kind: str):
     return value
 
 
-def _read(value, kind: str):
+def _read(key: str, value, kind: str):
     """A value from the command line: YAML, but where text is declared the text as it stands.
 
-    >>> _read("16", "int"), _read("16", "str"), _read("", "str")
+    >>> _read("k", "16", "int"), _read("name", "16", "str"), _read("name", "", "str")
     (16, '16', '')
     """
-    return yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
+    if not isinstance(value, str) or kind == "str":
+        return value
+    return _yaml(value, f"parameter {key!r} is {value!r}: ")
 
 
-def _nearest(word: str, known) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" * bool(close) + f" Known: {', '.join(sorted(known))}"
+def _yaml(text: str, where: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = f"line {error.problem_mark.line + 1}, " if hasattr(error, "problem_mark") else ""
+        what = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise RunError(f"{where}{line}not YAML: {what}") from None
+
+
+def _nearest(word, known) -> str:
+    """The end of a message about a word that is not known: the nearest one, if any, and all."""
+    if not known:
+        return ": there is none here; start in the folder of the project"
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    guess = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{guess} Known: {', '.join(sorted(known))}"

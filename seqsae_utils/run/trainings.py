@@ -1,0 +1,177 @@
+"""Train the whole chain several times, each time with another seed, and put the numbers together.
+
+A training is nothing but the six notebooks with another ``seed``, in a workspace of its own, so
+there is no second way to train. The first training is the profile's own chain.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from contextlib import chdir
+from itertools import count, islice
+from pathlib import Path
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from ..claims import write_claims
+from ..data import load_raw
+from ..workspace import STAGES, Workspace, output_root, project, write_text
+from .lock import locked
+from .parameters import RunError, resolve
+from .results import HEADLINES, flat
+
+#: What the kernels run with: our own Python, threads that sleep when idle, one order of sets.
+KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
+#: Lines of a chain that are shown: a notebook starts, it is done, an error. The log has them all.
+SHOWN = re.compile(r"\[\d+/\d+\]|\s+\d+ s$|error: ")
+
+
+def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) -> None:
+    """Train the chain of a profile with n seeds and write ``trainings.csv`` and ``claims.csv``.
+
+    The trainings run through joblib: within ``joblib.parallel_config("dask")`` they go to a
+    cluster whose machines see the folder of the project and the workspace. What is up to date is
+    not trained again, and what was interrupted goes on.
+
+    Parameters
+    ----------
+    overrides
+        Parameters of all trainings, by name.
+    n
+        How many trainings: one with the profile's own seed, the others with 0, 1, 2, ...
+    jobs
+        How many run side by side; None: what ``joblib.parallel_config`` says.
+
+    Raises
+    ------
+    RunError
+        If a training fails. The others are finished first.
+    """
+    if n < 1:
+        raise RunError(f"{n} trainings: at least one is needed")
+    parameters = resolve(profile, overrides)
+    roots = places(profile, parameters, n)
+    logs = {seed: _folder(profile) / str(seed) / "log.txt" for seed in roots}
+    given = dict(overrides)
+    if n > 1 and jobs != 1 and any("n_jobs" in own for own in parameters.values()):
+        given.setdefault("n_jobs", 1)  # those that run side by side have the cores already
+    calls = []
+    for seed, root in roots.items():
+        own = given if root == output_root().absolute() else {**given, "seed": seed}
+        resolve(profile, own)  # refuses before anything runs
+        calls.append(
+            delayed(train)(seed, _command(profile, own), _environment(root), project(), logs[seed])
+        )
+    with locked(_folder(profile), f"`seeds` of profile {profile}"):
+        if not all((root / "runs" / profile / "01_data.json").is_file() for root in roots.values()):
+            with chdir(project() / "notebooks"):  # where notebook 01 looks for a path
+                load_raw(parameters[STAGES["data"]]["dataset"])  # or all would fetch it at once
+        failed = []
+        # A training is a process of its own; the thread only waits for it.
+        run = Parallel(jobs, prefer="threads", return_as="generator_unordered")(calls)
+        for done, (seed, status) in enumerate(run, start=1):
+            failed += [seed] * (status != 0)
+            print(f"{done - len(failed)} of {n} trainings done", flush=True)
+        if failed:
+            which = ", ".join(f"seed {seed} (see {os.path.relpath(logs[seed])})" for seed in failed)
+            raise RunError(f"{len(failed)} of {n} trainings failed: {which}")
+        file = Workspace(profile).figures / "trainings.csv"
+        numbers = table(profile, roots)
+        write_text(file, numbers.to_csv(index=False))
+        write_claims(roots, profile)
+        print(f"\n{os.path.relpath(file)}: {len(numbers)} numbers of {n} trainings\n")
+        print(summary(numbers))
+
+
+def places(profile: str, parameters: dict[str, dict], n: int) -> dict[int, Path]:
+    """Output roots of n trainings, by seed; the first is the profile's own chain.
+
+    `parameters` are those of each notebook, as `resolve` gives them.
+    """
+    first = next((own["seed"] for own in parameters.values() if "seed" in own), 0)
+    others = islice((seed for seed in count() if seed != first), n - 1)
+    folder = _folder(profile)
+    return {first: output_root().absolute(), **{seed: folder / str(seed) for seed in others}}
+
+
+def train(
+    seed: int, command: list[str], environment: dict[str, str], folder: Path, log: Path
+) -> tuple[int, int]:
+    """Bring one training up to date in a process of its own; returns its seed and exit status.
+
+    All that it says goes to `log`; the lines that tell how far it is are shown, too. It takes
+    plain values and leaves files, so that joblib may call it on any machine that sees the folder.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,  # held open: when we are gone, it ends too
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    with open(log, "w") as file, process:
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            if SHOWN.match(line):
+                print(f"seed {seed} | {line.rstrip()}", flush=True)
+    return seed, process.returncode
+
+
+def table(profile: str, roots: dict[int, Path]) -> pd.DataFrame:
+    """Numbers of all trainings, tidy: columns seed, stage, name, value.
+
+    Ordered by seed, then as in ``metrics.json``. What is not a finite number is left out.
+    """
+    rows = [
+        (seed, stage, name, value)
+        for seed, root in sorted(roots.items())
+        for stage, numbers in _metrics(root, profile).items()
+        for name, value in flat(numbers).items()
+        if type(value) in (int, float) and math.isfinite(value)
+    ]
+    # Objects, so that whole numbers stay whole and the digits are those of metrics.json.
+    return pd.DataFrame(rows, columns=["seed", "stage", "name", "value"], dtype=object)
+
+
+def summary(numbers: pd.DataFrame) -> str:
+    """Mean, standard deviation, least and largest value of the main numbers over trainings."""
+    full = numbers["stage"].str.cat(numbers["name"], sep=".")
+    lines = [f"{'':42}{'mean':>9}{'sd':>9}{'min':>9}{'max':>9}"]
+    for title, key in HEADLINES.items():
+        values = numbers.loc[full == key, "value"].astype(float)
+        if len(values):
+            shown = (values.mean(), values.std(), values.min(), values.max())
+            lines.append(f"  {title:<40}" + "".join(f"{value:>9.4g}" for value in shown))
+    return "\n".join(lines)
+
+
+def _folder(profile: str) -> Path:
+    return Workspace(profile).runs.absolute() / "trainings"
+
+
+def _metrics(root: Path, profile: str) -> dict:
+    return json.loads((root / "artifacts" / profile / "metrics.json").read_text())
+
+
+def _command(profile: str, parameters: dict) -> list[str]:
+    """Arguments of Python for one chain; values as YAML, which JSON is."""
+    values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in parameters.items()}
+    options = [word for key, value in values.items() for word in ("-p", key, value)]
+    return ["-m", "seqsae_utils.run", "paper", "--profile", profile, "--end-with-stdin", *options]
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """What a chain needs of our environment, on another machine too; every path in full."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("SEQSAE_")}
+    if own.get("SEQSAE_DATA_DIR"):
+        own["SEQSAE_DATA_DIR"] = str(Path(own["SEQSAE_DATA_DIR"]).absolute())
+    return {**own, **KERNEL, "SEQSAE_WORKSPACE": str(root), "TQDM_DISABLE": "1"}
