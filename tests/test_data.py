@@ -234,6 +234,8 @@ def test_what_cannot_be_used_is_dropped_and_counted(small):
         "interactions_read": 32,
         "users_read": 11,
         "items_read": 4,
+        "users_left_out": 0,
+        "test_users_drawn_at_random": 0,
         "interactions_without_time": 0,
         "repeated_interactions_dropped": 1,
         "items_outside_catalogue_dropped": 1,
@@ -346,6 +348,50 @@ def test_without_times_the_test_users_are_random_and_it_is_said(tmp_path):
     assert timed.split_rule == "newest 25% of the users, by first interaction"
 
 
+def test_test_users_are_random_where_that_is_asked_for(tmp_path):
+    raw = data.synthetic(n_users=200)
+    first, again, other = (data.prepare(raw, test_users="random", seed=seed) for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(first.users, again.users)
+    tests = [set(d.users["user_id"][d.users["split"] == "test"]) for d in (first, other)]
+    assert [len(users) for users in tests] == [20, 20]
+    newest = data.prepare(raw).users
+    newest = set(newest["user_id"][newest["split"] == "test"])
+    assert len({frozenset(users) for users in (*tests, newest)}) == 3
+    data.save(first, tmp_path)
+    rule = "random 10% of the users, as was asked for, though the data has times"
+    assert first.split_rule == data.load(tmp_path).split_rule == rule
+    assert first.counts["test_users_drawn_at_random"] == 20
+    untimed = data.prepare(replace(raw, timed=False))
+    pd.testing.assert_frame_equal(first.users, untimed.users)
+
+
+def test_some_users_are_drawn_before_the_split():
+    """As if nobody else had been published; what was published is still told."""
+    raw = data.synthetic(n_users=200)
+    small, again, other = (data.prepare(raw, max_users=80, seed=seed) for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(small.users, again.users)
+    assert set(small.users["user_id"]) != set(other.users["user_id"])
+    assert small.users["split"].value_counts().to_dict() == {
+        "recommender": 43,
+        "sae": 29,
+        "test": 8,
+    }
+    assert small.counts["users_left_out"] == 120
+    assert small.counts["interactions_read"] == len(raw.interactions)
+    assert small.counts["users_read"] == 200
+
+    drawn = raw.interactions["user_id"].astype(str).isin(small.users["user_id"])
+    table = raw.interactions[drawn].reset_index(drop=True)
+    assert small.everyone["user"].nunique() == len(small.users) == 80
+    arrival = table.groupby("user_id")["timestamp"].min()
+    tests = small.users["user_id"][small.users["split"] == "test"]
+    assert set(tests) == set(arrival.nlargest(8).index.astype(str))
+    for users in (0, 200, 999):
+        everybody = data.prepare(raw, max_users=users)
+        assert everybody.counts["users_left_out"] == 0
+        pd.testing.assert_frame_equal(everybody.users, data.prepare(raw).users)
+
+
 def test_repeats_that_a_reader_left_out_are_counted():
     raw = data.synthetic(n_users=100)
     counts = data.prepare(replace(raw, repeats=7)).counts
@@ -359,6 +405,9 @@ def test_repeats_that_a_reader_left_out_are_counted():
         ({"min_attribute_items": 999}, "most frequent is 'Desert', with 54: lower min_attribute"),
         ({"test_fraction": 1.5}, "test_fraction=1.5: expected a share between 0 and 1"),
         ({"sae_fraction": 0}, "sae_fraction=0: expected a share"),
+        ({"max_users": -1}, "max_users=-1: expected a number of users, or 0 for all"),
+        ({"max_users": 2}, "2 users are too few for this split"),
+        ({"test_users": "newset"}, "test_users='newset' is unknown; nearest: 'newest'"),
         ({"test_fraction": 0.999}, "no recommender users|no sae users"),
     ],
 )
@@ -385,6 +434,45 @@ def test_save_and_load_give_the_same_dataset_back(tmp_path, small):
     tables = {"interactions.parquet", "items.parquet", "users.parquet", "everyone.parquet"}
     assert names == tables | {"counts.json"}
     assert loaded.n_items_everyone == small.n_items_everyone
+
+
+# --- order ---
+
+
+def test_neighbours_share_counts_pairs_inside_a_history():
+    """Told by hand: pairs of one user alone, and an attribute beyond the eighth counts too."""
+    many = "|".join(f"a{i}" for i in range(9))
+    items = [(1, "A", many), (2, "B", "a0"), (3, "C", "a8"), (4, "D", "")]
+    rows = [(user, item, time) for user in range(9) for time, item in enumerate((2, 1, 3, 2, 4))]
+    dataset = data.prepare(raw_of(rows, items), min_attribute_items=1)
+    assert data.neighbours_share(dataset) == 2 / 3  # 2-1 and 1-3; the second 2 is dropped
+    with pytest.raises(ValueError, match="'ties' is unknown; nearest: 'ties shuffled'"):
+        data.neighbours_share(dataset, "ties")
+
+
+def test_shuffling_ties_keeps_the_order_of_times():
+    """Two tied items of one kind, then two of another: neighbours that differ stay where the
+    time changes, however ties are shuffled, until all is."""
+    items = [(item, str(item), "ab"[item > 1]) for item in range(4)]
+    rows = [(user, item, 100 * user + item // 2) for user in range(300) for item in range(4)]
+    dataset = data.prepare(raw_of(rows, items), min_attribute_items=1)
+    as_it_is, ties, everything = (data.neighbours_share(dataset, order) for order in data.ORDERS)
+    assert as_it_is == ties == 2 / 3
+    assert everything == pytest.approx(1 / 3, abs=0.02)
+    assert everything == data.neighbours_share(dataset, "all shuffled")
+    assert everything != data.neighbours_share(dataset, "all shuffled", seed=1)
+
+
+def test_ties_are_shuffled():
+    """Items a, b, a, b, ... at one time: no neighbours are alike, until the tie is shuffled."""
+    items = [(item, str(item), "ab"[item % 2]) for item in range(10)]
+    rows = [(user, item, user) for user in range(100) for item in range(10)]
+    dataset = data.prepare(raw_of(rows, items), min_attribute_items=1)
+    assert data.neighbours_share(dataset) == 0
+    assert data.neighbours_share(dataset, "ties shuffled") == pytest.approx(4 / 9, abs=0.02)
+
+
+# --- made up ---
 
 
 def test_the_planted_dataset_is_seeded_and_follows_its_concepts():

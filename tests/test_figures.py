@@ -199,12 +199,12 @@ def test_long_tail_and_learning_curve_show_their_columns():
 
 def test_learning_curve_marks_the_kept_epoch_of_each_model():
     masked = LEARNING.assign(**{"ndcg@10": [0.4, 0.2, 0.1], "loss": [9, 8, 7]})
-    both = pd.concat([LEARNING.assign(model="causal"), masked.assign(model="a masked one")])
+    both = pd.concat([LEARNING.assign(model="gpt2"), masked.assign(model="a masked one")])
     loss, ndcg = recommender.learning_curve(both.reset_index(drop=True)).axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [6], [9, 8, 7], [9]]
     assert [line.get_xydata().tolist() for line in ndcg.lines[1::2]] == [[[2, 0.3]], [[1, 0.4]]]
     names = [text.get_text() for text in ndcg.get_legend().get_texts()]
-    assert names == ["causal, kept: epoch 2", "a masked one, kept: epoch 1"]
+    assert names == ["GPT-2, kept: epoch 2", "a masked one, kept: epoch 1"]
 
 
 def test_where_draws_each_model_beside_the_others_in_each_group():

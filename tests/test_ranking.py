@@ -131,6 +131,64 @@ def test_hold_out_last_never_shows_the_target():
     assert targets.tolist() == [2, 9]
 
 
+# --- histories in random order ---
+
+
+def random_users() -> tuple[list[np.ndarray], np.ndarray]:
+    return held_out(random_sequences(60, seed=3))
+
+
+def seen_by(**options) -> list[list[np.ndarray]]:
+    """The histories of each draw, as a scorer gets them."""
+    seen = []
+
+    def scorer(chosen):
+        seen.append(chosen)
+        return torch.zeros(len(chosen), 21)
+
+    recommender.ndcg_of_shuffled(scorer, *random_users(), **options)
+    return seen
+
+
+@pytest.mark.parametrize("keep_last", [0, 1, 3, 99])
+def test_shuffled_histories_hold_the_same_items_and_keep_their_end(keep_last):
+    histories, _ = random_users()
+    draws = seen_by(keep_last=keep_last, n_draws=4)
+    assert len(draws) == 4
+    for draw in draws:
+        for shuffled, history in zip(draw, histories, strict=True):
+            assert sorted(shuffled) == sorted(history)
+            moved = max(len(history) - keep_last, 0)
+            assert shuffled[moved:].tolist() == history[moved:].tolist()
+    longest = np.argmax([len(history) for history in histories])
+    orders = {tuple(draw[longest].tolist()) for draw in draws}
+    assert len(orders) == (1 if keep_last == 99 else 4)
+
+
+def test_the_orders_are_drawn_by_the_seed_alone():
+    first, again, other = seen_by(), seen_by(), seen_by(seed=1)
+    assert len(first) == 10
+    for one, same in zip(first, again, strict=True):
+        assert all(map(np.array_equal, one, same))
+    assert not all(map(np.array_equal, first[0], other[0]))
+
+
+def test_only_a_scorer_that_knows_order_loses_by_shuffling():
+    histories, targets = random_users()
+    order_free = recommender.popularity_scores(np.arange(21)[::-1])
+    plain = metrics.ndcg(recommender.rank_items(order_free, histories, targets).rank)
+    np.testing.assert_allclose(recommender.ndcg_of_shuffled(order_free, histories, targets), plain)
+
+    def after_the_last(chosen):
+        return torch.eye(21)[[1 + history[-1] % 20 for history in chosen]]
+
+    histories = [1 + np.random.default_rng(i).permutation(20)[:8] for i in range(60)]
+    users = histories, np.array([1 + history[-1] % 20 for history in histories])
+    assert (recommender.ndcg_of_shuffled(after_the_last, *users, keep_last=1) == 1).all()
+    lost = recommender.ndcg_of_shuffled(after_the_last, *users)
+    assert lost.mean() == pytest.approx(1 / 8, abs=0.05)  # the last one comes last by chance
+
+
 # --- protocols ---
 
 

@@ -262,6 +262,18 @@ def test_saved_and_loaded_it_is_the_same_and_ready_to_predict(tmp_path, architec
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_models_are_saved_beside_another(tmp_path):
+    recommender.save(fresh_model(), tmp_path)
+    assert recommender.load_beside(tmp_path) == {}
+    beside = {name: fresh_model(architecture=name, seed=1) for name in ("sasrec", "bert4rec")}
+    for name, model in beside.items():
+        recommender.save(model, tmp_path / name)
+    found = recommender.load_beside(tmp_path)
+    assert list(found) == ["bert4rec", "sasrec"]
+    assert all(same_weights(found[name], model) for name, model in beside.items())
+    assert same_weights(recommender.load(tmp_path), fresh_model())
+
+
 # --- losses ---
 
 

@@ -8,6 +8,7 @@ renumbered, sequences in order, users in three groups that never mix.
 ``formats``           readers of the publishers' formats, and ``music4all`` of two larger ones
 ``rows``              what they share: lines, fields, and what to say of a bad one
 ``planted``           a made-up dataset with known concepts
+``order``             whether the order of a history tells anything about its items
 ====================  ==========================================================================
 """
 
@@ -20,18 +21,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..workspace import write_json
+from ..workspace import name_nearest, write_json
 from .formats import DataError, Raw
+from .order import ORDERS, neighbours_share
 from .planted import synthetic
 from .sources import fetch, load_raw
 
 __all__ = [
-    "SPLITS", "DataError", "Dataset", "Raw",
-    "fetch", "load", "load_raw", "prepare", "save", "synthetic",
+    "ORDERS", "SPLITS", "TEST_USERS", "DataError", "Dataset", "Raw",
+    "fetch", "load", "load_raw", "neighbours_share", "prepare", "save", "synthetic",
 ]  # fmt: skip
 
 #: The three groups of users.
 SPLITS = ("recommender", "sae", "test")
+#: How the test users may be found.
+TEST_USERS = ("newest", "random")
 TABLES = ("interactions", "items", "users", "everyone")
 
 
@@ -79,6 +83,8 @@ class Dataset:
         share = f"{(self.users['split'] == 'test').mean():.0%}"
         if self.counts["interactions_without_time"]:
             return f"random {share} of the users: the data has only an order, nobody is newer"
+        if self.counts["test_users_drawn_at_random"]:
+            return f"random {share} of the users, as was asked for, though the data has times"
         return f"newest {share} of the users, by first interaction"
 
     @cached_property
@@ -126,15 +132,17 @@ def prepare(
     sae_fraction: float = 0.4,
     min_attribute_items: int = 10,
     max_attributes: int = 50,
+    test_users: str = "newest",
+    max_users: int = 0,
     seed: int = 0,
 ) -> Dataset:
     """Split the users, and number the items that the recommender will know.
 
-    Test users are the newest; SAE users are drawn at random from the rest; the recommender's
-    users are what remains. The catalogue is what the recommender's users had: other items are
-    taken out of the other users' histories. Of each user and item the first interaction counts,
-    and a user needs at least two of them, one to look at and one to predict. The table `everyone`
-    is not split, and keeps all items of all users who have three.
+    Test users are the newest, or drawn at random; SAE users are drawn at random from the rest; the
+    recommender's users are what remains. The catalogue is what the recommender's users had: other
+    items are taken out of the other users' histories. Of each user and item the first interaction
+    counts, and a user needs at least two of them, one to look at and one to predict. The table
+    `everyone` is not split, and keeps all items of all users who have three.
 
     Parameters
     ----------
@@ -149,6 +157,10 @@ def prepare(
         An attribute that fewer items of the catalogue carry is left out.
     max_attributes
         At most so many attributes, the most frequent first.
+    test_users
+        ``newest``, or ``random``: drawn by the seed, which gives a fresh split of the users.
+    max_users
+        Draw so many users at random first, and leave the others out; 0 takes all.
     seed
         Of the random choice of users.
 
@@ -157,12 +169,17 @@ def prepare(
     DataError
         If a group would have no users, or no attribute is frequent enough.
     """
-    table = raw.interactions
+    if test_users not in TEST_USERS:
+        nearest = name_nearest(test_users, list(TEST_USERS))
+        raise ValueError(f"test_users={test_users!r} is unknown; {nearest}")
+    rng = np.random.default_rng(seed)
+    users_read, items_read = raw.interactions[["user_id", "item_id"]].nunique()
+    table = _some_users(raw.interactions, max_users, rng)
     user, user_ids = pd.factorize(table["user_id"])
     item, item_ids = pd.factorize(table["item_id"], sort=True)
     time = table["timestamp"].to_numpy()
-    rng = np.random.default_rng(seed)
-    order = np.argsort(time[_starts(user)], kind="stable") if raw.timed else None
+    newest = raw.timed and test_users == "newest"
+    order = np.argsort(time[_starts(user)], kind="stable") if newest else None
     split = _split(len(user_ids), order, test_fraction, sae_fraction, rng)
 
     first = ~pd.Series(user * len(item_ids) + item).duplicated().to_numpy()
@@ -207,12 +224,14 @@ def prepare(
         }
     )
     counts = {
-        "interactions_read": len(table) + raw.repeats,
-        "users_read": len(user_ids),
-        "items_read": len(item_ids),
-        "interactions_without_time": 0 if raw.timed else len(table),
+        "interactions_read": len(raw.interactions) + raw.repeats,
+        "users_read": users_read,
+        "items_read": items_read,
+        "users_left_out": users_read - len(user_ids),
+        "test_users_drawn_at_random": 0 if newest else (split == "test").sum(),
+        "interactions_without_time": 0 if raw.timed else len(raw.interactions),
         "repeated_interactions_dropped": (~first).sum() + raw.repeats,
-        "items_outside_catalogue_dropped": len(item_ids) - len(catalogue),
+        "items_outside_catalogue_dropped": items_read - len(catalogue),
         "interactions_outside_catalogue_dropped": (first & (number[item] == 0)).sum(),
         "users_below_two_items_dropped": len(user_ids) - len(members),
         "items_without_title": (items["title"] == items["item_id"]).sum(),
@@ -240,6 +259,17 @@ def load(folder: Path) -> Dataset:
 def _starts(user) -> np.ndarray:
     """Where each user's rows begin, in a column that is sorted by user."""
     return np.flatnonzero(np.diff(user, prepend=-1))
+
+
+def _some_users(table: pd.DataFrame, max_users: int, rng) -> pd.DataFrame:
+    """The rows of at most so many users, drawn at random; of all of them where it is 0."""
+    if max_users < 0:
+        raise ValueError(f"max_users={max_users}: expected a number of users, or 0 for all")
+    users = table["user_id"].unique()
+    if not 0 < max_users < len(users):
+        return table
+    drawn = rng.choice(len(users), max_users, replace=False)
+    return table[table["user_id"].isin(users[drawn])].reset_index(drop=True)
 
 
 def _at_least(least: int, user: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -7,6 +7,16 @@ import seaborn as sns
 
 from . import PAGE
 
+#: How figures and tables call the models.
+NAMES = {
+    "popularity": "popularity",
+    "item_knn": "item neighbours",
+    "ease": "EASE",
+    "sasrec": "SASRec",
+    "gpt2": "GPT-2",
+    "bert4rec": "BERT4Rec",
+}
+
 
 def learning_curve(history: pd.DataFrame) -> plt.Figure:
     """Training loss and validation NDCG@10 by epoch; the epoch that was kept is marked.
@@ -27,7 +37,7 @@ def learning_curve(history: pd.DataFrame) -> plt.Figure:
             axis.plot(epochs["epoch"], epochs[column], line, color=color)
             axis.plot(
                 *(best["epoch"], best[column]), line, color=color, marker="o",
-                label=f"{name}, {kept}" if name else kept,
+                label=f"{NAMES.get(name, name)}, {kept}" if name else kept,
             )  # fmt: skip
         axis.set(xlabel="epoch", ylabel=label)
     axes[1].legend(loc="lower right")
@@ -54,7 +64,8 @@ def where(table: pd.DataFrame) -> plt.Figure:
                 np.arange(len(groups)) + (i - (len(models) - 1) / 2) * 0.6 / len(models),
                 rows["mean"],
                 [rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
-                linestyle="", marker=marker, color=color, elinewidth=1.5, label=model,
+                linestyle="", marker=marker, color=color, elinewidth=1.5,
+                label=NAMES.get(model, model),
             )  # fmt: skip
         axis.set(xlabel=name, xticks=range(len(groups)), xlim=(-0.5, len(groups) - 0.5))
         axis.set_xticklabels(groups)

@@ -18,6 +18,7 @@ from .models import (
     Transformer,
     create,
     load,
+    load_beside,
     pad,
     save,
 )
@@ -27,6 +28,7 @@ from .ranking import (
     Scorer,
     hold_out_last,
     leave_last_out,
+    ndcg_of_shuffled,
     new_users,
     popularity_scores,
     rank_items,
@@ -37,6 +39,7 @@ from .training import Training, fit, fit_all, pieces, train
 __all__ = [
     "ARCHITECTURES", "Architecture", "CausalTransformer", "Config", "MaskedTransformer",
     "Protocol", "Ranking", "Scorer", "Training", "Transformer", "create", "ease_scores", "fit",
-    "fit_all", "hold_out_last", "item_knn_scores", "leave_last_out", "load", "new_users", "pad",
-    "pieces", "popularity_scores", "rank_items", "save", "simple_models", "summary", "train",
+    "fit_all", "hold_out_last", "item_knn_scores", "leave_last_out", "load", "load_beside",
+    "ndcg_of_shuffled", "new_users", "pad", "pieces", "popularity_scores", "rank_items", "save",
+    "simple_models", "summary", "train",
 ]  # fmt: skip

@@ -132,11 +132,11 @@ def simple_models(
     """
     train, n_items = protocol.train, protocol.n_items
     scorers, settings = {"popularity": popularity_scores(protocol.popularity)}, {}
-    settings["neighbours of item_knn"], scorers["item_knn"] = best_of(
+    settings["item neighbours: how many"], scorers["item_knn"] = best_of(
         lambda n: item_knn_scores(train, n_items, n), NEIGHBOURS, protocol.validation
     )
     if ease:
-        settings["regularisation of ease"], scorers["ease"] = best_of(
+        settings["EASE: regularisation"], scorers["ease"] = best_of(
             lambda r: ease_scores(train, n_items, r), REGULARISATIONS, protocol.validation
         )
     return scorers, settings

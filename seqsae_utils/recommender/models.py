@@ -263,4 +263,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     return model.to(device).eval()
 
 
+def load_beside(folder: Path, device: torch.device | str = "cpu") -> dict[str, Transformer]:
+    """Models that `save` wrote into folders of this one, by the name of their folder."""
+    files = sorted(folder.glob("*/config.json"))
+    return {file.parent.name: load(file.parent, device) for file in files}
+
+
 WEIGHTS = "model.safetensors"

@@ -149,6 +149,35 @@ def rank_items(
     return Ranking(*(torch.cat(parts).numpy() for parts in (lists, ranks, losses)))
 
 
+def ndcg_of_shuffled(
+    scorer: Scorer,
+    histories: list[np.ndarray],
+    targets: np.ndarray,
+    keep_last: int = 0,
+    n_draws: int = 10,
+    seed: int = 0,
+) -> np.ndarray:
+    """NDCG@10 of each user [n_users] where histories stand in random order: the mean of some.
+
+    Whole histories are shuffled, so that a model with a short memory also sees other items of
+    them. The orders are the same for every scorer.
+
+    Parameters
+    ----------
+    keep_last
+        So many of the last items of each history stay where they are.
+    n_draws, seed
+        How many orders are drawn, and by which seed.
+    """
+    found = []
+    for draw in range(n_draws):
+        rng = np.random.default_rng([seed, draw])
+        parts = [np.split(history, [max(len(history) - keep_last, 0)]) for history in histories]
+        shuffled = [np.append(rng.permutation(before), last) for before, last in parts]
+        found.append(metrics.ndcg(rank_items(scorer, shuffled, targets).rank))
+    return np.mean(found, axis=0)
+
+
 def summary(ranking: Ranking, protocol: Protocol, seed: int = 0) -> dict[str, float]:
     """All ranking metrics of one model, with intervals over users; see `metrics.summary`."""
     return metrics.summary(
