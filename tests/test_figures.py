@@ -101,8 +101,8 @@ for column in ("share", "ndcg_change"):
 SIDE_EFFECTS = rows({"attribute": NAMES[:2], "other": NAMES}, change=[0.47, -0.013, -0.001])
 AREAS = rows({"method": list(control.METHODS), "attribute": NAMES}, pareto_area=[0.2, 0.5, 0.9])
 BY_METHOD = rows(
-    {"method": list(control.METHODS)}, pareto_area=np.linspace(0.1, 0.9, 10),
-    pareto_area_low=0.0, pareto_area_high=1.0, lead=np.linspace(-0.4, 0.4, 10),
+    {"method": list(control.METHODS)}, pareto_area=np.linspace(0.1, 0.9, 12),
+    pareto_area_low=0.0, pareto_area_high=1.0, lead=np.linspace(-0.4, 0.4, 12),
     lead_low=-0.5, lead_high=0.5,
 )  # fmt: skip
 DIALLED = rows(
@@ -290,6 +290,12 @@ def test_the_lead_is_right_of_the_line_where_the_chosen_method_is_ahead():
     assert names == [control.METHODS[method] for method in order["method"]]
     points = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(points, -order["lead"])
+    hollow = [
+        line.get_markerfacecolor() == "white" for line in left.lines if line.get_marker() == "o"
+    ]
+    assert [m for m, h in zip(order["method"], hollow, strict=True) if h] == [
+        "random", "sae_several_permuted", "output_direction_permuted"
+    ]  # fmt: skip
 
 
 def test_side_effects_are_in_points_with_rows_turned_up():

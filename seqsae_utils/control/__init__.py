@@ -5,6 +5,7 @@ from .curves import (
     Sweep,
     areas,
     at_gain,
+    drawn_areas,
     headline,
     measure,
     pick_attributes,
@@ -12,9 +13,8 @@ from .curves import (
     share,
     side_effects,
     sweep,
-    verdict,
 )
-from .dial import dial, dial_errors, solve, top
+from .dial import dial, dial_errors, dial_summary, solve, top
 from .edits import Delta, Edit, direction_delta, sae_delta, steered, steered_scorer
 from .methods import (
     METHODS,
@@ -26,6 +26,7 @@ from .methods import (
     expected_top,
     mean_difference,
     one_feature,
+    permuted,
     probe,
     several_features,
     turn,
@@ -35,9 +36,10 @@ from .scenarios import Scenario
 from .serving import KINDS, moments, serve, served
 
 __all__ = [
-    "KINDS", "METHODS", "Delta", "Edit", "Method", "Scenario", "Sweep", "areas", "at_gain", "boost",
-    "by_effect", "combine", "dial", "dial_errors", "direction_delta", "directions", "expected_top",
-    "headline", "mean_difference", "measure", "moments", "one_feature", "pick_attributes", "probe",
-    "remembered", "sae_delta", "scenarios", "serve", "served", "several_features", "share",
-    "side_effects", "solve", "steered", "steered_scorer", "sweep", "top", "turn", "unit", "verdict",
+    "KINDS", "METHODS", "Delta", "Edit", "Method", "Scenario", "Sweep", "areas", "at_gain",
+    "boost", "by_effect", "combine", "dial", "dial_errors", "dial_summary", "direction_delta",
+    "directions", "drawn_areas", "expected_top", "headline", "mean_difference", "measure",
+    "moments", "one_feature", "permuted", "pick_attributes", "probe", "remembered", "sae_delta",
+    "scenarios", "serve", "served", "several_features", "share", "side_effects", "solve",
+    "steered", "steered_scorer", "sweep", "top", "turn", "unit",
 ]  # fmt: skip

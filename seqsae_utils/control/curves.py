@@ -14,8 +14,9 @@ from tqdm import tqdm
 from .. import metrics
 from ..activations import find_site
 from ..recommender import rank_items
+from ..resampling import drawn_means, draws, interval
 from ..workspace import name_nearest
-from .methods import METHODS, Method
+from .methods import Method
 
 USERS_AT_A_TIME = 256
 
@@ -111,9 +112,7 @@ def sweep(
     return Sweep(pd.DataFrame(settings, columns=["method", "attribute", "dose"]), lists, rank)
 
 
-def measure(
-    swept: Sweep, names: list[str], attribute_matrix: NDArray, seed: int = 0
-) -> pd.DataFrame:
+def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.DataFrame:
     """What each setting does, averaged over users.
 
     Returns
@@ -130,7 +129,7 @@ def measure(
     for lists, of_share, of_ndcg in zip(swept.lists, shares, ndcg, strict=True):
         row = {"ndcg": of_ndcg.mean()}
         for name, values in {"share": of_share, "ndcg_change": of_ndcg - untouched}.items():
-            low, high = metrics.bootstrap_mean(values, seed=seed)
+            low, high = interval(drawn_means(values))
             row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
         rows.append(
             row
@@ -189,71 +188,100 @@ def _frontier(shares: NDArray, ndcg: NDArray, gains: NDArray) -> NDArray:
     )
 
 
-def areas(
+def drawn_areas(
     swept: Sweep,
     names: list[str],
     attribute_matrix: NDArray,
     most: float = 0.3,
-    against: str = "sae_several",
-    n_draws: int = 500,
-    seed: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The area under kept NDCG@k against gained share: 1 if gains were free, 0 if there were none.
+    strong: float | None = None,
+) -> pd.DataFrame:
+    """The area under kept NDCG@k against gained share, in each draw of the users.
 
-    Gains run from 0 to `most`, in share of the list; at each counts the most of the NDCG that a
-    dose keeps which gains as much or more. What is never reached counts as nothing kept.
+    1 if gains were free, 0 if there were none. Gains run from 0 to `most`, in share of the list;
+    at each gain counts the best NDCG among the doses that gain at least as much. Gains that are
+    not reached score 0.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each method, attribute and draw (the index). Draw 0 is every user once, draws
+        from 1 on are those of `resampling.draws`. Columns: pareto_area; kept_at_20, the share of
+        NDCG that is kept at a gain of 20 points; and share_gain_at_strong, the change of the
+        attribute's share at the dose `strong`, where one is given.
+    """
+    shares, ndcg = _by_user(swept, names, attribute_matrix)
+    n_users = shares.shape[1]
+    counts = np.vstack([np.ones(n_users), draws(n_users)]) / n_users
+    shares, ndcg = shares @ counts.T, ndcg @ counts.T
+    gains = np.append(np.linspace(0, most, 31), 0.2)
+    tables = {}
+    up = swept.settings[swept.settings["dose"] >= 0]
+    for key, curve in up.groupby(["method", "attribute"], sort=False):
+        order = curve.sort_values("dose").index
+        kept = _frontier(shares[order].T, ndcg[order].T, gains)
+        area = np.trapezoid(kept[:, :-1], gains[:-1], axis=1) / most
+        tables[key] = pd.DataFrame({"pareto_area": area, "kept_at_20": kept[:, -1]})
+        if strong is not None:
+            (at,) = curve.index[curve["dose"] == strong]
+            tables[key]["share_gain_at_strong"] = shares[at] - shares[order[0]]
+    return pd.concat(tables, names=["method", "attribute", "draw"])
+
+
+def areas(
+    drawn: pd.DataFrame, against: str = "sae_several"
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, NDArray]]:
+    """Methods compared by their areas, paired over the same draws of users.
+
+    Parameters
+    ----------
+    drawn
+        From `drawn_areas`; tables of several sweeps may be concatenated.
+    against
+        The method that the others are compared with.
 
     Returns
     -------
     by_attribute
-        A row for each method and attribute: pareto_area, its interval, and kept_at_20, the share
-        of NDCG that is kept at a gain of 20 points (0 if never reached).
+        A row for each method and attribute: the columns of `drawn`, each with its interval (95 %,
+        bootstrap over users).
     by_method
-        A row for each method: the means over attributes with their intervals (95 %, bootstrap over
-        users); lead, by how much the area exceeds that of the method `against`, paired over the
-        same draws; wins, the number of attributes on which it is at least as large; and cheap, on
-        how many nine tenths of the NDCG are kept at a gain of 20 points.
+        A row for each method: the means over attributes with their intervals; lead, by how much
+        the area exceeds that of the method `against`; wins, the number of attributes on which it
+        is at least as large; and cheap, on how many nine tenths of the NDCG are kept at a gain of
+        20 points.
+    draws
+        ``<method>.<column>`` -> the mean over attributes in each draw [n_draws].
     """
-    shares, ndcg = _by_user(swept, names, attribute_matrix)
-    n_users = shares.shape[1]
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws) / n_users
-    draws = np.vstack([np.full(n_users, 1 / n_users), draws])  # the first is everybody once
-    shares, ndcg = shares @ draws.T, ndcg @ draws.T
-    gains = np.append(np.linspace(0, most, 31), 0.2)
-    rows, area = [], {}
-    up = swept.settings[swept.settings["dose"] >= 0]
-    for (method, attribute), curve in up.groupby(["method", "attribute"], sort=False):
-        order = curve.sort_values("dose").index
-        kept = _frontier(shares[order].T, ndcg[order].T, gains)
-        area[method, attribute] = np.trapezoid(kept[:, :-1], gains[:-1], axis=1) / most
-        rows.append(
-            {"method": method, "attribute": attribute}
-            | _with_interval("pareto_area", area[method, attribute])
-            | _with_interval("kept_at_20", kept[:, -1])
-        )
-    by_attribute = pd.DataFrame(rows)
-    attributes = list(dict.fromkeys(up["attribute"]))
-    rival = np.array([area[against, a] for a in attributes])
-    rows = []
+    by_attribute = pd.DataFrame(
+        {"method": method, "attribute": attribute} | _with_intervals(table)
+        for (method, attribute), table in drawn.groupby(["method", "attribute"], sort=False)
+    )
+    means = drawn.groupby(["method", "draw"], sort=False).mean()
+    rival = means.loc[against, "pareto_area"]
+    rival_by_attribute = by_attribute.set_index("attribute").query("method == @against")
+    rows, found = [], {}
     for method, of_method in by_attribute.groupby("method", sort=False):
-        own = np.array([area[method, a] for a in attributes])
+        own, area = means.loc[method], of_method.set_index("attribute")["pareto_area"]
         rows.append(
             {"method": method}
-            | _with_interval("pareto_area", own.mean(axis=0))
-            | _with_interval("lead", (own - rival).mean(axis=0))
+            | _with_intervals(own.assign(lead=own["pareto_area"] - rival))
             | {
-                "wins": int((own[:, 0] >= rival[:, 0]).sum()),
+                "wins": int((area >= rival_by_attribute["pareto_area"]).sum()),
                 "cheap": int((of_method["kept_at_20"] >= 0.9).sum()),
             }
         )
-    return by_attribute, pd.DataFrame(rows)
+        found |= {f"{method}.{name}": own[name].to_numpy()[1:] for name in own}
+    return by_attribute, pd.DataFrame(rows), found
 
 
-def _with_interval(name: str, drawn: NDArray) -> dict[str, float]:
-    """The first value, and the 95 % interval of the others, which are draws."""
-    low, high = np.nanquantile(drawn[1:], [0.025, 0.975])
-    return {name: drawn[0], f"{name}_low": low, f"{name}_high": high}
+def _with_intervals(table: pd.DataFrame) -> dict[str, float]:
+    """The first value of each column, and the 95 % interval of the others, which are draws."""
+    row = {}
+    for name in table:
+        values = table[name].to_numpy()
+        low, high = interval(values[1:])
+        row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
+    return row
 
 
 def at_gain(
@@ -305,24 +333,6 @@ def at_gain(
             {"method": method, "attribute": attribute} | dict(zip(columns, mixed, strict=True))
         )
     return pd.DataFrame(rows)
-
-
-def verdict(by_method: pd.DataFrame, chosen: str) -> str:
-    """One sentence that follows from the intervals of `areas`, whatever it is."""
-    table = by_method.set_index("method")
-    others = table.drop(index=chosen)
-    parts = {
-        "cheaper than with": others.index[others["lead_high"] < 0],
-        "dearer than with": others.index[others["lead_low"] > 0],
-        "level with": others.index[(others["lead_low"] <= 0) & (others["lead_high"] >= 0)],
-    }
-    said = [
-        f"{how} {'; '.join(METHODS[method] for method in found)}"
-        for how, found in parts.items()
-        if len(found)
-    ]
-    area = table.loc[chosen, "pareto_area"]
-    return f"Gains with {METHODS[chosen]} (area {area:.3f}) are {', '.join(said)}."
 
 
 def pick_attributes(wanted: str, names: list[str], attribute_matrix: NDArray) -> list[str]:

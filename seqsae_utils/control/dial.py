@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .. import metrics
 from ..activations import Normalisation
+from ..resampling import drawn_means, interval
 from .curves import USERS_AT_A_TIME, remembered
 from .edits import steered
 
@@ -129,7 +129,6 @@ def dial_errors(
     judging: list[NDArray],
     targets: list[float],
     max_dose: float = 8.0,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """How far off the targets the lists of some users are, by the dial and by what is simpler.
 
@@ -141,10 +140,10 @@ def dial_errors(
     Returns
     -------
     pandas.DataFrame
-        A row for each target and way: how (``dial``; ``one dose``, with which the choosing users'
-        mean share is nearest to the target; ``untouched``), target, error (mean absolute, in share
-        of the list) with its 95 % interval over users, reached (share of the users whose list is
-        within half a place of the target).
+        A row for each target, way and judging user: how (``dial``; ``one dose``, with which the
+        choosing users' mean share is nearest to the target; ``untouched``), target, user (place in
+        `judging`), error (absolute, in share of the list), reached (whether the list is within
+        half a place of the target).
     """
     arguments = model, site, normalisation, direction, has_attribute
     grid = np.linspace(-max_dose, max_dose, 33)
@@ -152,7 +151,7 @@ def dial_errors(
         some = choosing[:USERS_AT_A_TIME]
         share_of = _share_of(*arguments, some)
         means = np.array([share_of(np.full(len(some), dose)).mean() for dose in grid])
-    rows = []
+    tables = []
     for target in targets:
         dialled = dial(*arguments, judging, target, max_dose)
         dose = grid[np.abs(means - target).argmin()]
@@ -161,11 +160,36 @@ def dial_errors(
             "dial": dialled["share"], "one dose": share, "untouched": dialled["share_before"],
         }.items():  # fmt: skip
             error = np.abs(np.asarray(values) - target)
-            low, high = metrics.bootstrap_mean(error, seed=seed)
-            reached = (error <= 0.05 + 1e-9).mean()
-            rows.append((how, target, error.mean(), low, high, reached))
-    columns = ["how", "target", "error", "error_low", "error_high", "reached"]
-    return pd.DataFrame(rows, columns=columns)
+            by_user = {"user": range(len(error)), "error": error, "reached": error <= 0.05 + 1e-9}
+            tables.append(pd.DataFrame({"how": how, "target": target, **by_user}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def dial_summary(errors: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArray]]:
+    """Means over users of what `dial_errors` found, with 95 % intervals from drawing users.
+
+    A user's rows (one for each attribute that was asked for) are averaged first.
+
+    Returns
+    -------
+    table
+        A row for each way and target: how, target, error, reached, each of the two with
+        ``_low`` and ``_high``.
+    draws
+        (how, target) -> the mean error in each draw of users [n_draws].
+    """
+    by_user = errors.groupby(["how", "target", "user"], sort=False)[["error", "reached"]].mean()
+    rows, found = [], {}
+    for (how, target), values in by_user.groupby(["how", "target"], sort=False):
+        row = {"how": how, "target": target}
+        for name in values:
+            drawn = drawn_means(values[name].to_numpy())
+            low, high = interval(drawn)
+            row |= {name: values[name].mean(), f"{name}_low": low, f"{name}_high": high}
+            if name == "error":
+                found[how, target] = drawn
+        rows.append(row)
+    return pd.DataFrame(rows), found
 
 
 def top(scores: Tensor, histories: list[NDArray], k: int = 10) -> NDArray:

@@ -30,8 +30,10 @@ METHODS = {
     "diffmean": "difference of means",
     "probe": "linear probe",
     "output_direction": "direction, by what it does",
-    "boost": "scores raised",
+    "boost": "scores raised (re-ranking)",
     "random": "random SAE feature",
+    "sae_several_permuted": "several SAE features, attributes permuted",
+    "output_direction_permuted": "direction by what it does, attributes permuted",
 }
 
 
@@ -193,6 +195,27 @@ def several_features(
             weights = weights / np.linalg.norm(weights @ decoder[features])
             tables.append(pd.DataFrame({"attribute": name, "feature": features, "weight": weights}))
     return pd.concat(tables, ignore_index=True)
+
+
+def permuted(
+    attribute_matrix: NDArray, popularity: NDArray, block: int = 50, seed: int = 0
+) -> NDArray:
+    """The same attributes, given to other items of about the same popularity.
+
+    Items are sorted by `popularity` [n_items + 1], and whole rows of `attribute_matrix`
+    [n_items + 1, n_attributes] are permuted inside blocks of so many items. What can be done for
+    these attributes as well owes nothing to what the attributes mean.
+
+    >>> permuted(np.array([[0], [1], [0], [0]]), np.array([0, 9, 2, 1]), block=1).tolist()
+    [[0], [1], [0], [0]]
+    """
+    rng = np.random.default_rng(seed)
+    order = 1 + np.argsort(-popularity[1:], kind="stable")
+    found = attribute_matrix.copy()
+    for start in range(0, len(order), block):
+        items = order[start : start + block]
+        found[items] = attribute_matrix[rng.permutation(items)]
+    return found
 
 
 def directions(knobs: pd.DataFrame, decoder: NDArray, names: list[str]) -> NDArray:

@@ -89,7 +89,10 @@ def side_effects(table: pd.DataFrame) -> plt.Figure:
 
 
 def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> plt.Figure:
-    """Area under kept NDCG against gained share, and how far the method `against` is ahead."""
+    """Area under kept NDCG against gained share, and how far the method `against` is ahead.
+
+    Hollow marks are nulls: a random feature, and choices for permuted attributes.
+    """
     order = by_method.sort_values("pareto_area")["method"].tolist()
     table = by_method.set_index("method").loc[order]
     rows = np.arange(len(order))
@@ -104,10 +107,12 @@ def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> 
         ends = np.sort(flip * table[[f"{column}_low", f"{column}_high"]].to_numpy(), axis=1)
         error = np.abs(ends.T - point.to_numpy())
         for method, row in zip(order, rows, strict=True):
-            color = BLUE if method.startswith("sae") else GREY if method == "random" else ORANGE
+            null = method == "random" or method.endswith("permuted")
+            color = GREY if null else BLUE if method.startswith("sae") else ORANGE
             axis.errorbar(
                 point[method], row, xerr=error[:, [row]], fmt="o", color=color, markersize=5,
                 markeredgecolor="black" if method == against else color,
+                markerfacecolor="white" if null else color,
             )  # fmt: skip
     left.set(yticks=rows, yticklabels=[METHODS[method] for method in order])
     left.set(xlabel="area under kept NDCG@10\nagainst gained share", xlim=(0, None))
@@ -140,11 +145,11 @@ def dial(table: pd.DataFrame) -> plt.Figure:
 
 
 def serving(table: pd.DataFrame) -> plt.Figure:
-    """Change of NDCG@10 as a knob is turned: when it was wished for, and when it was not."""
+    """Change of NDCG@10 as a knob is turned: when it was asked for, and when it was not."""
     figure, axes = plt.subplots(
         1, len(KINDS), figsize=(PAGE, 3.0), layout="constrained", sharey=True
     )
-    titles = {"stated": "wish stated", "inferred": "wish inferred", "none": "no wish"}
+    titles = {"stated": "stated intent", "inferred": "inferred intent", "none": "no intent"}
     for axis, kind in zip(axes, KINDS, strict=True):
         for method, rows in table[table["kind"] == kind].groupby("method", sort=False):
             color, line = LINES.get(method, (BLUE, "-"))
