@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from .interpretability import BASES
 from .resampling import draws, interval
-from .workspace import STAGES
+from .workspace import STAGES, Workspace, flat, write_text
 
 INTRODUCTION = (
     "Computed from several trainings of the whole chain (`make seeds`), never worded: means over "
@@ -58,8 +59,6 @@ class Claim(NamedTuple):
 
 def _held_out(*names: str) -> dict[str, str]:
     """Controls of the primary score, by their display names."""
-    from .interpretability import BASES
-
     return {BASES[name]: f"{name}.held_out" for name in names}
 
 
@@ -167,19 +166,6 @@ class Training(NamedTuple):
     draws: dict[tuple[str, str], NDArray]
 
 
-def flat(numbers: dict, prefix: str = "") -> dict[str, object]:
-    """Nested numbers under dotted names.
-
-    >>> flat({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    found = {}
-    for key, value in numbers.items():
-        inside = isinstance(value, dict)
-        found |= flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
-    return found
-
-
 def read_training(root: Path, profile: str) -> Training:
     """Numbers and draws of the training whose output lies under `root`."""
     artifacts = root / "artifacts" / profile
@@ -256,12 +242,11 @@ def table(trainings: list[Training]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def write_claims(roots: dict[int, Path], profile: str, target: Path) -> pd.DataFrame:
-    """Write ``claims.csv`` from the trainings below the given output roots, by seed."""
+def write_claims(roots: dict[int, Path], profile: str) -> pd.DataFrame:
+    """Write ``claims.csv`` of a profile from the trainings below the output roots, by seed."""
     found = table([read_training(root, profile) for root in roots.values()])
-    temporary = target.with_name(target.name + ".tmp")
-    found.to_csv(temporary, index=False, float_format="%.6g")
-    temporary.replace(target)
+    file = Workspace(profile).figures / "claims.csv"
+    write_text(file, found.to_csv(index=False, float_format="%.6g"))
     return found
 
 
@@ -342,6 +327,4 @@ def rendered(project: Path) -> dict[Path, str]:
 def publish(project: Path) -> None:
     """Write what `rendered` says."""
     for path, text in rendered(project).items():
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+        write_text(path, text)

@@ -103,6 +103,19 @@ def _plain(value):
     return value
 
 
+def flat(numbers: dict, prefix: str = "") -> dict:
+    """Nested numbers under dotted names.
+
+    >>> flat({"a": {"b": 1, "c": 2}, "d": 3})
+    {'a.b': 1, 'a.c': 2, 'd': 3}
+    """
+    found = {}
+    for key, value in numbers.items():
+        name = prefix + key
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
 def name_nearest(word: str, known: list[str]) -> str:
     """The end of an error message about a word that is not known: the nearest one, and all.
 

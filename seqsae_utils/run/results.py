@@ -3,7 +3,7 @@
 import json
 import os
 
-from ..workspace import STAGES, Workspace, output_root, write_json
+from ..workspace import STAGES, Workspace, flat, output_root, write_json
 from .changes import metrics
 
 #: The numbers shown at the end; each is left out where no notebook recorded it.
@@ -51,16 +51,3 @@ def gather(workspace: Workspace) -> None:
             low, high = numbers.get(f"{key}_low"), numbers.get(f"{key}_high")
             interval = f"  [{low:.3f}, {high:.3f}]" if None not in (low, high) else ""
             print(f"  {title:<40}{numbers[key]:>8.4g}{interval}")
-
-
-def flat(numbers: dict, prefix: str = "") -> dict:
-    """Nested numbers under dotted names.
-
-    >>> flat({"a": {"b": 1, "c": 2}, "d": 3})
-    {'a.b': 1, 'a.c': 2, 'd': 3}
-    """
-    found = {}
-    for key, value in numbers.items():
-        name = prefix + key
-        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found

@@ -17,12 +17,12 @@ from pathlib import Path
 import pandas as pd
 from joblib import Parallel, delayed
 
-from ..claims import write_claims
+from ..claims import PUBLISHED, publish, write_claims
 from ..data import load_raw
-from ..workspace import STAGES, Workspace, output_root, project, write_text
+from ..workspace import STAGES, Workspace, flat, output_root, project, write_text
 from .lock import locked
 from .parameters import RunError, resolve
-from .results import HEADLINES, flat
+from .results import HEADLINES
 
 #: What the kernels run with: our own Python, threads that sleep when idle, one order of sets.
 KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
@@ -83,6 +83,8 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
         numbers = table(profile, roots)
         write_text(file, numbers.to_csv(index=False))
         write_claims(roots, profile)
+        if profile in PUBLISHED and output_root() == project():
+            publish(project())
         print(f"\n{os.path.relpath(file)}: {len(numbers)} numbers of {n} trainings\n")
         print(summary(numbers))
 
