@@ -147,12 +147,12 @@ def table(profile: str, roots: dict[int, Path]) -> pd.DataFrame:
 def summary(numbers: pd.DataFrame) -> str:
     """Mean, standard deviation, least and largest value of the main numbers over trainings."""
     full = numbers["stage"].str.cat(numbers["name"], sep=".")
-    lines = [f"{'':42}{'mean':>9}{'sd':>9}{'min':>9}{'max':>9}"]
+    lines = [f"{'':42}{'mean':>11}{'sd':>11}{'min':>11}{'max':>11}"]
     for title, key in HEADLINES.items():
         values = numbers.loc[full == key, "value"].astype(float)
         if len(values):
             shown = (values.mean(), values.std(), values.min(), values.max())
-            lines.append(f"  {title:<40}" + "".join(f"{value:>9.4g}" for value in shown))
+            lines.append(f"  {title:<40}" + "".join(f"{value:>11.4g}" for value in shown))
     return "\n".join(lines)
 
 
