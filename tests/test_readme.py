@@ -11,6 +11,7 @@ METRICS = {
     for name in ("ml-100k",)
 }
 
+
 def number(key: str, dataset: str = "ml-100k") -> float:
     value = METRICS[dataset]
     for part in key.split("."):

@@ -1,0 +1,128 @@
+"""Claims are decided by trainings and users together: on trainings whose truth is known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqsae_utils import claims
+from seqsae_utils.claims import Claim, Training
+from seqsae_utils.resampling import draws
+
+USERS = 200
+
+
+def training(own: float, control: float, seed: int, spread: float = 0.3) -> Training:
+    """Per-user scores around two means, and their means in 500 draws of the same users."""
+    rng = np.random.default_rng(seed)
+    taste = rng.normal(0, spread, USERS)  # moves both alike: only a paired comparison sees through
+    counts = draws(USERS) / USERS
+    numbers, drawn = {}, {}
+    for key, mean in {"ours.score": own, "theirs.score": control}.items():
+        values = mean + taste + rng.normal(0, 0.05, USERS)
+        numbers["sae", key], drawn["sae", key] = values.mean(), counts @ values
+    return Training(numbers, drawn)
+
+
+def one_claim(monkeypatch, controls=None, larger=True):
+    controls = controls or {"rival": "theirs.score"}
+    claim = Claim("sae", "ours.score", "ours is better", "score", controls, larger)
+    monkeypatch.setattr(claims, "claims", lambda: [claim])
+
+
+def decide(trainings) -> pd.Series:
+    return claims.table(trainings).iloc[0]
+
+
+def test_a_lead_in_all_trainings_holds_although_the_intervals_overlap(monkeypatch):
+    one_claim(monkeypatch)
+    row = decide([training(0.55, 0.50, s) for s in range(5)])
+    assert row["low"] < row["control_high"], "unpaired it would be undecided"
+    assert (row["verdict"], row["holds_in"], row["n_trainings"]) == ("holds", 5, 5)
+
+
+def test_a_lead_that_training_turns_round_is_undecided(monkeypatch):
+    """Sure over users in each training, but not over trainings: the fault that this is against."""
+    one_claim(monkeypatch)
+    leads = [0.06, -0.05, 0.05, -0.04, 0.02]
+    row = decide([training(0.5 + lead, 0.5, s) for s, lead in enumerate(leads)])
+    assert (row["verdict"], row["holds_in"]) == ("undecided", 3)
+    assert decide([training(0.56, 0.5, 0)])["verdict"] == "holds", "a single training was sure"
+
+
+def test_behind_in_all_trainings_does_not_hold(monkeypatch):
+    one_claim(monkeypatch)
+    assert decide([training(0.45, 0.5, s) for s in range(5)])["verdict"] == "does not hold"
+
+
+def test_where_less_is_better_the_signs_turn(monkeypatch):
+    one_claim(monkeypatch, larger=False)
+    row = decide([training(0.45, 0.5, s) for s in range(5)])
+    assert (row["verdict"], row["holds_in"]) == ("holds", 5)
+
+
+def test_the_best_control_counts(monkeypatch):
+    trainings = [training(0.55, 0.5, s) for s in range(5)]
+    one_claim(monkeypatch, {"rival": "theirs.score", "a constant": 0.9})
+    row = decide(trainings)
+    assert (row["control"], row["verdict"]) == ("a constant", "does not hold")
+    assert row["control_low"] == row["control_high"] == 0.9
+    one_claim(monkeypatch, {"rival": "theirs.score", "a constant": 0.1})
+    assert decide(trainings)["control"] == "rival"
+
+
+def test_the_interval_grows_with_what_training_moves(monkeypatch):
+    one_claim(monkeypatch)
+    calm = decide([training(0.5, 0.3, 0, 0.01) for _ in range(5)])
+    moved = decide([training(0.5 + s / 50, 0.3, 0, 0.01) for s in range(-2, 3)])
+    assert moved["high"] - moved["low"] > 3 * (calm["high"] - calm["low"])
+    assert moved["number"] == pytest.approx(calm["number"], abs=1e-6)
+
+
+def test_numbers_without_draws_vary_with_the_trainings_only(monkeypatch):
+    one_claim(monkeypatch)
+    trainings = [Training(training(0.5 + s / 100, 0.3, s).numbers, {}) for s in range(5)]
+    row = decide(trainings)
+    own = [t.numbers["sae", "ours.score"] for t in trainings]
+    assert min(own) < row["low"] < row["number"] < row["high"] < max(own)
+
+
+def test_what_a_profile_lacks_is_left_out(monkeypatch):
+    one_claim(monkeypatch, {"rival": "gpt2.score"})
+    assert claims.table([training(0.5, 0.4, 0)]).empty
+
+
+def test_an_edit_by_zero_must_be_zero_in_every_training(monkeypatch):
+    key = "zero_edit.max_logit_change"
+    claim = Claim("control", key, "nothing changes", "logit", {"not the last bit": 0.0}, False)
+    monkeypatch.setattr(claims, "claims", lambda: [claim])
+    exact, off = Training({("control", key): 0.0}, {}), Training({("control", key): 1e-9}, {})
+    assert decide([exact] * 5)["verdict"] == "holds"
+    row = decide([exact] * 4 + [off])
+    assert (row["verdict"], row["holds_in"]) == ("does not hold", 4)
+
+
+def test_every_claim_names_numbers_that_are_compared_once():
+    found = claims.claims()
+    assert len({(claim.stage, claim.key, claim.claim) for claim in found}) == len(found)
+    assert all(claim.controls for claim in found)
+    assert 6 <= sum(claim.headline for claim in found) <= 12
+
+
+def test_trainings_are_read_from_their_folders(tmp_path):
+    folder = tmp_path / "artifacts" / "toy"
+    (folder / "draws").mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"sae": {"a": {"b": 1.5}, "name": "x"}}))
+    pd.DataFrame({"a.b": np.arange(500.0)}).to_parquet(folder / "draws" / "sae.parquet")
+    found = claims.read_training(tmp_path, "toy")
+    assert found.numbers == {("sae", "a.b"): 1.5, ("sae", "name"): "x"}
+    assert found.draws["sae", "a.b"][-1] == 499
+
+
+def test_rows_are_shown_as_papers_print_them(monkeypatch):
+    one_claim(monkeypatch, {"one half": 0.5})
+    found = claims.table([training(0.75, 0.5, s, 0.0) for s in range(5)])
+    line = claims.shown(found, "sae").splitlines()[-1]
+    assert line.startswith("| ours is better | score | .7")
+    assert line.endswith("| one half: .500 | 5 of 5 | **holds** |")
