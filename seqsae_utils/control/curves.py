@@ -248,7 +248,7 @@ def areas(
         A row for each method: the means over attributes with their intervals; lead, by how much
         the area exceeds that of the method `against`; wins, the number of attributes on which it
         is at least as large; and cheap, on how many nine tenths of the NDCG are kept at a gain of
-        20 points.
+        20 points, and share_cheap, their share.
     draws
         ``<method>.<column>`` -> the mean over attributes in each draw [n_draws].
     """
@@ -268,6 +268,7 @@ def areas(
             | {
                 "wins": int((area >= rival_by_attribute["pareto_area"]).sum()),
                 "cheap": int((of_method["kept_at_20"] >= 0.9).sum()),
+                "share_cheap": float((of_method["kept_at_20"] >= 0.9).mean()),
             }
         )
         found |= {f"{method}.{name}": own[name].to_numpy()[1:] for name in own}
