@@ -285,8 +285,14 @@ def _number(value: float) -> str:
     return "0" if value == 0 else f"{value:.3f}".replace("0.", ".", 1)
 
 
-#: The datasets whose tables are committed, and how to call them.
-PUBLISHED = {"ml-100k": "MovieLens-100K", "ml-1m": "ML-1M (rebuilt)"}
+#: The profiles whose tables are committed, and how to call them; README and notebooks show `MAIN`.
+PUBLISHED = {
+    "ml-100k": "MovieLens-100K",
+    "ml-1m": "ML-1M (rebuilt)",
+    "ml-1m-small": "ML-1M (rebuilt), as many users as MovieLens-100K",
+    "ml-100k-fresh": "MovieLens-100K, other users in each group, looked at once",
+}
+MAIN = ("ml-100k", "ml-1m")
 
 
 def rendered(project: Path) -> dict[Path, str]:
@@ -295,22 +301,22 @@ def rendered(project: Path) -> dict[Path, str]:
     The README has the headlines between two comments, ``figures/RESULTS.md`` has every claim, and
     each notebook the claims of its stage in the markdown cell with the tag ``claims``.
     """
-    tables = {
-        label: pd.read_csv(file)
-        for profile, label in PUBLISHED.items()
-        if (file := project / "figures" / profile / "claims.csv").is_file()
-    }
+    files = {name: project / "figures" / name / "claims.csv" for name in PUBLISHED}
+    tables = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
 
-    def of(stage: str | None) -> str:
-        parts = (f"**{label}**\n\n{shown(found, stage)}" for label, found in tables.items())
-        return "\n\n".join(parts)
+    def of(stage: str | None, profiles=MAIN) -> str:
+        return "\n\n".join(
+            f"**{PUBLISHED[name]}**\n\n{shown(found, stage)}"
+            for name, found in tables.items()
+            if name in profiles
+        )
 
     texts = {}
     readme = project / "README.md"
     before, _, rest = readme.read_text().partition("<!-- claims -->")
     _, _, after = rest.partition("<!-- end of claims -->")
     texts[readme] = f"{before}<!-- claims -->\n{of(None)}\n<!-- end of claims -->{after}"
-    stages = "\n\n".join(f"## {stage.capitalize()}\n\n{of(stage)}" for stage in STAGES)
+    stages = "\n\n".join(f"## {stage.capitalize()}\n\n{of(stage, PUBLISHED)}" for stage in STAGES)
     texts[project / "figures" / "RESULTS.md"] = f"{RESULTS}\n\n{stages}\n"
     for stage, name in STAGES.items():
         path = project / "notebooks" / f"{name}.ipynb"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from seqsae_utils.claims import PUBLISHED, claims, rendered
+from seqsae_utils.claims import MAIN, PUBLISHED, claims, rendered
 from seqsae_utils.run.clean import normalise
 from seqsae_utils.run.parameters import TYPES, declared, resolve
 from seqsae_utils.workspace import STAGES, sha256
@@ -343,10 +343,11 @@ def spreads(trainings: pd.DataFrame) -> pd.DataFrame:
     From few trainings a number's own deviation is uncertain. So it is averaged (in squares) with
     that of its kind: the numbers of the same stage with the same last name.
     """
-    found = trainings.groupby(["stage", "name"])["value"].agg(["mean", "var", "count"]).fillna(0.0)
+    found = trainings.groupby(["stage", "name"])["value"].agg(["mean", "var", "count"])
     last = [name.rpartition(".")[2] for name in found.index.get_level_values("name")]
     of_kind = found["var"].groupby([found.index.get_level_values(0), last]).transform("mean")
-    variance = np.where(found["var"] > 0, (found["var"] + of_kind) / 2, 0)
+    mixed = ((found["var"] + of_kind) / 2).where(found["var"] > 0, 0)
+    variance = mixed.where(found["var"].notna(), of_kind).fillna(0)  # of one training: its kind's
     tolerance = DEVIATIONS * np.sqrt(variance * (1 + 1 / found["count"]))
     return found[["mean"]].assign(tolerance=np.maximum(tolerance, NOISE))
 
@@ -367,6 +368,8 @@ def differences(now: dict, committed: dict, spread: pd.DataFrame) -> list[str]:
                 found.append(
                     f"{'.'.join(path)} is {a}, committed {b}: {mean:.4g} +- {tolerance:.2g}"
                 )
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            continue  # seeds of one number: their mean is compared
         elif not (isinstance(a, float) and isinstance(b, float) and abs(a - b) <= NOISE):
             found.append(f"{'.'.join(path)} is {a}, committed {b}")
     return found
@@ -485,12 +488,12 @@ def test_the_claims_are_those_of_the_trainings(profile):
         pytest.skip(f"no trainings of {profile} are committed")
     found, values = pd.read_csv(folder / "claims.csv"), pd.read_csv(folder / "trainings.csv")
     by_training = values.set_index(["seed", "stage", "name"])["value"].unstack("seed")
-    assert len(found) >= 25
+    assert len(found) >= 20
     known = {(claim.stage, claim.key, claim.claim): claim for claim in claims()}
     for row in found.itertuples():
         claim = known[row.stage, row.key, row.claim]
         own = by_training.loc[(row.stage, row.key)]
-        assert row.n_trainings == len(own) >= 5
+        assert row.n_trainings == len(own) >= (5 if profile in MAIN else 1)
         assert row.number == pytest.approx(own.mean(), rel=1e-4, abs=1e-9)
         control = claim.controls[row.control]
         if isinstance(control, str):
