@@ -26,6 +26,8 @@ from .results import HEADLINES
 
 #: What the kernels run with: our own Python, threads that sleep when idle, one order of sets.
 KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
+#: What only the first training does: the other variants are compared once, and none is kept.
+ONCE = {"variants": "topk"}
 #: Lines of a chain that are shown: a notebook starts, it is done, an error. The log has them all.
 SHOWN = re.compile(r"\[\d+/\d+\]|\s+\d+ s$|error: ")
 
@@ -61,7 +63,7 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
         given.setdefault("n_jobs", 1)  # those that run side by side have the cores already
     calls = []
     for seed, root in roots.items():
-        own = given if root == output_root().absolute() else {**given, "seed": seed}
+        own = given if root == output_root().absolute() else {**ONCE, **given, "seed": seed}
         resolve(profile, own)  # refuses before anything runs
         calls.append(
             delayed(train)(seed, _command(profile, own), _environment(root), project(), logs[seed])
