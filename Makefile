@@ -7,9 +7,11 @@ JOBS    ?= 2
 
 PY  := .venv/bin/python
 RUN := $(PY) -m seqsae_utils.run
-# Kernels use the environment's own Python, and threads that sleep when they have nothing to do.
+# Kernels use the environment's own Python, threads that sleep when they have nothing to do, and
+# one thread for NumPy: sums have one order on any number of cores.
 export JUPYTER_PREFER_ENV_PATH = 1
 export OMP_WAIT_POLICY = PASSIVE
+export OPENBLAS_NUM_THREADS = 1
 export PYTHONHASHSEED = 0
 
 .DEFAULT_GOAL := help

@@ -24,8 +24,15 @@ from .lock import locked
 from .parameters import RunError, resolve
 from .results import HEADLINES
 
-#: What the kernels run with: our own Python, threads that sleep when idle, one order of sets.
-KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
+#: What the kernels run with: our own Python, threads that sleep when idle, one order of sets. One
+#: thread for NumPy, as for torch: sums have one order on any number of cores, and chains that run
+#: side by side do not wait for each other's threads.
+KERNEL = {
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+}
 #: What only the first training does: the other variants are compared once, and none is kept.
 ONCE = {"variants": "topk"}
 #: Lines of a chain that are shown: a notebook starts, it is done, an error. The log has them all.
