@@ -13,6 +13,7 @@ import torch
 
 collect_ignore = ["bench"]  # scripts, run by `make bench`
 torch.set_num_threads(1)  # what notebooks run with: small matrices are slower on two
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: others add in another order
 
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(

@@ -397,9 +397,7 @@ def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
 def run_here(line: str) -> subprocess.CompletedProcess:
     """Run a line of Python in a process of its own, with this module as `t`."""
     command = [sys.executable, "-c", f"import test_activations as t; {line}"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: others add in another order
-    folder = Path(__file__).parent
-    return subprocess.run(command, cwd=folder, env=one_thread, capture_output=True, text=True)
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
