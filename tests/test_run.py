@@ -654,3 +654,11 @@ def test_kernels_get_full_paths(project, monkeypatch):
     assert run.main(["data", "--profile", "toy"]) == 0
     assert os.environ["SEQSAE_WORKSPACE"] == str(project / "out")
     assert Path(os.environ["SEQSAE_DATA_DIR"]).resolve() == project.parent / "data"
+
+
+def test_claims_are_put_where_they_are_read(capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(run, "publish", shown.append)
+    assert run.main(["claims"]) == 0 and shown == [PROJECT]
+    assert run.main(["claims", "-p", "k", "8"]) == 1
+    assert "of every profile" in capsys.readouterr().err

@@ -19,6 +19,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from ..claims import publish
 from ..data import load_raw
 from ..interpretability import atlas as pages
 from ..workspace import (
@@ -186,10 +187,17 @@ def desk(profile: str, overrides: dict) -> None:
     Voila.launch_instance([page, "--Voila.ip=127.0.0.1"], tornado_settings=OWN_SERVER_ONLY)
 
 
+def claims(profile: str, overrides: dict) -> None:
+    """Put the committed tables of claims into README, ``figures/RESULTS.md`` and notebooks."""
+    if overrides or profile != "ml-100k":
+        raise RunError("the committed claims are shown, of every profile that has some")
+    publish(project())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 1 for an error, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m seqsae_utils.run", description=__doc__)
-    commands = ["paper", "notebooks", "data", "atlas", "desk", "seeds"]
+    commands = ["paper", "notebooks", "data", "atlas", "desk", "seeds", "claims"]
     parser.add_argument("command", choices=commands)
     parser.add_argument("--profile", default="ml-100k", help="a file of notebooks/params")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
