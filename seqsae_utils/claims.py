@@ -100,7 +100,8 @@ def claims() -> list[Claim]:
         Claim("interpretability", "sae.held_out", sae + "an SAE of item vectors, which knows no "
               "sequence", films, _held_out("sae_static", "sae_svd"), headline=True),
         Claim("interpretability", "sae_fewer.held_out", "as many SAE features as there "
-              "are dimensions, drawn at random, suffice for that", films, _held_out("neurons", "neurons_cut")),
+              "are dimensions, drawn at random, suffice for that", films,
+              _held_out("neurons", "neurons_cut")),
         Claim("interpretability", "gpt2_sae.held_out", "with GPT-2, " + sae + "a hidden dimension",
               films, {"GPT-2: hidden dimensions": "gpt2_neurons.held_out"}),
         Claim("interpretability", "sae.share_significant", "most genres have a feature beyond "

@@ -659,6 +659,6 @@ def test_kernels_get_full_paths(project, monkeypatch):
 def test_claims_are_put_where_they_are_read(capsys, monkeypatch):
     shown = []
     monkeypatch.setattr(run, "publish", shown.append)
-    assert run.main(["claims"]) == 0 and shown == [PROJECT]
+    assert run.main(["claims"]) == 0 and shown == [workspace.project()]
     assert run.main(["claims", "-p", "k", "8"]) == 1
     assert "of every profile" in capsys.readouterr().err
