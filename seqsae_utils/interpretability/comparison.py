@@ -147,8 +147,8 @@ def cut(codes: dict[str, NDArray], k: int) -> dict[str, NDArray]:
     Entries are counted in standard deviations of the group ``sae``; the others become 0.
 
     >>> x = np.array([[3.0, 1.0], [-3.0, 5.0], [0.0, -6.0]])
-    >>> cut({"sae": x}, k=1)["sae"].round(2).tolist()
-    [[1.22, 0.0], [-1.22, 0.0], [0.0, -1.33]]
+    >>> cut({"sae": x}, k=1)["sae"].astype(float).round(2).tolist()
+    [[1.22, 0.0], [-1.22, 0.0], [0.0, -1.32]]
     """
     mean, spread = codes["sae"].mean(axis=0), codes["sae"].std(axis=0)
     k, found = min(k, len(mean)), {}
