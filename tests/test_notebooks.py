@@ -28,7 +28,7 @@ MEGABYTE = 2**20
 #: Another processor adds in another order, and training carries that on, so that a number may be as
 #: far from the committed ones as another training would be: so many standard deviations over the
 #: committed trainings. Numbers that no training moves may differ by NOISE, a rounding error.
-DEVIATIONS, NOISE = 6, 1e-4
+DEVIATIONS, NOISE = 10, 1e-4
 
 
 # The rules
@@ -337,17 +337,32 @@ def test_a_parameter_of_two_notebooks_is_one_parameter():
 # The numbers, after nbval has executed the notebooks again
 
 
+#: Names of models that are not trained: their numbers are the same in every training.
+UNTRAINED = re.compile(r"(^|\.)(popularity|item_knn|ease)\.")
+
+
+def _kind(name: str) -> str:
+    """What a number is: its last name, or where that says what is counted, the name before."""
+    *_, before, last = ["", *name.split(".")]
+    if before in ("features_about", "beside"):
+        return before
+    return re.sub("_(low|high|reconstructed)$", "", last)
+
+
 def spreads(trainings: pd.DataFrame) -> pd.DataFrame:
     """How far retraining moves each number: mean, and the tolerance for another training.
 
-    From few trainings a number's own deviation is uncertain. So it is averaged (in squares) with
-    that of its kind: the numbers of the same stage with the same last name.
+    From few trainings a number's own variance is uncertain, and a count or a share may be the same
+    in all of them by chance. So the larger counts, its own or that of its kind: the mean over the
+    numbers of the same stage with the same last name, ends of intervals included.
     """
     found = trainings.groupby(["stage", "name"])["value"].agg(["mean", "var", "count"])
-    last = [name.rpartition(".")[2] for name in found.index.get_level_values("name")]
-    of_kind = found["var"].groupby([found.index.get_level_values(0), last]).transform("mean")
-    mixed = ((found["var"] + of_kind) / 2).where(found["var"] > 0, 0)
-    variance = mixed.where(found["var"].notna(), of_kind).fillna(0)  # of one training: its kind's
+    stages, names = (found.index.get_level_values(i) for i in range(2))
+    kind = [_kind(name) for name in names]
+    of_kind = found["var"].groupby([stages, kind]).transform("mean").fillna(0)
+    variance = found["var"].fillna(0).clip(lower=of_kind)
+    untrained = [bool(UNTRAINED.search(name)) for name in names]
+    variance[(stages == "recommender") & untrained] = 0
     tolerance = DEVIATIONS * np.sqrt(variance * (1 + 1 / found["count"]))
     return found[["mean"]].assign(tolerance=np.maximum(tolerance, NOISE))
 
@@ -402,10 +417,10 @@ MOVED = pd.DataFrame(
         ("sae", {"count": 9}, True),
         ("data", {"users": 10}, False),
         ("sae", {"ndcg": 0.0}, False),
-        ("sae", {"ndcg": 0.1}, False),
+        ("sae", {"ndcg": 0.11}, False),
         ("sae", {"ndcg": None}, False),
         ("sae", {"ndcg": "0.08"}, False),
-        ("sae", {"count": 17}, False),
+        ("sae", {"count": 25}, False),
         ("sae", {"change": 1e-2}, False),
         ("activations", {"site": "b"}, False),
         ("activations", {"p": 0.5}, False),
@@ -491,7 +506,7 @@ def test_the_claims_are_those_of_the_trainings(profile):
     for row in found.itertuples():
         claim = known[row.stage, row.key, row.claim]
         own = by_training.loc[(row.stage, row.key)]
-        assert row.n_trainings == len(own) >= (5 if profile in MAIN else 1)
+        assert row.n_trainings == len(own) >= (4 if profile in MAIN else 1)
         assert row.number == pytest.approx(own.mean(), rel=1e-4, abs=1e-9)
         control = claim.controls[row.control]
         if isinstance(control, str):
