@@ -29,6 +29,9 @@ MEGABYTE = 2**20
 #: far from the committed ones as another training would be: so many standard deviations over the
 #: committed trainings. Numbers that no training moves may differ by NOISE, a rounding error.
 DEVIATIONS, NOISE = 10, 1e-4
+#: Many numbers of one thing (a model, a representation, a way to steer) must not be off together:
+#: root mean square of their deviations, for things with at least so many numbers.
+TOGETHER, N_TOGETHER = 3.2, 8
 
 
 # The rules
@@ -370,7 +373,7 @@ def spreads(trainings: pd.DataFrame) -> pd.DataFrame:
 def differences(now: dict, committed: dict, spread: pd.DataFrame) -> list[str]:
     """What is not as committed: names and texts must be equal, numbers as retraining moves them."""
     now, committed = dict(leaves(now)), dict(leaves(committed))
-    found = []
+    found, off = [], {}
     for path in {**committed, **now}:
         a, b = now.get(path, "nothing"), committed.get(path, "nothing")
         key = path[0], ".".join(path[1:])
@@ -379,12 +382,19 @@ def differences(now: dict, committed: dict, spread: pd.DataFrame) -> list[str]:
         numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (a, b))
         if numbers and key in spread.index:
             mean, tolerance = spread.loc[key]
+            if tolerance > NOISE:
+                thing = f"{key[0]}.{key[1].partition('.')[0]}"
+                off.setdefault(thing, []).append(DEVIATIONS * (a - mean) / tolerance)
             if abs(a - mean) > tolerance:
                 found.append(
                     f"{'.'.join(path)} is {a}, committed {b}: {mean:.4g} +- {tolerance:.2g}"
                 )
         elif not (isinstance(a, float) and isinstance(b, float) and abs(a - b) <= NOISE):
             found.append(f"{'.'.join(path)} is {a}, committed {b}")
+    for thing, deviations in off.items():
+        together = np.sqrt(np.mean(np.square(deviations)))
+        if len(deviations) >= N_TOGETHER and together > TOGETHER:
+            found.append(f"{len(deviations)} numbers of {thing} are off by {together:.1f} together")
     return found
 
 
