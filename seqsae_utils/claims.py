@@ -137,7 +137,8 @@ def claims() -> list[Claim]:
         Claim("control", "sae_several.pareto_area", several + "by a random feature", area,
               {"random SAE feature": "random.pareto_area"}),
         Claim("control", "sae_several.pareto_area", several + "the same choice for a permuted "
-              "genre", area, {"permuted genre": "sae_several_permuted.pareto_area"}),
+              "genre", area, {"permuted genre": "sae_several_permuted.pareto_area"},
+              headline=True),
         Claim("control", "sae_several.pareto_area", several + "by a hidden dimension or a "
               "principal component", area,
               {"hidden dimension": "neuron.pareto_area", "principal component": "pca.pareto_area"}),

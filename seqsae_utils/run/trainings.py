@@ -65,12 +65,14 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
     parameters = resolve(profile, overrides)
     roots = places(profile, parameters, n)
     logs = {seed: _folder(profile) / str(seed) / "log.txt" for seed in roots}
+    declared = {key for own in parameters.values() for key in own}
+    once = {key: value for key, value in ONCE.items() if key in declared}
     given = dict(overrides)
-    if n > 1 and jobs != 1 and any("n_jobs" in own for own in parameters.values()):
+    if n > 1 and jobs != 1 and "n_jobs" in declared:
         given.setdefault("n_jobs", 1)  # those that run side by side have the cores already
     calls = []
     for seed, root in roots.items():
-        own = given if root == output_root().absolute() else {**ONCE, **given, "seed": seed}
+        own = given if root == output_root().absolute() else {**once, **given, "seed": seed}
         resolve(profile, own)  # refuses before anything runs
         calls.append(
             delayed(train)(seed, _command(profile, own), _environment(root), project(), logs[seed])
