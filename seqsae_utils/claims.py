@@ -182,6 +182,14 @@ def read_training(root: Path, profile: str) -> Training:
     return Training(numbers, drawn)
 
 
+def points(trainings: list[Training], stage: str, key: str | float) -> NDArray:
+    """A number, or a constant, in each training: [n_trainings]."""
+    if isinstance(key, float):
+        return np.full(len(trainings), key)
+    values = [t.numbers[stage, key] for t in trainings]
+    return np.array([np.nan if value is None else float(value) for value in values])
+
+
 def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDArray:
     """A number in each of `N_DRAWS` draws: trainings are drawn, then users in each of them.
 
@@ -189,26 +197,23 @@ def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDA
     for all of them, since all were judged by the same users. A constant, or a number without draws
     of users, varies only with the trainings.
     """
-    n = len(trainings)
-    weights = draws(n, N_DRAWS, seed=2) / n
     if isinstance(key, float):
         return np.full(N_DRAWS, key)
     values = []
-    for training in trainings:
-        point = np.nan if (value := training.numbers[stage, key]) is None else float(value)
+    for training, point in zip(trainings, points(trainings, stage, key), strict=True):
         drawn = training.draws.get((stage, key), np.full(1, point))
         values.append(drawn[np.arange(N_DRAWS) % len(drawn)])
+    weights = draws(len(trainings), N_DRAWS, seed=2) / len(trainings)
     return (weights.T * np.array(values)).sum(axis=0)
 
 
 def table(trainings: list[Training]) -> pd.DataFrame:
-    """All claims that the trainings can decide, a row each; see the README of the columns.
+    """All claims that the trainings can decide, a row each.
 
     number and control_number are means over trainings, with 95 % intervals from `hierarchical`;
     the control is the best of its kind. ``holds``: the interval of the difference, paired over
     trainings and users, lies on the right side of 0; ``does not hold``: on the wrong side; else
-    ``undecided``. holds_in: trainings whose own
-    difference is on the right side.
+    ``undecided``. holds_in: trainings whose own difference is on the right side.
     """
     rows = []
     for claim in claims():
@@ -217,15 +222,11 @@ def table(trainings: list[Training]) -> pd.DataFrame:
         if not known:
             continue  # e.g. a profile without GPT-2
 
-        def point(key, stage=claim.stage):
-            if isinstance(key, float):
-                return np.full(len(trainings), key)
-            return np.array([float(t.numbers[stage, key]) for t in trainings])
-
         sign = 1 if claim.larger else -1
-        name = max(claim.controls, key=lambda c: sign * point(claim.controls[c]).mean())
-        control = claim.controls[name]
-        own, theirs = point(claim.key), point(control)
+        found = {n: points(trainings, claim.stage, k) for n, k in claim.controls.items()}
+        name = max(found, key=lambda n, found=found, sign=sign: sign * found[n].mean())
+        control, theirs = claim.controls[name], found[name]
+        own = points(trainings, claim.stage, claim.key)
         drawn, drawn_control = (
             hierarchical(trainings, claim.stage, key) for key in (claim.key, control)
         )
@@ -244,12 +245,10 @@ def table(trainings: list[Training]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def write_claims(roots: dict[int, Path], profile: str) -> pd.DataFrame:
-    """Write ``claims.csv`` of a profile from the trainings below the output roots, by seed."""
-    found = table([read_training(root, profile) for root in roots.values()])
+def write_claims(trainings: list[Training], profile: str) -> None:
+    """Write ``claims.csv`` of a profile."""
     file = Workspace(profile).figures / "claims.csv"
-    write_text(file, found.to_csv(index=False, float_format="%.6g"))
-    return found
+    write_text(file, table(trainings).to_csv(index=False, float_format="%.6g"))
 
 
 def shown(found: pd.DataFrame, stage: str | None = None) -> str:

@@ -113,11 +113,11 @@ def test_sparse_and_dense_codes_score_alike(positions, codes):
 
 def test_draws_are_of_users_and_films_together(positions, codes):
     """Weights of one user and of one film only: what is left is their common positions."""
-    from seqsae_utils.interpretability.films import _weighted_correlations
+    from seqsae_utils.interpretability.films import _products, _weighted_correlations
 
     x, y = codes["attribute"]["test"][:, :3], positions["test"].attributes
     weights = rng.integers(0, 3, (4, len(x))).astype(np.float32)
-    found = _weighted_correlations(x, y, weights)
+    found = _weighted_correlations(*_products(x, y), weights)
     for draw, weight in zip(found, weights, strict=True):
         rows = np.repeat(np.arange(len(x)), weight.astype(int))
         for j in range(3):

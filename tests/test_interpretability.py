@@ -560,7 +560,7 @@ def test_what_is_cut_keeps_the_strongest_entries_of_each_position():
 
 def test_svd_vectors_know_who_took_what_and_no_order():
     sequences = [np.array([1, 2, 3]), np.array([2, 1, 3]), np.array([4, 5]), np.array([5, 4, 3])]
-    found = interp.svd_vectors(sequences, n_items=6, d=3)
+    found = recommender.svd_vectors(sequences, n_items=6, d=3)
     taken = np.zeros((4, 7))
     for row, items in zip(taken, sequences, strict=True):
         row[items] = 1
@@ -568,5 +568,5 @@ def test_svd_vectors_know_who_took_what_and_no_order():
     u, s, v = np.linalg.svd(taken)
     np.testing.assert_allclose(gram, (v[:3].T * s[:3] ** 2) @ v[:3], atol=1e-4)
     np.testing.assert_allclose(found[[0, 6]], 0, atol=1e-6)
-    again = interp.svd_vectors([np.sort(items) for items in sequences], n_items=6, d=3)
+    again = recommender.svd_vectors([np.sort(items) for items in sequences], n_items=6, d=3)
     np.testing.assert_allclose(again @ again.T, gram, atol=1e-4)

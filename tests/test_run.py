@@ -528,7 +528,11 @@ def chains(project, monkeypatch) -> Path:
         project / "notebooks/01_data.ipynb", "size: int = 3", "dataset: str = 'x'\\nsize: int = 3"
     )
     monkeypatch.setattr(trainings, "load_raw", lambda name: print(f"fetched {name}"))
-    monkeypatch.setattr(trainings, "write_claims", lambda *given: print("claims of", *given))
+
+    def note(found, profile):
+        print("claims of", [training.numbers["sae", "l0"] for training in found], profile)
+
+    monkeypatch.setattr(trainings, "write_claims", note)
     return project
 
 
@@ -569,8 +573,7 @@ def test_trainings_give_one_tidy_table(chains, capsys, monkeypatch):
     assert "figures/toy/trainings.csv: 9 numbers of 3 trainings" in shown
     (line,) = (line for line in shown if "active features (L0)" in line)
     assert line.split()[-4:] == ["9", "1", "8", "10"]  # mean, sd, min, max
-    roots = {0: chains, 1: folder / "1", 2: folder / "2"}
-    assert f"claims of {roots} toy" in shown
+    assert "claims of [8.0, 9.0, 10.0] toy" in shown
     for seed in range(3):
         log = (folder / f"{seed}/log.txt").read_text()
         assert "\nmore\n" in log and "a warning" in log

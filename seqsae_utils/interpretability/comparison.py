@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import PCA, FastICA, TruncatedSVD
+from sklearn.decomposition import PCA, FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
 
@@ -82,20 +81,6 @@ def train_control(config: Config, training: Training, states: NDArray) -> tuple[
     return control.eval(), normalisation
 
 
-def svd_vectors(sequences: list[NDArray], n_items: int, d: int, seed: int = 0) -> NDArray:
-    """Item vectors [n_items + 1, d] from who took what, whatever the order; padding is 0.
-
-    The first d right singular vectors of the matrix of users and items, times their values.
-    """
-    users = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
-    items = np.concatenate(sequences)
-    taken = sparse.csr_array(
-        (np.ones(len(items)), (users, items)), shape=(len(sequences), n_items + 1)
-    )
-    svd = TruncatedSVD(d, algorithm="arpack", random_state=seed).fit(taken)
-    return (svd.components_ * svd.singular_values_[:, None]).T.astype(np.float32)
-
-
 def bases(
     sae: SAE,
     states: dict[str, NDArray],
@@ -153,7 +138,7 @@ def cut(codes: dict[str, NDArray], k: int) -> dict[str, NDArray]:
     mean, spread = codes["sae"].mean(axis=0), codes["sae"].std(axis=0)
     k, found = min(k, len(mean)), {}
     for group, x in codes.items():
-        z = ((x - mean) / spread).astype(np.float32)
+        z = ((x - mean) / np.maximum(spread, 1e-12)).astype(np.float32)
         edge = -np.partition(-np.abs(z), k - 1, axis=1)[:, [k - 1]]
         found[group] = np.where(np.abs(z) >= edge, z, 0)
     return found

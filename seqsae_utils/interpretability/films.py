@@ -21,7 +21,7 @@ N_SPLITS = 10
 SIZES = (1, 2, 4, 8)
 
 
-def film_splits(popularity: NDArray, n_splits: int = N_SPLITS, seed: int = 0) -> NDArray:
+def film_splits(popularity: NDArray, n_splits: int = N_SPLITS) -> NDArray:
     """The films that choose, in each fold: bool [2 * n_splits, n_items + 1].
 
     Films are sorted by popularity [n_items + 1], and of each two neighbours a coin gives one to
@@ -30,7 +30,7 @@ def film_splits(popularity: NDArray, n_splits: int = N_SPLITS, seed: int = 0) ->
     >>> film_splits(np.array([0, 9, 8, 2, 1]), n_splits=1).sum(axis=1)
     array([2, 2])
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # the same films in every training
     n = len(popularity) - 1
     folds = np.zeros((n_splits, 2, n + 1), dtype=bool)
     for first, second in folds:
@@ -86,12 +86,13 @@ def held_out_films(
         x = np.hstack(
             [columns(c["test"][rows], best) for (_, c), best in zip(every, chosen, strict=True)]
         )
+        prepared = _products(x, y)
         once = np.ones((1, len(rows)), np.float32)
-        points[i] = _weighted_correlations(x, y, once)[0]
+        points[i] = _weighted_correlations(*prepared, once)[0]
         for start in range(0, n_draws, 50):
             some = slice(start, start + 50)
             weights = of_users[some][:, user[rows]] * of_films[some][:, test.items[rows]]
-            found = _weighted_correlations(x, y, weights)
+            found = _weighted_correlations(*prepared, weights)
             means[i, some] = np.nanmean(found, axis=2)
     points, means = np.nanmean(points, axis=0), np.nanmean(means, axis=0)
     names = np.array([name for name, _ in every])
@@ -100,20 +101,28 @@ def held_out_films(
     return pd.DataFrame(scores), drawn
 
 
-def _weighted_correlations(x: NDArray, y: NDArray, weights: NDArray) -> NDArray:
+def _products(x: NDArray, y: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """All that weights are put on, the same in every draw: x standardised, x^2, x y, and y."""
+    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-12)  # sums in float32: nothing cancels
+    x = x.astype(np.float32)
+    return x, x * x, x * np.tile(y, x.shape[1] // y.shape[1]), y
+
+
+def _weighted_correlations(
+    x: NDArray, xx: NDArray, xy: NDArray, y: NDArray, weights: NDArray
+) -> NDArray:
     """Correlation of each column of x with its attribute, under weights of the positions.
 
-    x is [n, n_codes * n_attributes], y [n, n_attributes], weights [n_draws, n]; returns [n_draws,
-    n_codes, n_attributes]. 0 where x does not vary, NaN where y does not.
+    From `_products` of x [n, n_codes * n_attributes] and y [n, n_attributes], and weights
+    [n_draws, n]; returns [n_draws, n_codes, n_attributes]. 0 where x does not vary, NaN where y
+    does not.
     """
     n_attributes = y.shape[1]
     n_codes = x.shape[1] // n_attributes
-    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-12)  # sums in float32: nothing cancels
-    x = x.astype(np.float32)
     total = weights.sum(axis=1, dtype=np.float64)[:, None]
     sum_x, sum_xx, sum_xy = (
         (weights @ values).astype(np.float64).reshape(len(weights), n_codes, n_attributes)
-        for values in (x, x * x, x * np.tile(y, n_codes))
+        for values in (x, xx, xy)
     )
     sum_y = (weights @ y).astype(np.float64)
     var_y = variance(sum_y, sum_y, total)[:, None]
@@ -123,19 +132,17 @@ def _weighted_correlations(x: NDArray, y: NDArray, weights: NDArray) -> NDArray:
     return np.where(np.isnan(var_x) & ~np.isnan(var_y), 0.0, found)
 
 
-def films_table(
-    scores: pd.DataFrame, drawn: dict[str, NDArray], against: str = "sae"
-) -> pd.DataFrame:
-    """A row for each representation: its mean over attributes, and the lead of `against` over it.
+def films_table(scores: pd.DataFrame, drawn: dict[str, NDArray]) -> pd.DataFrame:
+    """A row for each representation: its mean over attributes, and the SAE's lead over it.
 
     Columns: held_out, its interval (95 %, users and films drawn), lead with its interval (paired
     over the same draws).
     """
     rows = {}
     for name, values in drawn.items():
-        lead = scores[against].mean() - scores[name].mean()
+        lead = scores["sae"].mean() - scores[name].mean()
         low, high = interval(values)
-        lead_low, lead_high = interval(drawn[against] - values)
+        lead_low, lead_high = interval(drawn["sae"] - values)
         rows[name] = {"held_out": scores[name].mean(), "held_out_low": low, "held_out_high": high}
         rows[name] |= {"lead": lead, "lead_low": lead_low, "lead_high": lead_high}
     return pd.DataFrame(rows).T

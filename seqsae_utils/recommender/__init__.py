@@ -8,7 +8,7 @@
 ============  ==================================================================================
 """
 
-from .baselines import ease_scores, item_knn_scores, simple_models
+from .baselines import ease_scores, item_knn_scores, simple_models, svd_vectors
 from .models import (
     ARCHITECTURES,
     Architecture,
@@ -41,5 +41,5 @@ __all__ = [
     "Protocol", "Ranking", "Scorer", "Training", "Transformer", "create", "ease_scores", "fit",
     "fit_all", "hold_out_last", "item_knn_scores", "leave_last_out", "load", "load_beside",
     "ndcg_of_shuffled", "new_users", "pad", "pieces", "popularity_scores", "rank_items", "save",
-    "simple_models", "summary", "train",
+    "simple_models", "summary", "svd_vectors", "train",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
 
 from .. import metrics
 from .ranking import Protocol, Scorer, popularity_scores, rank_items
@@ -97,6 +98,17 @@ def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float
     torch.cholesky_inverse(matrix, out=matrix)
     weights = matrix.div_(-matrix.diagonal()).fill_diagonal_(0).numpy()
     return _linear(lambda history: history @ weights, n_items)
+
+
+def svd_vectors(sequences: list[np.ndarray], n_items: int, d: int, seed: int = 0) -> np.ndarray:
+    """Item vectors [n_items + 1, d] from who took what, whatever the order; padding is 0.
+
+    The first d right singular vectors of X, times their singular values.
+    """
+    taken = _taken(sequences, n_items).astype(np.float64)
+    svd = TruncatedSVD(d, algorithm="arpack", random_state=seed).fit(taken)
+    vectors = (svd.components_ * svd.singular_values_[:, None]).T.astype(np.float32)
+    return np.vstack([np.zeros_like(vectors[:1]), vectors])
 
 
 def best_of(

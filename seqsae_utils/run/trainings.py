@@ -17,9 +17,9 @@ from pathlib import Path
 import pandas as pd
 from joblib import Parallel, delayed
 
-from ..claims import PUBLISHED, publish, write_claims
+from ..claims import PUBLISHED, Training, publish, read_training, write_claims
 from ..data import load_raw
-from ..workspace import STAGES, Workspace, flat, output_root, project, write_text
+from ..workspace import STAGES, Workspace, output_root, project, write_text
 from .lock import locked
 from .parameters import RunError, resolve
 from .results import HEADLINES
@@ -91,9 +91,10 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
             which = ", ".join(f"seed {seed} (see {os.path.relpath(logs[seed])})" for seed in failed)
             raise RunError(f"{len(failed)} of {n} trainings failed: {which}")
         file = Workspace(profile).figures / "trainings.csv"
-        numbers = table(profile, roots)
+        done = {seed: read_training(root, profile) for seed, root in roots.items()}
+        numbers = table(done)
         write_text(file, numbers.to_csv(index=False))
-        write_claims(roots, profile)
+        write_claims(list(done.values()), profile)
         if profile in PUBLISHED and output_root() == project():
             publish(project())
         print(f"\n{os.path.relpath(file)}: {len(numbers)} numbers of {n} trainings\n")
@@ -139,16 +140,15 @@ def train(
     return seed, process.returncode
 
 
-def table(profile: str, roots: dict[int, Path]) -> pd.DataFrame:
-    """Numbers of all trainings, tidy: columns seed, stage, name, value.
+def table(trainings: dict[int, Training]) -> pd.DataFrame:
+    """Numbers of all trainings, by seed, tidy: columns seed, stage, name, value.
 
     Ordered by seed, then as in ``metrics.json``. What is not a finite number is left out.
     """
     rows = [
         (seed, stage, name, value)
-        for seed, root in sorted(roots.items())
-        for stage, numbers in _metrics(root, profile).items()
-        for name, value in flat(numbers).items()
+        for seed, training in sorted(trainings.items())
+        for (stage, name), value in training.numbers.items()
         if type(value) in (int, float) and math.isfinite(value)
     ]
     # Objects, so that whole numbers stay whole and the digits are those of metrics.json.
@@ -169,10 +169,6 @@ def summary(numbers: pd.DataFrame) -> str:
 
 def _folder(profile: str) -> Path:
     return Workspace(profile).runs.absolute() / "trainings"
-
-
-def _metrics(root: Path, profile: str) -> dict:
-    return json.loads((root / "artifacts" / profile / "metrics.json").read_text())
 
 
 def _command(profile: str, parameters: dict) -> list[str]:
