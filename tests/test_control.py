@@ -14,8 +14,8 @@ from seqsae_utils.resampling import N_DRAWS
 
 D_IN, D_SAE, N_ITEMS = 16, 40, 30
 NAMES = ["Noir", "War", "Musical"]
-#: Far from mean 0 and deviation 1: who mixes up the two spaces is found out.
-NORMALISATION = Normalisation(mean=0.7, std=2.5)
+#: Far from 1: who mixes up the two units is found out.
+STD = 2.5
 SITES = [
     "item_embedding", "blocks.0", "blocks.0.attention", "blocks.0.mlp", "blocks.1", "final_norm",
 ]  # fmt: skip
@@ -29,6 +29,7 @@ def dictionary(request) -> sae.SAE:
     with torch.no_grad():
         for parameter in (made.W_enc, made.b_enc, made.b_dec):
             parameter.add_(0.5 * torch.randn_like(parameter))
+    made.fold(Normalisation(mean=0.7, std=STD))
     return made
 
 
@@ -66,7 +67,7 @@ def hidden() -> torch.Tensor:
 
 
 def code_of(dictionary, hidden) -> torch.Tensor:
-    return dictionary.encode((hidden - NORMALISATION.mean) / NORMALISATION.std)
+    return dictionary.encode(hidden) / STD
 
 
 def steered_scores(model, site, delta, histories):
@@ -83,7 +84,7 @@ def steered_scores(model, site, delta, histories):
 )
 def test_the_zero_edit_changes_no_logit_at_all(model, dictionary, users, site, edit):
     plain = model.next_item_scores(users[0])[:, 1:]
-    delta = control.sae_delta(dictionary, NORMALISATION, [edit])
+    delta = control.sae_delta(dictionary, [edit])
     edited = steered_scores(model, site, delta, users[0])
     assert (edited - plain).abs().max().item() == 0.0
 
@@ -96,13 +97,13 @@ def test_setting_features_to_what_they_are_changes_no_logit_at_all(model, dictio
     values = code_of(dictionary, seen[0])[0, 0].tolist()
     assert 0 < np.count_nonzero(values) < D_SAE
     edits = [Edit(feature, value, "set") for feature, value in enumerate(values)]
-    delta = control.sae_delta(dictionary, NORMALISATION, edits)
+    delta = control.sae_delta(dictionary, edits)
     assert (steered_scores(model, site, delta, history) - plain).abs().max().item() == 0.0
 
 
 def test_an_untouched_model_is_what_a_steered_one_goes_back_to(model, dictionary, users):
     plain = model.next_item_scores(users[0])
-    delta = control.sae_delta(dictionary, NORMALISATION, [Edit(0, 9.0)])
+    delta = control.sae_delta(dictionary, [Edit(0, 9.0)])
     with pytest.raises(KeyError), control.steered(model, "blocks.0", delta):
         raise KeyError
     assert torch.equal(model.next_item_scores(users[0]), plain)
@@ -131,29 +132,29 @@ def test_the_edit_keeps_the_error(dictionary, hidden, edits):
             "add": value + edit.value, "set": 0 * value + edit.value, "scale": edit.value * value,
             "clamp": torch.minimum(value, torch.tensor(edit.value)),
         }[edit.mode]  # fmt: skip
-    expected = NORMALISATION.std * (dictionary.decode(wanted) - dictionary.decode(code))
-    delta = control.sae_delta(dictionary, NORMALISATION, edits)(hidden)
+    expected = dictionary.decode(STD * wanted) - dictionary.decode(STD * code)
+    delta = control.sae_delta(dictionary, edits)(hidden)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(delta, expected, atol=1e-5, rtol=0)
 
 
 def test_two_edits_of_a_feature_add_up(dictionary, hidden):
-    both = control.sae_delta(dictionary, NORMALISATION, [Edit(2, 1.0), Edit(2, 0.5)])(hidden)
-    one = control.sae_delta(dictionary, NORMALISATION, [Edit(2, 1.5)])(hidden)
+    both = control.sae_delta(dictionary, [Edit(2, 1.0), Edit(2, 0.5)])(hidden)
+    one = control.sae_delta(dictionary, [Edit(2, 1.5)])(hidden)
     torch.testing.assert_close(both, one)
 
 
 def test_feature_zero_can_be_edited(model, dictionary, users):
     plain = model.next_item_scores(users[0])[:, 1:]
-    delta = control.sae_delta(dictionary, NORMALISATION, [Edit(0, 4.0)])
+    delta = control.sae_delta(dictionary, [Edit(0, 4.0)])
     assert (steered_scores(model, "blocks.0", delta, users[0]) - plain).abs().max() > 0.01
 
 
 def test_a_dose_of_one_moves_the_state_by_one_standard_deviation(dictionary, hidden):
     """A unit of the normalised space is `std` in the model's, and the mean has no part in it."""
-    by_feature = control.sae_delta(dictionary, NORMALISATION, [Edit(5, 1.0)])(hidden)
+    by_feature = control.sae_delta(dictionary, [Edit(5, 1.0)])(hidden)
     direction = torch.nn.functional.normalize(torch.randn(D_IN), dim=0)
-    by_direction = control.direction_delta(direction, 1.0, NORMALISATION)(hidden)
+    by_direction = control.direction_delta(direction, 1.0, STD)(hidden)
     for delta in (by_feature, by_direction):
         moved = (hidden + delta - hidden).norm(dim=-1)
         torch.testing.assert_close(moved, torch.full((5, 7), 2.5), atol=1e-4, rtol=0)
@@ -162,14 +163,14 @@ def test_a_dose_of_one_moves_the_state_by_one_standard_deviation(dictionary, hid
 
 def test_a_direction_goes_where_the_hidden_states_are():
     """Directions come from arrays; the model may be on a GPU, which meta stands for here."""
-    delta = control.direction_delta(torch.ones(D_IN), 1.0, NORMALISATION)
+    delta = control.direction_delta(torch.ones(D_IN), 1.0, STD)
     assert delta(torch.empty(2, 3, D_IN, device="meta")).device.type == "meta"
 
 
 def test_nothing_that_was_given_is_changed(model, dictionary, users, hidden):
     before, weights = hidden.clone(), [p.clone() for p in model.parameters()]
     histories = [history.copy() for history in users[0]]
-    delta = control.sae_delta(dictionary, NORMALISATION, [Edit(1, 3.0), Edit(2, 0.0, "set")])
+    delta = control.sae_delta(dictionary, [Edit(1, 3.0), Edit(2, 0.0, "set")])
     delta(hidden)
     seen = []
 
@@ -202,7 +203,7 @@ def test_impossible_edits_are_refused(make, message):
 @pytest.mark.parametrize("feature", [-1, D_SAE, 512])
 def test_a_feature_that_the_sae_lacks_is_refused_before_the_model_runs(dictionary, feature):
     with pytest.raises(ValueError, match=f"feature {feature}: the SAE has features 0 to 39"):
-        control.sae_delta(dictionary, NORMALISATION, [Edit(0, 1.0), Edit(feature, 1.0)])
+        control.sae_delta(dictionary, [Edit(0, 1.0), Edit(feature, 1.0)])
 
 
 # Directions
@@ -224,9 +225,9 @@ def test_an_attribute_without_positions_cannot_be_steered_but_harms_no_other():
     attributes = np.stack([np.arange(10) < 5, np.zeros(10), np.ones(10)], axis=1).astype(float)
     found = torch.from_numpy(control.mean_difference(states, attributes))
     assert torch.isfinite(found).all(dim=1).tolist() == [True, False, False]
-    control.direction_delta(found[0], 1.0, NORMALISATION)
+    control.direction_delta(found[0], 1.0, STD)
     with pytest.raises(ValueError, match="an attribute that no position, or every position, has"):
-        control.direction_delta(found[1], 1.0, NORMALISATION)
+        control.direction_delta(found[1], 1.0, STD)
 
 
 # Where an edit falls
@@ -235,7 +236,7 @@ def test_an_attribute_without_positions_cannot_be_steered_but_harms_no_other():
 def test_an_edit_of_the_last_position_touches_no_other(model, dictionary, users):
     """On the right of the last item is padding: it is the last of each history, not of the row."""
     histories = [np.array([3, 4, 5, 6]), np.array([7, 8])]
-    delta = control.sae_delta(dictionary, NORMALISATION, [Edit(5, 2.0)])
+    delta = control.sae_delta(dictionary, [Edit(5, 2.0)])
     states = {}
     for positions in ("none", "all", "last"):
         seen = states.setdefault(positions, [])
@@ -265,7 +266,7 @@ def test_padding_on_the_left_is_told_from_items_too():
 
 
 def test_the_last_position_of_nobody_knows_what_is_refused(model, dictionary):
-    delta = control.sae_delta(dictionary, NORMALISATION, [Edit(5, 2.0)])
+    delta = control.sae_delta(dictionary, [Edit(5, 2.0)])
     with (
         pytest.raises(ValueError, match="positions 'last': the states at 'blocks.0' are"),
         control.steered(model, "blocks.0", delta, "last"),
@@ -313,8 +314,8 @@ def directions() -> np.ndarray:
 def methods(model, dictionary, attribute_matrix, directions):
     decoder = dictionary.W_dec.detach().numpy()
     return {
-        "sae": control.turn(model, "blocks.0", NORMALISATION, decoder[[0, 8, 21]]),
-        "diffmean": control.turn(model, "blocks.0", NORMALISATION, directions),
+        "sae": control.turn(model, "blocks.0", STD, decoder[[0, 8, 21]]),
+        "diffmean": control.turn(model, "blocks.0", STD, directions),
         "boost": control.boost(model, attribute_matrix),
     }
 
@@ -345,7 +346,7 @@ def test_a_sweep_is_each_setting_by_itself(
                 return plain(histories) + dose * torch.from_numpy(attribute_matrix[:, c]).float()
         else:
             edits = [Edit([0, 8, 21][column], row.dose)]
-            delta = control.sae_delta(dictionary, NORMALISATION, edits)
+            delta = control.sae_delta(dictionary, edits)
             if row.method == "diffmean":
                 step = 2.5 * row.dose * torch.from_numpy(directions[column]).float()
                 delta = lambda hidden, step=step: step.expand_as(hidden)  # noqa: E731
@@ -608,7 +609,7 @@ def test_an_impossible_dial_is_refused(target, max_dose, message):
 
 def test_the_dial_turns_each_user_alone(model, users, attribute_matrix, directions):
     histories, has_it = users[0], attribute_matrix[:, 0]
-    found = control.dial(model, "blocks.0", NORMALISATION, directions[0], has_it, histories, 0.5)
+    found = control.dial(model, "blocks.0", STD, directions[0], has_it, histories, 0.5)
     assert found["dose"].nunique() > 5
     for i in (0, 7, 24):
         step = torch.from_numpy(2.5 * found.loc[i, "dose"] * directions[0]).float()
@@ -619,7 +620,7 @@ def test_the_dial_turns_each_user_alone(model, users, attribute_matrix, directio
 
 
 def test_dial_errors_by_hand(model, users, attribute_matrix, directions):
-    arguments = model, "blocks.0", NORMALISATION, directions[0], attribute_matrix[:, 0]
+    arguments = model, "blocks.0", STD, directions[0], attribute_matrix[:, 0]
     errors = control.dial_errors(*arguments, users[0], users[0], [0.5, 0.2])
     assert len(errors) == 25 * 3 * 2
     found, draws = control.dial_summary(errors)
@@ -738,7 +739,7 @@ def test_held_out_items_never_enter_the_edit(model, dictionary, users):
     histories, targets = users
     other = np.array([next(i for i in range(1, 31) if i not in h and i != t)
                       for h, t in zip(histories, targets, strict=True)])  # fmt: skip
-    delta = control.sae_delta(dictionary, NORMALISATION, [Edit(4, 3.0)])
+    delta = control.sae_delta(dictionary, [Edit(4, 3.0)])
     lengths = []
 
     def watched(states):

@@ -55,7 +55,7 @@ def test_both_lists_are_those_of_the_evaluation(engine, attribute):
     engine.suppress(next(a for a in engine.attributes if a != attribute))
     edits = engine.state.scenario.edits(engine.knobs)
     assert {edit.mode for edit in edits} == {"add", "set"}
-    delta = control.sae_delta(engine.dictionary, engine.normalisation, edits)
+    delta = control.sae_delta(engine.dictionary, edits)
     history = engine.sequences[engine.state.user]
     assert np.array_equal(history, engine.dataset.sequences("test")[engine.state.user])
     table = engine.lists()
@@ -92,15 +92,15 @@ def test_what_carries_an_item_is_value_times_direction_times_head(engine, attrib
     with control.steered(engine.model, engine.site, lambda h: seen.append(h) or 0 * h):
         engine.model.next_item_scores(history)
     with torch.no_grad():
-        code = engine.dictionary.encode(engine.normalisation.apply(seen[0]))[0, -1]
+        code = engine.dictionary.encode(seen[0])[0, -1]
         plain = code.clone()
         for edit in edits:
-            code[edit.feature] += edit.value
-        head, std = engine.model.head, engine.normalisation.std
+            code[edit.feature] += engine.dictionary.std * edit.value
+        head = engine.model.head
         head = head - head[1:].mean(dim=0)
         found = engine.reasons()
         for item, of_item in found.groupby("item"):
-            carried = {f: float(v * std * engine.dictionary.W_dec[f] @ head[item])
+            carried = {f: float(v * engine.dictionary.W_dec[f] @ head[item])
                        for f, v in enumerate(code)}  # fmt: skip
             best = sorted(carried, key=carried.get, reverse=True)[: len(of_item)]
             assert of_item["feature"].tolist() == best
@@ -108,7 +108,7 @@ def test_what_carries_an_item_is_value_times_direction_times_head(engine, attrib
                 [carried[f] for f in best], rel=1e-3
             )
             for row in of_item.itertuples():
-                part = (code - plain)[row.feature] * std * engine.dictionary.W_dec[row.feature]
+                part = (code - plain)[row.feature] * engine.dictionary.W_dec[row.feature]
                 assert row.turned == pytest.approx(float(part @ head[item]), rel=1e-3, abs=1e-5)
     assert set(found["item"]) == set(engine.after.items)
     assert (found["turned"] != 0).any()

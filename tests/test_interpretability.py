@@ -367,12 +367,12 @@ def compared():
     dictionary = sae.create(sae.Config(6, 24, "relu"))
     with torch.no_grad():
         dictionary.b_enc -= 1.0  # about three features fire
-    return dictionary, states, Normalisation.of(states["sae"])
+    return dictionary, states
 
 
 def test_bases_fit_on_the_sae_users_only(compared):
-    dictionary, states, normalisation = compared
-    found = interp.bases(dictionary, states, normalisation)
+    dictionary, states = compared
+    found = interp.bases(dictionary, states)
     assert list(found) == [
         "neurons", "neurons_cut", "pca", "pca_cut", "ica", "ica_cut", "kmeans",
         "random_directions", "random_covariance", "sae_fewer", "sae",
@@ -380,13 +380,14 @@ def test_bases_fit_on_the_sae_users_only(compared):
     for name, drawn in found.items():
         assert len(drawn) == (3 if name in interp.REDRAWN else 1)
     found = {name: drawn[0] for name, drawn in found.items()}
+    normalisation = Normalisation.of(states["sae"])
     x = {g: (s - normalisation.mean) / normalisation.std for g, s in states.items()}
     np.testing.assert_allclose(found["neurons"]["test"], x["test"], atol=1e-5)
     pca = PCA(random_state=0).fit(x["sae"]).transform(x["test"])
     np.testing.assert_allclose(np.abs(found["pca"]["test"]), np.abs(pca), atol=1e-4)
     ica = found["ica"]["sae"]
     np.testing.assert_allclose(np.cov(ica.T), np.eye(6), atol=0.02)  # uncorrelated, of variance 1
-    other = interp.bases(dictionary, states | {"test": 5 * states["test"]}, normalisation)
+    other = interp.bases(dictionary, states | {"test": 5 * states["test"]})
     for basis in found:
         first, second = found[basis]["sae"], other[basis][0]["sae"]
         assert abs(first - second).max() == 0, basis
@@ -394,13 +395,12 @@ def test_bases_fit_on_the_sae_users_only(compared):
 
 def test_independent_components_do_not_hang_on_rounding(compared):
     """As other numbers of threads round otherwise; here, as another order of the rows does."""
-    dictionary, states, normalisation = compared
+    dictionary, states = compared
     rng = np.random.default_rng(0)
     states["sae"] = rng.laplace(size=(2_000, 6)).astype(np.float32) @ states["sae"][:6]
     shuffled = states | {"sae": rng.permutation(states["sae"])}
     first, second = (
-        interp.bases(dictionary, each, normalisation)["ica"][0]["test"]
-        for each in (states, shuffled)
+        interp.bases(dictionary, each)["ica"][0]["test"] for each in (states, shuffled)
     )
     np.testing.assert_allclose(first, second, atol=1e-6)
 
@@ -423,10 +423,10 @@ def test_of_several_starts_the_least_gaussian_components_are_kept():
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 def test_the_random_dictionary_is_as_large_and_as_sparse(compared, shift):
-    dictionary, states, normalisation = compared
+    dictionary, states = compared
     with torch.no_grad():
         dictionary.b_enc += shift
-    found = interp.bases(dictionary, states, normalisation)
+    found = interp.bases(dictionary, states)
     trained, random = found["sae"][0]["sae"], found["random_directions"][0]["sae"]
     for name in ("kmeans", "random_directions", "random_covariance"):
         draws = [codes["sae"] for codes in found[name]]
@@ -437,24 +437,21 @@ def test_the_random_dictionary_is_as_large_and_as_sparse(compared, shift):
     assert random.shape == trained.shape
     assert random.nnz / 300 == pytest.approx(trained.nnz / 300, abs=0.7)
     assert abs(random - trained).max() > 0
-    again = interp.bases(dictionary, states, normalisation)["random_directions"][0]["sae"]
-    other = interp.bases(dictionary, states, normalisation, seed=1)["random_directions"][0]["sae"]
+    again = interp.bases(dictionary, states)["random_directions"][0]["sae"]
+    other = interp.bases(dictionary, states, seed=1)["random_directions"][0]["sae"]
     assert abs(random - again).max() == 0 < abs(random - other).max()
 
 
 def test_controls_stand_between_their_own_states_and_the_rest(compared):
-    dictionary, states, normalisation = compared
+    dictionary, states = compared
     training = sae.Training(steps=20, batch_size=100, warmup_steps=1, seed=3)
     others = {group: 7 - 3 * x for group, x in states.items()}
-    control, scale = interp.train_control(sae.Config(6, 24, k=2), training, others["sae"])
-    assert scale == Normalisation.of(others["sae"])
-    found = interp.bases(
-        dictionary, states, normalisation, {"sae_static": (control, scale, others)}
-    )
+    control, _ = sae.fit(others["sae"], sae.Config(6, 24, k=2), training)
+    found = interp.bases(dictionary, states, {"sae_static": (control, others)})
     assert list(found)[-3:] == ["sae_static", "sae_fewer", "sae"]
-    expected = sae.encode(control, others["test"], scale)
+    expected = sae.encode(control, others["test"])
     assert abs(found["sae_static"][0]["test"] - expected).max() == 0
-    again, _ = interp.train_control(sae.Config(6, 24, k=2), training, others["sae"])
+    again, _ = sae.fit(others["sae"], sae.Config(6, 24, k=2), training)
     assert torch.equal(again.W_dec, control.W_dec)
 
 
@@ -476,8 +473,7 @@ def test_measured_effect_is_what_hooking_by_hand_does():
     model = recommender.create(recommender.Config(20, d_model=8, max_length=6)).eval()
     histories = [np.array([1, 2, 3]), np.array([4, 5])]
     directions = np.eye(8, dtype=np.float32)[:3]
-    scale = Normalisation(0.0, 2.0)
-    found = interp.measured_effect(model, "blocks.0", directions, scale, histories, dose=0.5)
+    found = interp.measured_effect(model, "blocks.0", directions, 2.0, histories, dose=0.5)
     before = model.next_item_scores(histories)[:, 1:]
     step = torch.from_numpy(directions[1])
     with hooked(model, "blocks.0", lambda hidden: hidden + 1.0 * step):  # std 2 x dose 0.5
@@ -493,9 +489,7 @@ def test_without_blocks_behind_the_site_the_effect_is_the_logit_lens():
     model = recommender.create(recommender.Config(20, d_model=8, max_length=6)).eval()
     directions = np.eye(8, dtype=np.float32)[:3]
     matrix = (np.random.default_rng(0).random((21, 3)) < 0.4).astype(float)
-    logits = interp.measured_effect(
-        model, "final_norm", directions, Normalisation(0.0, 1.0), [np.array([1, 2])]
-    )
+    logits = interp.measured_effect(model, "final_norm", directions, 1.0, [np.array([1, 2])])
     head = model.head.detach().numpy()
     np.testing.assert_allclose(
         interp.attribute_effect(logits, matrix),

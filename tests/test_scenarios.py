@@ -10,7 +10,6 @@ import torch
 import yaml
 
 from seqsae_utils import control, sae
-from seqsae_utils.activations import Normalisation
 from seqsae_utils.control import Edit, Scenario, scenarios
 from seqsae_utils.recommender import CausalTransformer, Config, rank_items
 from seqsae_utils.workspace import project
@@ -146,7 +145,6 @@ def steered():
 
     return {
         "dictionary": sae.create(sae.Config(16, 12, "topk", k=4)),
-        "normalisation": Normalisation(0.1, 2.0),
         "ranking_of": ranking_of,
         "users": [4, 8, 15, 16, 23],
         "names": ["a", "b"],
@@ -158,7 +156,7 @@ def test_the_effect_is_counted_list_by_list(steered):
     scenario = Scenario("up", turn={"Horror": 6.0})
     effect = scenarios.apply(scenario, KNOBS, **steered)
     edits = [Edit(3, 4.8), Edit(5, 3.6)]
-    delta = control.sae_delta(steered["dictionary"], steered["normalisation"], edits)
+    delta = control.sae_delta(steered["dictionary"], edits)
     rows, matrix = effect.itertuples(index=False), steered["attribute_matrix"]
     before, after = steered["ranking_of"](None).lists, steered["ranking_of"](delta).lists
     assert (before != after).any()

@@ -6,19 +6,19 @@ model says how it wants its input: `max_length`, the longest piece of a sequence
 `pad`, which stacks pieces as its `forward` takes them, [batch, length] with 0 on either side.
 
 ==============  ================================================================================
-``sites``       hooks: what a module returns, and something else in its place
 ``harvesting``  the states of all interactions, written to a file as they come
-``states``      files of states, and their normalisation
+``states``      files of states
 ``probes``      what the states hold, and how it differs from site to site
 ==============  ================================================================================
 """
 
+from ..hooks import find_site, hooked
+from ..normalisation import Normalisation, blocks
 from .harvesting import DTYPES, chunks, harvest
-from .probes import compare_sites, probe_auc, spectrum
-from .sites import find_site, hooked
-from .states import Normalisation, blocks, load, load_normalisation, save_normalisation
+from .probes import compare_sites, cost_of_replacing, overlap, probe_auc, spectrum
+from .states import load
 
 __all__ = [
-    "DTYPES", "Normalisation", "blocks", "chunks", "compare_sites", "find_site", "harvest",
-    "hooked", "load", "load_normalisation", "probe_auc", "save_normalisation", "spectrum",
+    "DTYPES", "Normalisation", "blocks", "chunks", "compare_sites", "cost_of_replacing",
+    "find_site", "harvest", "hooked", "load", "overlap", "probe_auc", "spectrum",
 ]  # fmt: skip

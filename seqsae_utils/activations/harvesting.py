@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..hooks import hooked
 from ..workspace import fsync, name_nearest, write_json
-from .sites import hooked
 
 #: How hidden states may be stored. Half precision takes half the disk and keeps three digits.
 DTYPES = ("float32", "float16")

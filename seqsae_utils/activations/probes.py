@@ -1,6 +1,6 @@
-"""What hidden states hold: their spectrum, and what a linear probe can read at each site."""
+"""What hidden states hold: their spectrum, what a linear probe reads, what their loss costs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
+from .. import metrics
+from ..hooks import find_site, hooked
+from ..normalisation import blocks
+from ..recommender import rank_items
 from .harvesting import harvest
-from .sites import find_site
-from .states import blocks
 
 
 def spectrum(states: NDArray) -> pd.DataFrame:
@@ -155,3 +157,52 @@ def _pairs(states: NDArray, index: pd.DataFrame, shift: int) -> tuple[NDArray, N
     if not len(at):
         raise ValueError("no user of a group has two items: there is no next item to read")
     return states[at], item[at + shift]
+
+
+def cost_of_replacing(
+    model: nn.Module,
+    site: str,
+    replacements: dict[str, Callable[[Tensor], Tensor | None]],
+    histories: list[np.ndarray],
+    targets: np.ndarray,
+) -> pd.DataFrame:
+    """What the recommender loses when the hidden states at `site` are replaced.
+
+    Parameters
+    ----------
+    replacements
+        Name -> function for `hooks.hooked`; an SAE puts its reconstruction in place of the
+        states. ``original`` and ``mean`` must be among them: the two ends of the scale.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each replacement: ndcg@10, loss (cross-entropy of the next item over the whole
+        catalogue, in nats), how much of the way from ``mean`` to ``original`` each of the two
+        recovers (ndcg_recovered, loss_recovered: 1 is no loss, 0 is no better than the mean),
+        and top10_overlap, the share of the original's ten items that are still among the ten.
+    """
+    for end in ("original", "mean"):
+        if end not in replacements:
+            raise ValueError(f"replacements: {end!r} is missing, an end of the scale")
+    rows, lists = {}, {}
+    for name, function in replacements.items():
+        with hooked(model, site, function):
+            ranking = rank_items(model.next_item_scores, histories, targets)
+        rows[name] = {"ndcg@10": metrics.ndcg(ranking.rank).mean(), "loss": ranking.loss.mean()}
+        lists[name] = ranking.lists
+    table = pd.DataFrame(rows).T
+    recovered = (table - table.loc["mean"]) / (table.loc["original"] - table.loc["mean"])
+    table["ndcg_recovered"], table["loss_recovered"] = recovered["ndcg@10"], recovered["loss"]
+    table["top10_overlap"] = [overlap(lists["original"], lists[name]) for name in table.index]
+    return table.rename_axis("replacement").reset_index()
+
+
+def overlap(before: np.ndarray, after: np.ndarray) -> float:
+    """Mean share of the items of each list [n_users, k] that the other list has too; 0 is none.
+
+    >>> overlap(np.array([[1, 2], [3, 0]]), np.array([[2, 4], [3, 0]]))
+    0.75
+    """
+    kept = (before[:, :, None] == after[:, None, :]).any(axis=2) & (before > 0)
+    return float((kept.sum(axis=1) / (before > 0).sum(axis=1).clip(1)).mean())

@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import metrics
-from ..activations import find_site
+from ..hooks import find_site
 from ..recommender import rank_items
 from ..resampling import drawn_means, draws, interval
 from ..workspace import name_nearest

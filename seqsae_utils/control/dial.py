@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..activations import Normalisation
 from ..resampling import drawn_means, interval
 from .curves import USERS_AT_A_TIME, remembered
 from .edits import steered
@@ -78,7 +77,7 @@ def solve(
 def dial(
     model: nn.Module,
     site: str,
-    normalisation: Normalisation,
+    std: float,
     direction: NDArray,
     has_attribute: NDArray,
     histories: list[NDArray],
@@ -97,14 +96,14 @@ def dial(
     for start in range(0, len(histories), USERS_AT_A_TIME):
         some = histories[start : start + USERS_AT_A_TIME]
         with remembered(model, site):
-            share_of = _share_of(model, site, normalisation, direction, has_attribute, some, k)
+            share_of = _share_of(model, site, std, direction, has_attribute, some, k)
             parts.append(solve(share_of, target, len(some), max_dose, k=k))
     return pd.concat(parts, ignore_index=True)
 
 
-def _share_of(model, site, normalisation, direction, has_attribute, histories, k=10):
+def _share_of(model, site, std, direction, has_attribute, histories, k=10):
     """From a dose for each user to the attribute's share in each user's list."""
-    step = normalisation.std * torch.from_numpy(np.asarray(direction, np.float32))
+    step = std * torch.from_numpy(np.asarray(direction, np.float32))
 
     def share_of(doses: NDArray) -> NDArray:
         by_user = torch.from_numpy(doses.astype(np.float32))[:, None, None]
@@ -122,7 +121,7 @@ def _share_of(model, site, normalisation, direction, has_attribute, histories, k
 def dial_errors(
     model: nn.Module,
     site: str,
-    normalisation: Normalisation,
+    std: float,
     direction: NDArray,
     has_attribute: NDArray,
     choosing: list[NDArray],
@@ -145,7 +144,7 @@ def dial_errors(
         `judging`), error (absolute, in share of the list), reached (whether the list is within
         half a place of the target).
     """
-    arguments = model, site, normalisation, direction, has_attribute
+    arguments = model, site, std, direction, has_attribute
     grid = np.linspace(-max_dose, max_dose, 33)
     with remembered(model, site):
         some = choosing[:USERS_AT_A_TIME]

@@ -1,9 +1,9 @@
 """Turn features up and down while a model runs.
 
 Every edit keeps what the SAE could not reconstruct. With the code f of a hidden state h, the
-edited code f', and the standard deviation s of the normalisation,
+edited code f',
 
-    h' = h + s * (decode(f') - decode(f))
+    h' = h + decode(f') - decode(f)
 
 so that an edit that changes nothing costs nothing: h' is h, to the last bit. Replacing h by the
 reconstruction, as is often done, pays for the reconstruction error before anything is steered.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..activations import Normalisation, hooked
+from ..hooks import hooked
 from ..recommender import Scorer
 from ..sae import SAE
 
@@ -40,8 +40,9 @@ class Edit:
     ``add`` a value, to activate it where it is silent; ``set`` it to a value, whatever it was;
     ``scale`` it, by 0 to suppress it; or ``clamp`` it: no more than the value.
 
-    Values but that of ``scale`` are in units of the normalised space. ``add`` may leave the range
-    that the feature takes by itself: below zero it steers away from the direction.
+    All values except that of ``scale`` are in standard deviations of the hidden states
+    (`SAE.std`). ``add`` may leave the range that the feature takes by itself: below zero it steers
+    away from the direction.
     """
 
     feature: int
@@ -59,8 +60,8 @@ class Edit:
         return MODES[self.mode](value, self.value)
 
 
-def sae_delta(sae: SAE, normalisation: Normalisation, edits: list[Edit]) -> Delta:
-    """The error-preserving edit: s * (f' - f) @ W_dec, which is s * (decode(f') - decode(f))."""
+def sae_delta(sae: SAE, edits: list[Edit]) -> Delta:
+    """The error-preserving edit: (f' - f) @ W_dec, which is decode(f') - decode(f)."""
     for edit in edits:
         if not 0 <= edit.feature < sae.config.d_sae:
             raise ValueError(
@@ -70,22 +71,22 @@ def sae_delta(sae: SAE, normalisation: Normalisation, edits: list[Edit]) -> Delt
         step = torch.zeros(sae.config.d_sae).to(sae.W_dec)
         for edit in edits:
             step[edit.feature] += edit.value
-        step = normalisation.std * (step @ sae.W_dec.detach())
+        step = sae.std * (step @ sae.W_dec.detach())
         return lambda hidden: step.expand_as(hidden)
 
     def delta(hidden: Tensor) -> Tensor:
-        code = sae.encode(normalisation.apply(hidden))
+        code = sae.encode(hidden) / sae.std
         change = torch.zeros_like(code)
         for edit in edits:
             change[..., edit.feature] += edit.change(code[..., edit.feature])
-        return normalisation.std * (change @ sae.W_dec)
+        return sae.std * (change @ sae.W_dec)
 
     return delta
 
 
-def direction_delta(direction: Tensor, dose: float, normalisation: Normalisation) -> Delta:
-    """Add a direction [d_in] of norm 1, `dose` units of the normalised space, at every position."""
-    step = normalisation.std * dose * direction
+def direction_delta(direction: Tensor, dose: float, std: float) -> Delta:
+    """Add a direction [d_in] of norm 1 at every position: `dose` standard deviations `std` long."""
+    step = std * dose * direction
     if not torch.isfinite(step).all():
         raise ValueError(
             f"dose {dose} of this direction is not finite; a difference of means is NaN for an "

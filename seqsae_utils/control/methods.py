@@ -1,8 +1,8 @@
 """Ways to steer towards an attribute: SAE features, and what they must be held against.
 
 A method says how the catalogue is scored when an attribute is turned by a dose. All but `boost`
-add a direction to the hidden states, so their doses have one unit: a length in the normalised
-space. Features and directions are chosen on the SAE users.
+add a direction to the hidden states, so their doses have one unit: the standard deviation of the
+hidden states (`SAE.std`). Features and directions are chosen on the SAE users.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..activations import Normalisation
 from ..recommender import Scorer
 from .edits import direction_delta, steered_scorer
 
@@ -37,7 +36,7 @@ METHODS = {
 }
 
 
-def turn(model: nn.Module, site: str, normalisation: Normalisation, directions: NDArray) -> Method:
+def turn(model: nn.Module, site: str, std: float, directions: NDArray) -> Method:
     """Add the dose along a direction for each attribute [n_attributes, d_in], at all positions.
 
     For the decoder's row of a feature this is the edit that adds the dose to the feature.
@@ -45,7 +44,7 @@ def turn(model: nn.Module, site: str, normalisation: Normalisation, directions: 
     rows = torch.from_numpy(np.asarray(directions, np.float32))
 
     def method(column: int, dose: float) -> Scorer:
-        return steered_scorer(model, site, direction_delta(rows[column], dose, normalisation))
+        return steered_scorer(model, site, direction_delta(rows[column], dose, std))
 
     return method
 

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ..activations import Normalisation
 from ..recommender import Ranking
 from ..sae import SAE
 from ..workspace import fsync, name_nearest
@@ -196,7 +195,6 @@ def apply(
     scenario: Scenario,
     knobs: pd.DataFrame,
     dictionary: SAE,
-    normalisation: Normalisation,
     ranking_of: Callable[[Delta | None], Ranking],
     users: list[int],
     names: list[str],
@@ -219,7 +217,7 @@ def apply(
         A row for each user and attribute: user, attribute, and its share of the list, before and
         after.
     """
-    delta = sae_delta(dictionary, normalisation, scenario.edits(knobs))
+    delta = sae_delta(dictionary, scenario.edits(knobs))
     shares = {
         when: share(ranking_of(edit).lists, attribute_matrix).ravel()
         for when, edit in {"before": None, "after": delta}.items()

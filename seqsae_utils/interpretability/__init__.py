@@ -38,7 +38,6 @@ from .comparison import (
     choose_setting,
     compare,
     cut,
-    train_control,
     untrained_directions,
 )
 from .features import (
@@ -62,5 +61,5 @@ __all__ = [
     "film_splits", "films_table", "held_out", "held_out_films", "input_output_map", "item_sums",
     "measured_effect", "monosemanticity", "names", "output_effect", "paired_scores",
     "permutation_null", "predict_pairs", "score", "selectivity_interval", "sparse_probes",
-    "tidy", "top_items", "train_control", "untrained_directions", "within",
+    "tidy", "top_items", "untrained_directions", "within",
 ]  # fmt: skip

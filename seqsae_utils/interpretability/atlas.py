@@ -54,7 +54,7 @@ def build(workspace: Workspace) -> Path:
         pd.read_parquet(workspace.load("interpretability") / "features.parquet"),
         dictionary.W_dec.detach().numpy(),
         model.head.detach().numpy(),
-        sae.encode(dictionary, states, activations.load_normalisation(folder)),
+        sae.encode(dictionary, states),
         index,
         dataset.items,
     )

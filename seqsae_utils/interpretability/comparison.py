@@ -12,9 +12,9 @@ from sklearn.decomposition import PCA, FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
 
-from ..activations import Normalisation
+from ..normalisation import Normalisation
 from ..resampling import interval
-from ..sae import SAE, Config, Training, create, encode, train, untrained
+from ..sae import SAE, encode, untrained
 from .chance import (
     bootstrap,
     choose,
@@ -73,19 +73,10 @@ class Positions:
         return cls(index["user"].to_numpy(), items, attribute_matrix[items])
 
 
-def train_control(config: Config, training: Training, states: NDArray) -> tuple[SAE, Normalisation]:
-    """A dictionary of the same kind on other states [n_positions, d_in], with their scale."""
-    torch.manual_seed(training.seed)
-    control, normalisation = create(config), Normalisation.of(states)
-    train(control, states, normalisation, training)
-    return control.eval(), normalisation
-
-
 def bases(
     sae: SAE,
     states: dict[str, NDArray],
-    normalisation: Normalisation,
-    controls: dict[str, tuple[SAE, Normalisation, dict[str, NDArray]]] | None = None,
+    controls: dict[str, tuple[SAE, dict[str, NDArray]]] | None = None,
     seed: int = 0,
 ) -> dict[str, list[dict[str, Codes]]]:
     """The same positions in every representation: name -> draws of it -> group of users -> codes.
@@ -99,14 +90,15 @@ def bases(
         (PCA, ICA, k-means) is fitted on the SAE users. Dictionaries that were never trained have
         the SAE's size and as many active features.
     controls
-        Other dictionaries by name, each with its scale and its own states of both groups.
+        Other dictionaries by name, each with its own states of both groups.
     """
+    normalisation = Normalisation.of(states["sae"])
     dense = {group: normalisation.apply(np.asarray(x)) for group, x in states.items()}
     some = dense["sae"][:: max(1, len(dense["sae"]) // 50_000)]
     rotations = {"pca": PCA(random_state=seed).fit(dense["sae"])}
     rotations["ica"] = independent_components(some, seed)
     rotated = {n: {g: r.transform(x) for g, x in dense.items()} for n, r in rotations.items()}
-    trained = {group: encode(sae, x, normalisation) for group, x in states.items()}
+    trained = {group: encode(sae, x) for group, x in states.items()}
     k = max(1, round(trained["sae"].nnz / len(states["sae"])))
     found = {"neurons": [dense], **{name: [codes] for name, codes in rotated.items()}}
     found |= {f"{name}_cut": [cut(codes[0], k)] for name, codes in found.items()}
@@ -116,12 +108,12 @@ def bases(
         rng = np.random.default_rng([seed, draw])
         for name, directions in untrained_directions(some, config.d_sae, rng).items():
             torch.manual_seed(int(rng.integers(2**32)))
-            control = untrained(config, states["sae"], normalisation, directions)
-            found[name].append({g: encode(control, x, normalisation) for g, x in states.items()})
+            control = untrained(config, states["sae"], directions)
+            found[name].append({g: encode(control, x) for g, x in states.items()})
         few = np.sort(rng.permutation(config.d_sae)[: config.d_in])
         found["sae_fewer"].append({group: codes[:, few] for group, codes in trained.items()})
-    for name, (control, scale, its_states) in (controls or {}).items():
-        found[name] = [{group: encode(control, x, scale) for group, x in its_states.items()}]
+    for name, (control, its_states) in (controls or {}).items():
+        found[name] = [{group: encode(control, x) for group, x in its_states.items()}]
     found["sae"] = [trained]
     return {name: found[name] for name in BASES if name in found}
 

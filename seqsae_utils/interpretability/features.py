@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ..activations import Normalisation, hooked
+from ..hooks import hooked
 from ..recommender import Transformer
 from .scores import Codes, as_dense
 
@@ -53,7 +53,7 @@ def measured_effect(
     model: Transformer,
     site: str,
     directions: NDArray,
-    normalisation: Normalisation,
+    std: float,
     histories: list[NDArray],
     dose: float = 1.0,
 ) -> NDArray:
@@ -64,8 +64,8 @@ def measured_effect(
 
     Parameters
     ----------
-    directions
-        [n_features, d_in], decoder rows of norm 1
+    directions, std
+        [n_features, d_in], decoder rows of norm 1, and the unit of the dose (`SAE.std`)
     histories
         Items of each user, in order; few users are enough, for the mean over them.
 
@@ -75,7 +75,7 @@ def measured_effect(
     """
     before = model.next_item_scores(histories)[:, 1:].mean(dim=0)
     gained = np.zeros((len(directions), len(before) + 1), np.float32)
-    steps = torch.from_numpy(normalisation.std * dose * directions).to(model.head)
+    steps = torch.from_numpy(std * dose * directions).to(model.head)
     for feature, step in enumerate(steps):
         with hooked(model, site, lambda hidden, step=step: hidden + step):
             after = model.next_item_scores(histories)[:, 1:].mean(dim=0)

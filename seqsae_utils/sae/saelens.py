@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from ..normalisation import Normalisation
 from ..workspace import write_json
 from .variants import SAE, Config, create
 
@@ -49,7 +50,7 @@ def save(sae: SAE, folder: Path) -> None:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": VERSION, "seqsae": config},
+        "metadata": {"sae_lens_version": VERSION, "seqsae": config, "std": sae.std},
     }
     if architecture == "topk":
         cfg |= {"k": sae.config.k, "rescale_acts_by_decoder_norm": False}
@@ -58,13 +59,20 @@ def save(sae: SAE, folder: Path) -> None:
     save_file(tensors, folder / "sae_weights.safetensors")
 
 
-def load(folder: Path) -> SAE:
+def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
     """Read an SAE that `save` or SAELens wrote.
+
+    Parameters
+    ----------
+    normalisation
+        Of the hidden states, for a file whose weights expect normalised ones: `save` wrote such
+        files until version 0.1.
 
     Raises
     ------
     ValueError
-        If it has a form that no variant here has; the message names the field.
+        If it has a form that no variant here has, the message names the field; if its weights
+        expect normalised states, and `normalisation` is missing.
     """
     path = folder / "cfg.json"
     cfg = json.loads(path.read_text())
@@ -72,7 +80,13 @@ def load(folder: Path) -> SAE:
         name: tensor.float()
         for name, tensor in load_file(folder / "sae_weights.safetensors").items()
     }
-    own = cfg.get("metadata", {}).get("seqsae")
+    metadata = cfg.get("metadata", {})
+    own = metadata.get("seqsae")
+    if own and "std" not in metadata and normalisation is None:
+        raise ValueError(
+            f"{path}: these weights expect normalised hidden states; give their normalisation, "
+            "Normalisation.of(states), or run notebook 04_sae again"
+        )
     sae = create(Config(**own) if own else _their_config(cfg, path))
     if not cfg.get("apply_b_dec_to_input", True):  # ours always is
         shift = weights["b_dec"] @ weights["W_enc"]
@@ -89,6 +103,9 @@ def load(folder: Path) -> SAE:
     if "threshold" in weights and sae.state_dict()["threshold"].ndim == 0:
         weights["threshold"] = weights["threshold"][0]
     sae.load_state_dict(weights)
+    sae.std = metadata.get("std", 1.0)
+    if normalisation:
+        sae.fold(normalisation)
     return sae.eval()
 
 

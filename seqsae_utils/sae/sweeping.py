@@ -13,19 +13,17 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from ..activations import Normalisation
-from ..workspace import seed_everything, write_json
-from .evaluation import encode, hygiene, quality
+from ..workspace import write_json
+from .evaluation import encode, quality, sparsity_warnings
 from .saelens import save
-from .training import Training, fingerprint, train
-from .variants import Config, create
+from .training import Training, fingerprint, fit
+from .variants import Config
 
 
 def sweep(
     runs: Iterable[tuple[Config, Training]],
     states: np.ndarray,
     held_out: np.ndarray,
-    normalisation: Normalisation,
     folder: Path,
     n_jobs: int = 1,
 ) -> pd.DataFrame:
@@ -53,9 +51,7 @@ def sweep(
     names = [_name(config, states, training) for config, training in runs]
     missing = [i for i, name in enumerate(names) if not (folder / name / "row.json").is_file()]
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = (
-        delayed(_run)(*runs[i], states, held_out, normalisation, folder / names[i]) for i in missing
-    )
+    jobs = (delayed(_run)(*runs[i], states, held_out, folder / names[i]) for i in missing)
     done = Parallel(n_jobs, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, "sweep", initial=len(runs) - len(missing), total=len(runs), leave=False):
         pass
@@ -69,18 +65,21 @@ def _name(config: Config, states: np.ndarray, training: Training) -> str:
     return f"{config.variant}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
-def _run(config, training, states, held_out, normalisation, folder: Path) -> None:
-    seed_everything(training.seed)
+def _run(config, training, states, held_out, folder: Path) -> None:
     torch.set_num_threads(1)
-    sae = create(config)
     folder.mkdir(exist_ok=True)
-    train(sae, states, normalisation, training, folder / "training.checkpoint", progress=False)
+    sae, _ = fit(states, config, training, folder / "training.checkpoint", progress=False)
     save(sae, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said in the table
-        found = quality(sae, held_out, encode(sae, held_out, normalisation), normalisation)
+        found = quality(sae, held_out, encode(sae, held_out))
     settings = {name: getattr(training, name) for name in ("learning_rate", "steps", "seed")}
-    row = {**asdict(config), **settings, **found, "problems": "; ".join(hygiene(config, found))}
+    row = {
+        **asdict(config),
+        **settings,
+        **found,
+        "problems": "; ".join(sparsity_warnings(config, found)),
+    }
     write_json(folder / "row.json", {**row, "run": folder.name})
     for left in folder.glob("training.checkpoint*"):
         left.unlink()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..activations import Normalisation
 from ..checkpoint import Checkpoint
+from ..normalisation import Normalisation
 from .variants import SAE, Config, create
 
 SECONDS_BETWEEN_CHECKPOINTS = 30
@@ -54,15 +54,42 @@ class Training:
         return min(1.0, warmup, decay)
 
 
+def fit(
+    states: np.ndarray,
+    config: Config,
+    training: Training,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> tuple[SAE, pd.DataFrame]:
+    """Create an SAE and `train` it: one seed decides weights and batches.
+
+    Parameters
+    ----------
+    states
+        Hidden states [n_positions, d_in] of any model: an array, or a memory map of a file.
+
+    Returns
+    -------
+    sae : ready for hidden states as they come
+    history : what `train` returned
+    """
+    torch.manual_seed(training.seed)
+    sae = create(config)
+    history = train(sae, states, training, checkpoint, progress)
+    return sae.eval(), history
+
+
 def train(
     sae: SAE,
     states: np.ndarray,
-    normalisation: Normalisation,
     training: Training,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train in place on hidden states [n_positions, d_in], which are normalised batch by batch.
+    """Train a new SAE in place on hidden states [n_positions, d_in].
+
+    The states are brought to mean 0 and standard deviation 1 batch by batch; when training ends,
+    that is folded into the weights.
 
     Parameters
     ----------
@@ -85,9 +112,14 @@ def train(
     FloatingPointError
         If the loss ceases to be finite.
     """
+    if sae.std != 1.0:
+        raise ValueError("this SAE has been trained: make a new one with create")
     _check(sae.config, states, training)
+    normalisation = Normalisation.of(states)
     with _threads_that_pay(training.batch_size * sae.W_enc.numel()):
-        return _train(sae, states, normalisation, training, checkpoint, progress)
+        history = _train(sae, states, normalisation, training, checkpoint, progress)
+    sae.fold(normalisation)
+    return history
 
 
 @contextmanager
@@ -191,7 +223,7 @@ class _Batches:
 
 
 def as_input(states: np.ndarray, normalisation: Normalisation, device="cpu") -> Tensor:
-    """Normalised hidden states as the SAE takes them, in float32 whatever they come in."""
+    """Normalised hidden states as training takes them, in float32 whatever they come in."""
     x = normalisation.apply(np.asarray(states)).astype(np.float32, copy=False)
     return torch.from_numpy(x).to(device)
 
@@ -201,12 +233,6 @@ def start_at_center(
 ) -> None:
     """Set b_dec to the center of the states, so that the directions need not describe it."""
     mean = normalisation.apply(np.mean(states, axis=0, dtype=np.float64))
-    if not np.isfinite(mean).all():  # one bad value anywhere shows in the mean of its dimension
-        raise ValueError(
-            f"hidden states: NaN or infinite values in dimensions "
-            f"{np.flatnonzero(~np.isfinite(mean)).tolist()}; "
-            "look at the recommender's training, then run notebook 03_activations again"
-        )
     if center == "median":
         sample = states[:: max(1, len(states) // 50_000)].astype(np.float64)
         mean = geometric_median(normalisation.apply(sample))
@@ -231,19 +257,14 @@ def geometric_median(points: np.ndarray, iterations: int = 100) -> np.ndarray:
 
 
 @torch.no_grad()
-def untrained(
-    config: Config,
-    states: np.ndarray,
-    normalisation: Normalisation,
-    directions: np.ndarray | None = None,
-) -> SAE:
+def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None = None) -> SAE:
     """The control: directions around the mean of the states that nothing has trained.
 
     Random ones, as training starts from, or `directions` [d_sae, d_in] of any length. Many
     directions that overlap reconstruct too much together. To be a fair control they get the one
     scale that fits best, as training would find it.
     """
-    sae = create(config)
+    sae, normalisation = create(config), Normalisation.of(states)
     if directions is not None:
         sae.W_dec.copy_(torch.from_numpy(np.asarray(directions, np.float32)))
         sae.constrain()
@@ -252,7 +273,8 @@ def untrained(
     some = as_input(states[:: max(1, len(states) // 10_000)], normalisation)
     parts, whole = sae(some) - sae.b_dec, some - sae.b_dec
     sae.W_enc *= (parts * whole).sum() / parts.square().sum().clamp(min=1e-12)
-    return sae
+    sae.fold(normalisation)
+    return sae.eval()
 
 
 @torch.no_grad()

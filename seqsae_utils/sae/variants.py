@@ -1,10 +1,13 @@
 """Sparse autoencoders: a hidden state as a sparse sum of dictionary directions.
 
-For a normalised hidden state x [d_in] and a dictionary of d_sae directions,
+For a hidden state x [d_in] and a dictionary of d_sae directions,
 
     z = (x - b_dec) @ W_enc + b_enc                    the pre-activations, [d_sae]
     f = activation(z)                                  the code, [d_sae], mostly zero
     r = f @ W_dec + b_dec                              the reconstruction, [d_in]
+
+Training scales the states to standard deviation 1 and folds that scale into the weights when it
+ends (`SAE.fold`), so that x are hidden states as the recommender has them.
 
 The variants differ in the activation and in what makes the code sparse; each is a class with its
 `activate` and its `loss`. Errors are squared, summed over dimensions and averaged over positions.
@@ -16,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..normalisation import Normalisation
 from .sparse import at_least, autoencode, largest_of_all, largest_of_each_row, nth_largest, take
 
 
@@ -63,7 +67,9 @@ class SAE(nn.Module):
     """What all variants share, with the parameters and names that the field uses.
 
     W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in] with rows of norm 1, b_dec [d_in].
-    As it is made, with random directions, it is the control to hold a trained one against.
+    `std` is the standard deviation of the hidden states it was trained on, the unit in which
+    steering counts; 1.0 as long as it is not trained. As it is made, with random directions, it is
+    the control to hold a trained one against.
     """
 
     #: Length of the encoder's directions when training begins. At full length a dense code
@@ -73,10 +79,13 @@ class SAE(nn.Module):
     #: fire when training begins. Where L1 is paid, features that are alike learn directions in
     #: pairs that fire together: to share a value costs no L1, but twice the L0.
     spread = 0.0
+    #: The parameters that are lengths in the space of x, and grow with it.
+    lengths = ("b_enc",)
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
+        self.std = 1.0
         directions = F.normalize(torch.randn(config.d_sae, config.d_in), dim=1)
         self.W_dec = nn.Parameter(directions)
         self.W_enc = nn.Parameter(directions.T.clone(memory_format=torch.contiguous_format))
@@ -101,7 +110,7 @@ class SAE(nn.Module):
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
-        """The sparse code [..., d_sae] of normalised hidden states [..., d_in]."""
+        """The sparse code [..., d_sae] of hidden states [..., d_in]."""
         return self.activate(self.pre_activations(x))
 
     def decode(self, code: Tensor) -> Tensor:
@@ -117,6 +126,17 @@ class SAE(nn.Module):
         `dead` [d_sae] tells which features have not fired for long; None stands for none.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def fold(self, normalisation: Normalisation) -> None:
+        """From weights for (x - mean) / std to weights for x; codes come out `std` times as large.
+
+        Neither W_enc nor W_dec changes: z grows with x, and so must all that is compared with it.
+        """
+        for name in self.lengths:
+            getattr(self, name).mul_(normalisation.std)
+        self.b_dec.mul_(normalisation.std).add_(normalisation.mean)
+        self.std *= normalisation.std
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -229,6 +249,8 @@ class BatchTopK(TopK):
     .. [1] Bussmann et al., BatchTopK Sparse Autoencoders, arXiv 2412.06410, equations 3 to 5.
     """
 
+    lengths = ("b_enc", "threshold")
+
     def __init__(self, config: Config):
         super().__init__(config)
         self.register_buffer("threshold", torch.tensor(float("nan")))
@@ -274,6 +296,7 @@ class JumpReLU(SAE):
     """
 
     start = 0.1  # of the thresholds
+    lengths = ("b_enc", "threshold")
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -348,6 +371,7 @@ class Gated(SAE):
     """
 
     spread = 2.5
+    lengths = ("b_enc", "b_mag")
 
     def __init__(self, config: Config):
         super().__init__(config)

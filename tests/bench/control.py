@@ -91,7 +91,7 @@ def sweep(profile: str) -> None:
     rows = control.directions(
         desk.knobs, desk.dictionary.W_dec.detach().numpy(), desk.dataset.attributes
     )
-    turn = control.turn(desk.model, desk.site, desk.normalisation, rows)
+    turn = control.turn(desk.model, desk.site, desk.dictionary.std, rows)
     start = time.perf_counter()
     swept = control.sweep(
         desk.model, desk.site, users, {"sae": turn}, names, range(-5, 6), desk.dataset.attributes

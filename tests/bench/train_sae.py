@@ -27,7 +27,6 @@ def batches(vectors: torch.Tensor, size: int, steps: int):
 def seqsae(vectors: np.ndarray, s: dict):
     """Ours, through the one door that users have."""
     from seqsae_utils import sae
-    from seqsae_utils.activations import Normalisation
 
     own = ("variant", "k", "l1_coefficient", "l0_coefficient", "bandwidth")
     config = sae.Config(vectors.shape[1], s["d_sae"], **{n: s[n] for n in own if n in s})
@@ -37,7 +36,7 @@ def seqsae(vectors: np.ndarray, s: dict):
     )
     torch.optim.Adam(made.parameters())  # torch's first optimizer imports for seconds: for none
     start = time.perf_counter()
-    sae.train(made, vectors, Normalisation(0.0, 1.0), training)
+    sae.train(made, vectors, training)
     seconds = time.perf_counter() - start
     return seconds, made.encode, made, made.W_dec
 

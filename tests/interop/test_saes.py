@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from seqsae_utils import sae
-from seqsae_utils.activations import Normalisation
 
 WHY = "lives in an environment of its own: run `make interop`"
 saelens = pytest.importorskip("sae_lens", reason=f"SAELens {WHY}")
@@ -25,7 +24,8 @@ CONFIGS = {v: sae.Config(D_IN, D_SAE, v, k=3, l1_coefficient=0.5) for v in sae.V
 
 @pytest.fixture(scope="module")
 def states() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(3_000, D_IN)).astype(np.float32)
+    """Far from mean 0 and deviation 1, as hidden states are."""
+    return np.random.default_rng(0).normal(5, 3, (3_000, D_IN)).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -33,16 +33,16 @@ def ours(request, states):
     """Each variant, after a little training on noise: no tensor is what it was made as."""
     torch.manual_seed(0)
     made = sae.create(CONFIGS[request.param])
-    sae.train(made, states, Normalisation(0.0, 1.0), sae.Training(1e-2, 100, 256, 5))
+    sae.train(made, states, sae.Training(1e-2, 100, 256, 5))
     return made
 
 
 def same(mine, theirs, x) -> None:
-    """Codes and reconstructions agree to 1e-5, and the codes are no formality."""
+    """Codes and reconstructions agree to 1e-4, and the codes are no formality."""
     code = mine.encode(x)
     assert 0 < (code > 0).float().mean() < 0.9
-    torch.testing.assert_close(theirs.encode(x), code, atol=1e-5, rtol=0)
-    torch.testing.assert_close(theirs(x), mine(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(theirs.encode(x), code, atol=1e-4, rtol=0)
+    torch.testing.assert_close(theirs(x), mine(x), atol=1e-4, rtol=0)
 
 
 def test_saelens_loads_each_variant_and_agrees(ours, states, tmp_path):
@@ -96,7 +96,7 @@ def test_a_batchtopk_that_saelens_trained_loads_here(states, tmp_path):
 def test_a_sweep_on_a_dask_cluster_is_the_same_table(states, tmp_path):
     training = sae.Training(steps=20, batch_size=256, warmup_steps=1)
     runs = [(config, replace(training, seed=s)) for config in CONFIGS.values() for s in (0, 1)]
-    arguments = (states[:2_000], states[2_000:], Normalisation(0.0, 1.0))
+    arguments = (states[:2_000], states[2_000:])
     alone = sae.sweep(runs, *arguments, tmp_path / "alone")
     with (
         distributed.LocalCluster(

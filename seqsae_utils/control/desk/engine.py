@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ... import activations, data, recommender, sae
+from ... import data, recommender, sae
 from ...workspace import StageError, Workspace, name_nearest
 from ..curves import share
 from ..dial import solve
@@ -59,7 +59,6 @@ class Desk:
         self.label = workspace.label
         self.dataset = data.load(workspace.load("data"))
         self.model = recommender.load(workspace.load("recommender"))
-        self.normalisation = activations.load_normalisation(workspace.load("activations"))
         self.site = workspace.manifest("activations")["parameters"]["site"]
         self.dictionary = sae.load(workspace.load("sae"))
         self.features = pd.read_parquet(workspace.load("interpretability") / "features.parquet")
@@ -82,7 +81,7 @@ class Desk:
         head = self.model.head.detach()
         directions = self.dictionary.W_dec.detach()
         #: [d_sae, n_items + 1]: what a unit of a feature adds to an item, over the average item.
-        self.push = self.normalisation.std * directions @ (head - head[1:].mean(dim=0)).T
+        self.push = directions @ (head - head[1:].mean(dim=0)).T
         self.past: list[State] = []
         self._turned = None
         user = next(iter(self.sequences))
@@ -270,7 +269,7 @@ class Desk:
     @torch.no_grad()
     def _look(self, history: tuple[int, ...], edits: list[Edit]) -> View:
         items = np.array(history, dtype=np.int64)
-        change, seen = sae_delta(self.dictionary, self.normalisation, edits), []
+        change, seen = sae_delta(self.dictionary, edits), []
 
         def delta(hidden: Tensor) -> Tensor:
             seen.append(hidden[0, -1].clone())
@@ -278,10 +277,10 @@ class Desk:
 
         with steered(self.model, self.site, delta):
             scores = self.model.next_item_scores([items])
-        code = self.dictionary.encode(self.normalisation.apply(seen[0]))
-        edited = code.clone()
+        code = self.dictionary.encode(seen[0])
+        edited, std = code.clone(), self.dictionary.std
         for edit in edits:
-            edited[edit.feature] += edit.change(code[edit.feature])
+            edited[edit.feature] += std * edit.change(code[edit.feature] / std)
         unseen = scores[0].clone()
         unseen[items] = -torch.inf
         if unseen.isnan().any():

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from ..workspace import name_nearest
+from .workspace import name_nearest
 
 
 def find_site(model: nn.Module, site: str) -> nn.Module:
