@@ -26,10 +26,11 @@ class Normalisation:
             std = sum(np.square(block - mean).sum() for block in blocks(states)) / states.size
             std = np.sqrt(std)
         if not np.isfinite(std):
-            bad = ~np.isfinite(sum(block.sum(axis=0) for block in blocks(states)))
+            sums = sum(block.sum(axis=0) for block in blocks(states))
+            bad = np.flatnonzero(~np.isfinite(sums)).tolist()
             raise ValueError(
-                f"hidden states: NaN or infinite values in dimensions {np.flatnonzero(bad).tolist()}; "
-                "look at the recommender's training, then run notebook 03_activations again"
+                f"hidden states: NaN or infinite values in dimensions {bad}; look at the "
+                "recommender's training, then run notebook 03_activations again"
             )
         if std == 0:
             raise ValueError(f"all hidden states are {mean:g}: the site is dead")
