@@ -516,7 +516,7 @@ def test_the_claims_are_those_of_the_trainings(profile):
     for row in found.itertuples():
         claim = known[row.stage, row.key, row.claim]
         own = by_training.loc[(row.stage, row.key)]
-        assert row.n_trainings == len(own) >= (4 if profile in MAIN else 1)
+        assert row.n_trainings == len(own) >= (5 if profile in MAIN else 1)
         assert row.number == pytest.approx(own.mean(), rel=1e-4, abs=1e-9)
         control = claim.controls[row.control]
         if isinstance(control, str):

@@ -26,6 +26,7 @@ from .ranking import (
     Protocol,
     Ranking,
     Scorer,
+    best,
     hold_out_last,
     leave_last_out,
     ndcg_of_shuffled,
@@ -33,13 +34,14 @@ from .ranking import (
     popularity_scores,
     rank_items,
     summary,
+    unseen,
 )
 from .training import Training, fit, fit_all, pieces, train
 
 __all__ = [
     "ARCHITECTURES", "Architecture", "CausalTransformer", "Config", "MaskedTransformer",
-    "Protocol", "Ranking", "Scorer", "Training", "Transformer", "create", "ease_scores", "fit",
-    "fit_all", "hold_out_last", "item_knn_scores", "leave_last_out", "load", "load_beside",
+    "Protocol", "Ranking", "Scorer", "Training", "Transformer", "best", "create", "ease_scores",
+    "fit", "fit_all", "hold_out_last", "item_knn_scores", "leave_last_out", "load", "load_beside",
     "ndcg_of_shuffled", "new_users", "pad", "pieces", "popularity_scores", "rank_items", "save",
-    "simple_models", "summary", "svd_vectors", "train",
+    "simple_models", "summary", "svd_vectors", "train", "unseen",
 ]  # fmt: skip

@@ -136,17 +136,33 @@ def rank_items(
             )
         score_of_target = scores.gather(1, target)
         losses.append(scores.logsumexp(dim=1) - score_of_target.squeeze(1))
-        rows = np.repeat(np.arange(len(chosen)), [len(history) for history in chosen])
-        filtered = torch.zeros_like(scores, dtype=torch.bool)
-        filtered[rows, np.concatenate(chosen)] = True
-        filtered[:, 0] = True
-        filtered.scatter_(1, target, False)
-        scores = scores.masked_fill(filtered, -torch.inf)  # a copy: the scorer may own the scores
-        best = scores.topk(min(k, scores.shape[1]), dim=1)
-        items = best.indices.masked_fill(best.values == -torch.inf, 0)
-        lists.append(F.pad(items, (0, k - items.shape[1])))
+        scores = unseen(scores, chosen).scatter_(1, target, score_of_target)
+        lists.append(best(scores, k))
         ranks.append((scores >= score_of_target).sum(dim=1))  # the target itself makes it 1
     return Ranking(*(torch.cat(parts).numpy() for parts in (lists, ranks, losses)))
+
+
+def unseen(scores: Tensor, histories: list[np.ndarray]) -> Tensor:
+    """A copy of scores [n_users, n_items + 1] with -inf at padding and at each user's history."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    scores = scores.clone()
+    scores[rows, np.concatenate(histories)] = -torch.inf
+    scores[:, 0] = -torch.inf
+    return scores
+
+
+def best(scores: Tensor, k: int = 10) -> Tensor:
+    """The k items of the highest scores [n_users, n_items + 1], best first: [n_users, k].
+
+    0 where fewer than k are above -inf.
+
+    >>> best(torch.tensor([[float("-inf"), 0.5, 2.0, float("-inf")]]), k=3)
+    tensor([[2, 1, 0]])
+    """
+    top = scores.topk(min(k, scores.shape[1]), dim=1)
+    return F.pad(
+        top.indices.masked_fill(top.values == -torch.inf, 0), (0, k - top.indices.shape[1])
+    )
 
 
 def ndcg_of_shuffled(
