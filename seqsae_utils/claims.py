@@ -3,9 +3,12 @@
 A claim compares a number with its best control, in the same trainings and the same draws of users.
 `seqsae_utils.run seeds` trains the whole chain with several seeds; each training leaves its numbers
 (``metrics.json``) and, for the numbers here, their values in 500 draws of the users (``draws/``).
+Both are gathered in ``figures/<profile>/``, ``trainings.csv`` and ``draws.parquet``, so that the
+claims can be computed again without a training.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 
 from .interpretability import BASES
 from .resampling import draws, interval
-from .workspace import STAGES, Workspace, flat, write_text
+from .workspace import STAGES, flat, write_text
 
 INTRODUCTION = (
     "Computed from several trainings of the whole chain (`make seeds`), never worded: means over "
@@ -182,12 +185,54 @@ def read_training(root: Path, profile: str) -> Training:
     return Training(numbers, drawn)
 
 
+def write_trainings(trainings: dict[int, Training], folder: Path) -> pd.DataFrame:
+    """Write ``trainings.csv``, ``draws.parquet`` and ``claims.csv`` of several seeds.
+
+    Returns the numbers, tidy: columns seed, stage, name, value; by seed, then as in
+    ``metrics.json``; what is not a finite number is left out. Draws are kept of the numbers that
+    claims compare.
+    """
+    rows, drawn = [], {}
+    compared = {(c.stage, key) for c in claims() for key in (c.key, *c.controls.values())}
+    for seed, training in sorted(trainings.items()):
+        rows += [
+            (seed, stage, name, value)
+            for (stage, name), value in training.numbers.items()
+            if type(value) in (int, float) and math.isfinite(value)
+        ]
+        drawn |= {
+            f"{seed} {stage} {key}": values.astype(np.float32)
+            for (stage, key), values in training.draws.items()
+            if (stage, key) in compared
+        }
+    # Objects, so that whole numbers stay whole and the digits are those of metrics.json.
+    numbers = pd.DataFrame(rows, columns=["seed", "stage", "name", "value"], dtype=object)
+    write_text(folder / "trainings.csv", numbers.to_csv(index=False))
+    pd.DataFrame(drawn).to_parquet(folder / "draws.parquet", index=False)
+    write_claims(folder)
+    return numbers
+
+
+def load_trainings(folder: Path) -> dict[int, Training]:
+    """What `write_trainings` wrote, by seed; empty where there is nothing."""
+    if not (folder / "trainings.csv").is_file():
+        return {}
+    numbers = pd.read_csv(folder / "trainings.csv")
+    found = {
+        seed: Training(rows.set_index(["stage", "name"])["value"].to_dict(), {})
+        for seed, rows in numbers.groupby("seed")
+    }
+    for name, values in pd.read_parquet(folder / "draws.parquet").items():
+        seed, stage, key = name.split(" ")
+        found[int(seed)].draws[stage, key] = values.to_numpy(np.float64)
+    return found
+
+
 def points(trainings: list[Training], stage: str, key: str | float) -> NDArray:
-    """A number, or a constant, in each training: [n_trainings]."""
+    """A number, or a constant, in each training: [n_trainings]; NaN where one has none."""
     if isinstance(key, float):
         return np.full(len(trainings), key)
-    values = [t.numbers[stage, key] for t in trainings]
-    return np.array([np.nan if value is None else float(value) for value in values])
+    return np.array([t.numbers.get((stage, key), np.nan) for t in trainings], dtype=float)
 
 
 def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDArray:
@@ -218,7 +263,7 @@ def table(trainings: list[Training]) -> pd.DataFrame:
     rows = []
     for claim in claims():
         keys = [claim.key, *(k for k in claim.controls.values() if isinstance(k, str))]
-        known = all((claim.stage, key) in t.numbers for key in keys for t in trainings)
+        known = all(any((claim.stage, key) in t.numbers for t in trainings) for key in keys)
         if not known:
             continue  # e.g. a profile without GPT-2
 
@@ -245,10 +290,10 @@ def table(trainings: list[Training]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def write_claims(trainings: list[Training], profile: str) -> None:
-    """Write ``claims.csv`` of a profile."""
-    file = Workspace(profile).figures / "claims.csv"
-    write_text(file, table(trainings).to_csv(index=False, float_format="%.6g"))
+def write_claims(folder: Path) -> None:
+    """Write ``claims.csv`` from the trainings that lie beside it."""
+    found = table(list(load_trainings(folder).values()))
+    write_text(folder / "claims.csv", found.to_csv(index=False, float_format="%.6g"))
 
 
 def shown(found: pd.DataFrame, stage: str | None = None) -> str:
@@ -294,6 +339,8 @@ PUBLISHED = {
     "ml-100k-fresh": "MovieLens-100K, other users in each group, looked at once",
 }
 MAIN = ("ml-100k", "ml-1m")
+#: So many trainings a profile must have before README and notebooks show it.
+ENOUGH = 5
 
 
 def rendered(project: Path) -> dict[Path, str]:
@@ -309,7 +356,7 @@ def rendered(project: Path) -> dict[Path, str]:
         return "\n\n".join(
             f"**{PUBLISHED[name]}**\n\n{shown(found, stage)}"
             for name, found in tables.items()
-            if name in profiles
+            if name in profiles and (profiles != MAIN or found["n_trainings"].min() >= ENOUGH)
         )
 
     texts = {}
@@ -332,6 +379,9 @@ def rendered(project: Path) -> dict[Path, str]:
 
 
 def publish(project: Path) -> None:
-    """Write what `rendered` says."""
+    """Decide the claims anew from the committed trainings, and write what `rendered` says."""
+    for name in PUBLISHED:
+        if (project / "figures" / name / "trainings.csv").is_file():
+            write_claims(project / "figures" / name)
     for path, text in rendered(project).items():
         write_text(path, text)

@@ -21,7 +21,7 @@ def training(own: float, control: float, seed: int, spread: float = 0.3) -> Trai
     numbers, drawn = {}, {}
     for key, mean in {"ours.score": own, "theirs.score": control}.items():
         values = mean + taste + rng.normal(0, 0.05, USERS)
-        numbers["sae", key], drawn["sae", key] = values.mean(), counts @ values
+        numbers["sae", key], drawn["sae", key] = float(values.mean()), counts @ values
     return Training(numbers, drawn)
 
 
@@ -60,6 +60,27 @@ def test_where_less_is_better_the_signs_turn(monkeypatch):
     one_claim(monkeypatch, larger=False)
     row = decide([training(0.45, 0.5, s) for s in range(5)])
     assert (row["verdict"], row["holds_in"]) == ("holds", 5)
+
+
+def test_trainings_come_back_from_the_tables_beside_the_claims(monkeypatch, tmp_path):
+    one_claim(monkeypatch)
+    made = {s: training(0.5 + s / 100, 0.45, s) for s in (0, 3)}
+    numbers = claims.write_trainings(made, tmp_path)
+    assert numbers["seed"].tolist() == [0, 0, 3, 3]
+    found = claims.load_trainings(tmp_path)
+    assert list(found) == [0, 3]
+    for seed, own in made.items():
+        assert found[seed].numbers == pytest.approx(own.numbers)
+        for key, values in own.draws.items():
+            np.testing.assert_allclose(found[seed].draws[key], values, rtol=1e-6)
+    again = pd.read_csv(tmp_path / "claims.csv").iloc[0]
+    assert again["verdict"] == decide(list(made.values()))["verdict"]
+    claims.write_trainings(found | {3: made[0]}, tmp_path)  # a training takes its seed's place
+    assert claims.load_trainings(tmp_path)[3].numbers == found[0].numbers
+
+
+def test_nothing_is_loaded_where_nothing_was_trained(tmp_path):
+    assert claims.load_trainings(tmp_path) == {}
 
 
 def test_the_best_control_counts(monkeypatch):

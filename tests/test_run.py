@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from seqsae_utils import run, workspace
+from seqsae_utils import claims, run, workspace
 from seqsae_utils.run import changes, parameters, trainings
 from seqsae_utils.run.clean import normalise, with_outputs
 
@@ -390,7 +390,7 @@ def test_how_many_run_at_once_is_no_reason_to_run_again(project):
 def test_tables_over_trainings_are_no_product_of_a_notebook(project):
     folder = project / "figures/toy"
     (folder / "tables").mkdir(parents=True)
-    for name in ("trainings.csv", "claims.csv", "metrics.json", "a.png", "tables/claims.csv"):
+    for name in ("trainings.csv", "draws.parquet", "claims.csv", "metrics.json", "a.png", "tables/claims.csv"):
         (folder / name).write_text("1")
     found = {
         path.relative_to(folder).as_posix() for path in run._figures(workspace.Workspace("toy"))
@@ -529,10 +529,11 @@ def chains(project, monkeypatch) -> Path:
     )
     monkeypatch.setattr(trainings, "load_raw", lambda name: print(f"fetched {name}"))
 
-    def note(found, profile):
-        print("claims of", [training.numbers["sae", "l0"] for training in found], profile)
+    def note(folder):
+        found = claims.load_trainings(folder).values()
+        print("claims of", [training.numbers["sae", "l0"] for training in found], folder.name)
 
-    monkeypatch.setattr(trainings, "write_claims", note)
+    monkeypatch.setattr(claims, "write_claims", note)
     return project
 
 

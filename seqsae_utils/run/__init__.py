@@ -40,7 +40,11 @@ from .results import gather
 from .trainings import KERNEL, seeds
 
 #: What lies beside the figures and is the runner's own.
-NOT_BY_A_NOTEBOOK = {"metrics.json", "manifest.json", "timings.json", "trainings.csv", "claims.csv"}
+NOT_BY_A_NOTEBOOK = {"metrics.json", "manifest.json", "timings.json"} | {
+    "trainings.csv",
+    "draws.parquet",
+    "claims.csv",
+}
 #: What the desk's page tells the browser: ask this server, and no other (Voila names a CDN).
 OWN_SERVER_ONLY = {
     "headers": {

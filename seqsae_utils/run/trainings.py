@@ -5,7 +5,6 @@ there is no second way to train. The first training is the profile's own chain.
 """
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -17,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 from joblib import Parallel, delayed
 
-from ..claims import PUBLISHED, Training, publish, read_training, write_claims
+from ..claims import PUBLISHED, load_trainings, publish, read_training, write_trainings
 from ..data import load_raw
-from ..workspace import STAGES, Workspace, output_root, project, write_text
+from ..workspace import STAGES, Workspace, output_root, project
 from .lock import locked
 from .parameters import RunError, resolve
 from .results import HEADLINES
@@ -44,7 +43,8 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
 
     The trainings run through joblib: within ``joblib.parallel_config("dask")`` they go to a
     cluster whose machines see the folder of the project and the workspace. What is up to date is
-    not trained again, and what was interrupted goes on.
+    not trained again, and what was interrupted goes on. Trainings of other seeds that
+    ``trainings.csv`` has already, from another machine say, keep their rows.
 
     Parameters
     ----------
@@ -90,14 +90,13 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
         if failed:
             which = ", ".join(f"seed {seed} (see {os.path.relpath(logs[seed])})" for seed in failed)
             raise RunError(f"{len(failed)} of {n} trainings failed: {which}")
-        file = Workspace(profile).figures / "trainings.csv"
+        folder = Workspace(profile).figures
         done = {seed: read_training(root, profile) for seed, root in roots.items()}
-        numbers = table(done)
-        write_text(file, numbers.to_csv(index=False))
-        write_claims(list(done.values()), profile)
+        numbers = write_trainings(load_trainings(folder) | done, folder)
         if profile in PUBLISHED and output_root() == project():
             publish(project())
-        print(f"\n{os.path.relpath(file)}: {len(numbers)} numbers of {n} trainings\n")
+        where = os.path.relpath(folder / "trainings.csv")
+        print(f"\n{where}: {len(numbers)} numbers of {numbers['seed'].nunique()} trainings\n")
         print(summary(numbers))
 
 
@@ -138,21 +137,6 @@ def train(
             if SHOWN.match(line):
                 print(f"seed {seed} | {line.rstrip()}", flush=True)
     return seed, process.returncode
-
-
-def table(trainings: dict[int, Training]) -> pd.DataFrame:
-    """Numbers of all trainings, by seed, tidy: columns seed, stage, name, value.
-
-    Ordered by seed, then as in ``metrics.json``. What is not a finite number is left out.
-    """
-    rows = [
-        (seed, stage, name, value)
-        for seed, training in sorted(trainings.items())
-        for (stage, name), value in training.numbers.items()
-        if type(value) in (int, float) and math.isfinite(value)
-    ]
-    # Objects, so that whole numbers stay whole and the digits are those of metrics.json.
-    return pd.DataFrame(rows, columns=["seed", "stage", "name", "value"], dtype=object)
 
 
 def summary(numbers: pd.DataFrame) -> str:
