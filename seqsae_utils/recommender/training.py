@@ -18,7 +18,7 @@ from ..checkpoint import Checkpoint, copies
 from ..workspace import name_nearest
 from .losses import sampled_softmax_loss, softmax_loss
 from .models import Config, Transformer, create, require_positive
-from .ranking import Protocol, rank_items
+from .ranking import Split, Users, rank_items
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def pieces(sequence: np.ndarray, length: int, offset: int, overlap: int) -> list
 
 def fit(
     config: Config,
-    protocol: Protocol,
+    split: Split,
     training: Training,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
@@ -71,19 +71,19 @@ def fit(
     """Create a model and `train` it: one seed decides weights, batches and dropout."""
     torch.manual_seed(training.seed)
     model = create(config).to(device)
-    return model, train(model, protocol.train, protocol.validation, training, checkpoint, progress)
+    return model, train(model, split.train, split.validation, training, checkpoint, progress)
 
 
 def fit_all(
     runs: list[tuple[str, str, int]],
-    protocols: dict[str, Protocol],
+    splits: dict[str, Split],
     config: Config,
     training: Training,
     folder: Path,
     device: torch.device | str = "cpu",
     n_jobs: int = 1,
 ) -> tuple[dict[tuple[str, str, int], Transformer], pd.DataFrame]:
-    """`fit` one model for each run: name of its protocol, its architecture, its seed.
+    """`fit` one model for each run: name of its split, its architecture, its seed.
 
     Up to `n_jobs` are trained at the same time, each in a process of its own; they come out the
     same. Their checkpoints are kept in `folder`: called again after a kill, finished runs are only
@@ -92,14 +92,14 @@ def fit_all(
     Returns
     -------
     models : by run
-    history : what `train` returned, with the columns protocol, model and seed
+    history : what `train` returned, with the columns protocol (of the split), model and seed
     """
     n_jobs = min(n_jobs, len(runs))
     jobs = (
         delayed(_fit_with)(
             torch.get_num_threads(),
-            replace(config, architecture=architecture, n_items=protocols[name].n_items),
-            protocols[name],
+            replace(config, architecture=architecture, n_items=splits[name].n_items),
+            splits[name],
             replace(training, seed=seed),
             folder / f"{i}.checkpoint",
             device,
@@ -125,7 +125,7 @@ def _fit_with(n_threads: int, *arguments, **options) -> tuple[Transformer, pd.Da
 def train(
     model: Transformer,
     sequences: list[np.ndarray],
-    validation: tuple[list[np.ndarray], np.ndarray],
+    validation: Users,
     training: Training,
     checkpoint: Path | None = None,
     progress: bool = True,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from seqsae_utils import activations
-from seqsae_utils.interop import RecBoleModel, RecToolsModel
+from seqsae_utils.recommender import RecBoleModel, RecToolsModel
 
 WHY = "lives in an environment of its own: run `make interop`"
 rectools_models = pytest.importorskip("rectools.models", reason=f"RecTools {WHY}")
