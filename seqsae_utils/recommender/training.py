@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from torch import nn
 from tqdm import tqdm
 
 from .. import metrics
@@ -162,19 +161,31 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    state = _State(model, optimizer, checkpoint, _fingerprint(model, training, sequences))
-    shown = {"initial": state.epoch, "total": training.max_epochs, "desc": "epochs", "leave": False}
-    with tqdm(**shown, **({} if progress else {"disable": True})) as bar:
-        while state.epoch < training.max_epochs and state.epochs_without_gain < training.patience:
-            loss = _train_epoch(model, optimizer, sequences, training, state.epoch)
+    keeper = Checkpoint(checkpoint, _fingerprint(model, training, sequences))
+    history, best = [], copies(model.state_dict())
+    if found := keeper.load({"model": model}, optimizer):
+        history, best = found[0], found[1]["best"]
+    done, hidden = len(history), {} if progress else {"disable": True}
+    with tqdm(desc="epochs", initial=done, total=training.max_epochs, leave=False, **hidden) as bar:
+        while len(history) < training.max_epochs and _waited(history) < training.patience:
+            loss = _train_epoch(model, optimizer, sequences, training, len(history))
             rank = rank_items(model.next_item_scores, *validation).rank
             ndcg = float(metrics.ndcg(rank).mean())
-            state.finish_epoch(loss, ndcg)
+            history.append({"epoch": len(history) + 1, "loss": loss, "ndcg@10": ndcg})
+            if _waited(history) == 0:
+                best = copies(model.state_dict())
+            keeper.save({"model": model, "best": best}, optimizer, history)
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{ndcg:.4f}")
-    model.load_state_dict(state.best)
+    model.load_state_dict(best)
     model.eval()
-    return pd.DataFrame(state.history)
+    return pd.DataFrame(history)
+
+
+def _waited(history: list[dict]) -> int:
+    """Epochs since the best one."""
+    scores = [row["ndcg@10"] for row in history]
+    return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
 def _train_epoch(model, optimizer, sequences, training: Training, epoch: int) -> float:
@@ -241,32 +252,3 @@ def _fingerprint(model: Transformer, training: Training, sequences: list[np.ndar
     digest = hashlib.sha256(lengths.tobytes())
     digest.update(np.concatenate(sequences).astype(np.int64).tobytes())
     return settings | {"sequences": digest.hexdigest()}
-
-
-class _State:
-    """Everything that training needs to go on: weights, Adam's moments, best weights, history."""
-
-    def __init__(self, model: nn.Module, optimizer, file: Path | None, fingerprint: dict):
-        self.model, self.optimizer = model, optimizer
-        self.checkpoint = Checkpoint(file, fingerprint)
-        self.history: list[dict] = []
-        self.best = copies(model.state_dict())
-        if found := self.checkpoint.load({"model": model}, optimizer):
-            self.history, tensors = found
-            self.best = tensors["best"]
-
-    @property
-    def epoch(self) -> int:
-        return len(self.history)
-
-    @property
-    def epochs_without_gain(self) -> int:
-        scores = [row["ndcg@10"] for row in self.history]
-        return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
-
-    def finish_epoch(self, loss: float, ndcg: float) -> None:
-        self.history.append({"epoch": self.epoch + 1, "loss": loss, "ndcg@10": ndcg})
-        if self.epochs_without_gain == 0:
-            self.best = copies(self.model.state_dict())
-        modules = {"model": self.model, "best": self.best}
-        self.checkpoint.save(modules, self.optimizer, self.history)
