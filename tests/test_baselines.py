@@ -8,7 +8,7 @@ import torch
 
 from seqsae_utils import metrics
 from seqsae_utils.recommender import (
-    Protocol,
+    Split,
     baselines,
     hold_out_last,
     popularity_scores,
@@ -71,9 +71,8 @@ def test_ease_is_least_squares_with_each_item_left_out_of_its_own_equation(
         np.testing.assert_allclose(row[1:], score_by_hand(weights, history), atol=1e-5)
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, 7.0])
 @pytest.mark.parametrize("n_neighbours", [1, 4, 29, 500])
-def test_item_knn_is_that_of_brute_force(sequences, taken, n_neighbours, shrinkage):
+def test_item_knn_is_that_of_brute_force(sequences, taken, n_neighbours):
     weights = np.zeros((N_ITEMS, N_ITEMS))
     for j in range(N_ITEMS):
         similarity = np.zeros(N_ITEMS)
@@ -81,10 +80,10 @@ def test_item_knn_is_that_of_brute_force(sequences, taken, n_neighbours, shrinka
             together = np.sum(taken[:, i] * taken[:, j])
             if i != j and together:
                 alone = np.sqrt(taken[:, i].sum() * taken[:, j].sum())
-                similarity[i] = together / (alone + shrinkage)
+                similarity[i] = together / alone
         nearest = np.argsort(-similarity, kind="stable")[:n_neighbours]
         weights[nearest, j] = similarity[nearest]
-    scores = item_knn_scores(sequences, N_ITEMS, n_neighbours, shrinkage)(HISTORIES)
+    scores = item_knn_scores(sequences, N_ITEMS, n_neighbours)(HISTORIES)
     for row, history in zip(scores, HISTORIES, strict=True):
         np.testing.assert_allclose(row[1:], score_by_hand(weights, history), atol=1e-5)
 
@@ -197,7 +196,7 @@ def test_simple_models_choose_their_setting_on_validation_and_never_on_test(sequ
     monkeypatch.setattr(baselines, "REGULARISATIONS", (800.0, 50.0))
     validation = hold_out_last(dict(enumerate(sequences)))
     misleading = [np.array([1])], np.array([29])
-    protocol = Protocol(N_ITEMS, validation[0], validation, misleading)
+    protocol = Split(N_ITEMS, validation[0], validation, misleading)
     scorers, settings = simple_models(protocol)
     neighbours, _ = best_of(
         partial(item_knn_scores, protocol.train, N_ITEMS), baselines.NEIGHBOURS, validation
@@ -219,5 +218,5 @@ def test_simple_models_choose_their_setting_on_validation_and_never_on_test(sequ
 def test_simple_models_leave_ease_out_where_it_is_not_wanted(sequences, monkeypatch):
     monkeypatch.setattr(baselines, "ease_scores", None)
     users = hold_out_last(dict(enumerate(sequences)))
-    scorers, settings = simple_models(Protocol(N_ITEMS, users[0], users, users), ease=False)
+    scorers, settings = simple_models(Split(N_ITEMS, users[0], users, users), ease=False)
     assert list(scorers) == ["popularity", "item_knn"] and len(settings) == 1

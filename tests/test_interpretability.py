@@ -529,6 +529,13 @@ def test_top_items_need_three_positions_where_any_item_has_them():
     assert interp.top_items(codes, 0, np.arange(7), n=2)["item"].tolist() == [6, 3]
 
 
+def test_an_item_on_which_a_feature_is_silent_is_no_top_item():
+    """And does not keep out those on which it fires, where these are rare."""
+    codes = sparse.csr_array(np.array([[0, 0, 0, 5.0, 7.0]]).T)
+    top = interp.top_items(codes, 0, np.array([1, 1, 1, 2, 3]))
+    assert top["item"].tolist() == [3, 2]
+
+
 def test_feature_table_does_not_name_what_never_fires():
     correlation = np.array([[0.1, 0.5], [np.nan, np.nan], [-0.2, -0.1]])
     effect = np.array([[0.3, 0.2], [np.nan, 0.1], [0.0, -0.4]])

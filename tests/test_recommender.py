@@ -534,8 +534,8 @@ def test_nothing_to_predict_is_refused_before_any_training():
 def test_fit_all_trains_each_run_and_goes_on_where_it_was(tmp_path, monkeypatch):
     users, others = random_sequences(30), held_out(random_sequences(20, seed=1))
     protocols = {
-        "few": recommender.Protocol(20, users, others, others),
-        "more": recommender.Protocol(25, users, others, others),
+        "few": recommender.Split(20, users, others, others),
+        "more": recommender.Split(25, users, others, others),
     }
     runs = [("few", "gpt2", 0), ("few", "bert4rec", 0), ("more", "gpt2", 7)]
     how = replace(TRAINING, max_epochs=2)

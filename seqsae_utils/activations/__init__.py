@@ -1,9 +1,8 @@
 """Hidden states of a recommender: read them at a named site, or write them there.
 
 A *site* is the dotted name of a submodule (``blocks.0``, ``blocks.0.mlp``, ``final_norm``), so the
-same few lines serve any torch model: a forward hook sees what the submodule returns. Besides, a
-model says how it wants its input: `max_length`, the longest piece of a sequence that it sees, and
-`pad`, which stacks pieces as its `forward` takes them, [batch, length] with 0 on either side.
+same few lines serve any torch model: a forward hook sees what the submodule returns. How the model
+wants its input it says itself: see `recommender.Recommender`.
 
 ==============  ================================================================================
 ``harvesting``  the states of all interactions, written to a file as they come
@@ -15,10 +14,10 @@ model says how it wants its input: `max_length`, the longest piece of a sequence
 from ..hooks import find_site, hooked
 from ..normalisation import Normalisation, blocks
 from .harvesting import DTYPES, chunks, harvest
-from .probes import compare_sites, cost_of_replacing, overlap, probe_auc, spectrum
+from .probes import compare_sites, cost_of_replacing, overlap, probe_auc, ridge, spectrum
 from .states import load
 
 __all__ = [
     "DTYPES", "Normalisation", "blocks", "chunks", "compare_sites", "cost_of_replacing",
-    "find_site", "harvest", "hooked", "load", "overlap", "probe_auc", "spectrum",
+    "find_site", "harvest", "hooked", "load", "overlap", "probe_auc", "ridge", "spectrum",
 ]  # fmt: skip

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import metrics
 from ..hooks import find_site, hooked
 from ..normalisation import blocks
-from ..recommender import rank_items
+from ..recommender import Recommender, rank_items
 from .harvesting import harvest
 
 
@@ -40,15 +40,11 @@ def _centred(states: NDArray, mean: NDArray) -> Iterator[NDArray]:
     return (block - mean for block in blocks(states))
 
 
-def probe_auc(
-    states: NDArray, labels: NDArray, states_test: NDArray, labels_test: NDArray
-) -> list[float]:
-    """ROC AUC of a linear probe (ridge regression) for each column of 0/1 labels.
+def ridge(states: NDArray, labels: NDArray) -> NDArray:
+    """Weights [d_in, n_labels] of a ridge regression of labels [n_positions, n_labels] on states.
 
-    Fitted on states [n_positions, d_in] and labels [n_positions, n_labels], scored on the test
-    ones. The penalty is the variance that one average dimension has at one position, so the unit
-    of the states does not matter. Memory maps are read block by block.
-    NaN where the positions of either group all have the label, or none has.
+    The penalty is the variance that one average dimension has at one position, so the unit of the
+    states [n_positions, d_in] does not matter. Memory maps are read block by block.
     """
     mean, d_in = _mean(states), states.shape[1]
     scatter, products = np.zeros((d_in, d_in)), np.zeros((d_in, labels.shape[1]))
@@ -58,7 +54,18 @@ def probe_auc(
         products += block.T @ labels[row : row + len(block)]
         row += len(block)
     penalty = scatter.trace() / d_in / len(states) or 1.0  # any, where all states are the same
-    weights = np.linalg.solve(scatter + penalty * np.eye(d_in), products)
+    return np.linalg.solve(scatter + penalty * np.eye(d_in), products)
+
+
+def probe_auc(
+    states: NDArray, labels: NDArray, states_test: NDArray, labels_test: NDArray
+) -> list[float]:
+    """ROC AUC of a linear probe, fitted by `ridge`, for each column of 0/1 labels.
+
+    Fitted on states [n_positions, d_in] and labels [n_positions, n_labels], scored on the test
+    ones. NaN where the positions of either group all have the label, or none has.
+    """
+    weights = ridge(states, labels)
     scores = np.concatenate([block @ weights for block in blocks(states_test)])
     return [
         roc_auc_score(label, score) if _varies(fitted) and _varies(label) else np.nan
@@ -71,7 +78,7 @@ def _varies(label: NDArray) -> bool:
 
 
 def compare_sites(
-    model: nn.Module,
+    model: Recommender,
     sequences_fit: dict[int, np.ndarray],
     sequences_test: dict[int, np.ndarray],
     attribute_matrix: NDArray,
@@ -160,7 +167,7 @@ def _pairs(states: NDArray, index: pd.DataFrame, shift: int) -> tuple[NDArray, N
 
 
 def cost_of_replacing(
-    model: nn.Module,
+    model: Recommender,
     site: str,
     replacements: dict[str, Callable[[Tensor], Tensor | None]],
     histories: list[np.ndarray],

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..activations import ridge
 from ..recommender import Scorer
 from .edits import direction_delta, steered_scorer
 
@@ -83,18 +84,11 @@ def mean_difference(states: NDArray, attributes: NDArray) -> NDArray:
 
 
 def probe(states: NDArray, attributes: NDArray) -> NDArray:
-    """Weights [n_attributes, d_in] of a linear probe (ridge regression), each of norm 1.
+    """Weights [n_attributes, d_in] of a linear probe (`activations.ridge`), each of norm 1.
 
-    Arguments as for `mean_difference`. The penalty is that of `activations.probe_auc`: the
-    variance that one average dimension has at one position.
+    Arguments as for `mean_difference`.
     """
-    centred = states - states.mean(axis=0)
-    scatter = centred.T @ centred
-    penalty = np.trace(scatter) / len(scatter) / len(states)
-    weights = np.linalg.solve(
-        scatter + penalty * np.eye(len(scatter)), centred.T @ attributes.astype(float)
-    )
-    return unit(weights.T)
+    return unit(ridge(states, attributes).T)
 
 
 def by_effect(gained: NDArray, attribute_matrix: NDArray, importance: NDArray) -> NDArray:

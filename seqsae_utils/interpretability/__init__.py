@@ -45,6 +45,7 @@ from .features import (
     attribute_effect,
     feature_table,
     input_output_map,
+    logit_lens,
     measured_effect,
     output_effect,
     top_items,
@@ -59,7 +60,7 @@ __all__ = [
     "best_features", "bootstrap", "choose", "choose_setting", "columns", "compare",
     "corrected_p_values", "correlation_from_sums", "cut", "draw_users", "feature_table",
     "film_splits", "films_table", "held_out", "held_out_films", "input_output_map", "item_sums",
-    "measured_effect", "monosemanticity", "names", "output_effect", "paired_scores",
+    "logit_lens", "measured_effect", "monosemanticity", "names", "output_effect", "paired_scores",
     "permutation_null", "predict_pairs", "score", "selectivity_interval", "sparse_probes",
     "tidy", "top_items", "untrained_directions", "within",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..hooks import hooked
-from ..recommender import Transformer
+from ..recommender import Recommender
 from .scores import Codes, as_dense
 
 
@@ -22,35 +22,26 @@ def attribute_effect(logits: NDArray, attribute_matrix: NDArray) -> NDArray:
     return with_attribute - logits.mean(axis=-1, keepdims=True)
 
 
-def output_effect(direction: NDArray, head: NDArray, attribute_matrix: NDArray) -> NDArray:
-    """Logit that items with an attribute gain, over the average item, per unit of a feature.
+def logit_lens(directions: NDArray, head: NDArray) -> NDArray:
+    """Logit that each item gains over the average item, per unit of a feature: [..., n_items + 1].
 
-    The direction is read as if it went straight to the head (the "logit lens" [1]_): what later
-    blocks make of it is left out. `measured_effect` has it in.
+    The directions [..., d_in] are read as if they went straight to the head [n_items + 1, d_in],
+    the tied item embedding (the "logit lens" [1]_): what later blocks make of them is left out.
+    `measured_effect` has it in.
 
-    Parameters
-    ----------
-    direction
-        [..., d_in], decoder directions
-    head
-        [n_items + 1, d_in], the tied item embedding
-    attribute_matrix
-        [n_items + 1, n_attributes]
-
-    Returns
-    -------
-    array [..., n_attributes], NaN where no item has the attribute
-
-    References
-    ----------
     .. [1] nostalgebraist, interpreting GPT: the logit lens, lesswrong.com, 2020.
     """
-    return attribute_effect(direction @ head.T, attribute_matrix)
+    return directions @ (head - head[1:].mean(axis=0)).T
+
+
+def output_effect(directions: NDArray, head: NDArray, attribute_matrix: NDArray) -> NDArray:
+    """`attribute_effect` of the `logit_lens`: [..., n_attributes]."""
+    return attribute_effect(logit_lens(directions, head), attribute_matrix)
 
 
 @torch.no_grad()
 def measured_effect(
-    model: Transformer,
+    model: Recommender,
     site: str,
     directions: NDArray,
     std: float,
@@ -71,15 +62,15 @@ def measured_effect(
 
     Returns
     -------
-    array [n_features, n_items + 1]; padding gains nothing
+    array [n_features, n_items + 1]
+        0 for padding, and for items whose score is -inf because the model does not know them.
     """
-    before = model.next_item_scores(histories)[:, 1:].mean(dim=0)
+    before = model.next_item_scores(histories)[:, 1:].float().mean(dim=0)
     gained = np.zeros((len(directions), len(before) + 1), np.float32)
-    steps = torch.from_numpy(std * dose * directions).to(model.head)
-    for feature, step in enumerate(steps):
-        with hooked(model, site, lambda hidden, step=step: hidden + step):
-            after = model.next_item_scores(histories)[:, 1:].mean(dim=0)
-        gained[feature, 1:] = (after - before) / dose
+    for feature, step in enumerate(torch.from_numpy(std * dose * directions)):
+        with hooked(model, site, lambda hidden, step=step: hidden + step.to(hidden)):
+            after = model.next_item_scores(histories)[:, 1:].float().mean(dim=0)
+        gained[feature, 1:] = torch.where(before == -torch.inf, 0, (after - before) / dose)
     return gained
 
 
@@ -133,11 +124,12 @@ def input_output_map(reads: NDArray, promotes: NDArray, names: list[str]) -> pd.
 def top_items(codes: Codes, feature: int, items: NDArray, n: int = 10) -> pd.DataFrame:
     """Items on which a feature is strongest: item, activation (mean), positions (how many).
 
-    Items with fewer than three positions are left out, unless no item has that many.
+    Of those on which it fires, items with fewer than three positions are left out, unless no item
+    has that many.
     """
     values = as_dense(codes[:, [feature]]).ravel()
     table = pd.DataFrame({"item": items, "activation": values}).groupby("item")["activation"]
-    table = table.agg(activation="mean", positions="size").reset_index()
+    table = table.agg(activation="mean", positions="size").query("activation > 0").reset_index()
     enough = table[table["positions"] >= 3]
     return (enough if len(enough) else table).nlargest(n, "activation").reset_index(drop=True)
 

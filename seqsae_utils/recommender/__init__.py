@@ -5,9 +5,11 @@
 ``training``  their training, and ``losses`` their loss
 ``baselines`` what to beat: popularity, item neighbours, a linear autoencoder
 ``ranking``   lists of recommendations, and where the item stands that came next
+``adapters``  what any other recommender must offer, and how RecTools' and RecBole's do
 ============  ==================================================================================
 """
 
+from .adapters import RecBoleModel, Recommender, RecToolsModel, numbered
 from .baselines import ease_scores, item_knn_scores, simple_models, svd_vectors
 from .models import (
     ARCHITECTURES,
@@ -23,9 +25,9 @@ from .models import (
     save,
 )
 from .ranking import (
-    Protocol,
     Ranking,
     Scorer,
+    Split,
     best,
     hold_out_last,
     leave_last_out,
@@ -39,9 +41,10 @@ from .ranking import (
 from .training import Training, fit, fit_all, pieces, train
 
 __all__ = [
-    "ARCHITECTURES", "Architecture", "CausalTransformer", "Config", "MaskedTransformer",
-    "Protocol", "Ranking", "Scorer", "Training", "Transformer", "best", "create", "ease_scores",
-    "fit", "fit_all", "hold_out_last", "item_knn_scores", "leave_last_out", "load", "load_beside",
-    "ndcg_of_shuffled", "new_users", "pad", "pieces", "popularity_scores", "rank_items", "save",
-    "simple_models", "summary", "svd_vectors", "train", "unseen",
+    "ARCHITECTURES", "Architecture", "CausalTransformer", "Config", "MaskedTransformer", "Ranking",
+    "RecBoleModel", "RecToolsModel", "Recommender", "Scorer", "Split", "Training", "Transformer",
+    "best", "create", "ease_scores", "fit", "fit_all", "hold_out_last", "item_knn_scores",
+    "leave_last_out", "load", "load_beside", "ndcg_of_shuffled", "new_users", "numbered", "pad",
+    "pieces", "popularity_scores", "rank_items", "save", "simple_models", "summary", "svd_vectors",
+    "train", "unseen",
 ]  # fmt: skip

@@ -5,7 +5,6 @@ often; its column j is item j + 1.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,28 +12,25 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
 from .. import metrics
-from .ranking import Protocol, Scorer, popularity_scores, rank_items
+from .ranking import Scorer, Split, Users, popularity_scores, rank_items
 
 #: EASE holds n_items x n_items numbers: 3.6 GB for so many.
 MAX_ITEMS_EASE = 30_000
 #: From which `simple_models` chooses.
 NEIGHBOURS = (5, 10, 20, 50, 100)
 REGULARISATIONS = (50.0, 100.0, 200.0, 400.0, 800.0)
-Value = TypeVar("Value")
 
 
-def item_knn_scores(
-    sequences: list[np.ndarray], n_items: int, n_neighbours: int = 20, shrinkage: float = 0.0
-) -> Scorer:
+def item_knn_scores(sequences: list[np.ndarray], n_items: int, n_neighbours: int = 20) -> Scorer:
     """A scorer that likes an item if the user took items which the same users take.
 
     The score of item j is the sum of sim(i, j) over those items i of the history that are among
     the `n_neighbours` most similar to j, where
 
-        sim(i, j) = n_ij / (sqrt(n_i n_j) + shrinkage)
+        sim(i, j) = n_ij / sqrt(n_i n_j)
 
     and n_i, n_ij count the users who took i, and both i and j: the cosine of two columns of X
-    (Sarwar et al. [1]_). Shrinkage takes weight from what few users support.
+    (Sarwar et al. [1]_).
 
     Parameters
     ----------
@@ -50,7 +46,7 @@ def item_knn_scores(
     users = taken.sum(axis=0)
     neighbours, weights = [], []
     for block, together in _co_occurrence(taken):
-        similarity = together / np.maximum(np.sqrt(users[block, None] * users) + shrinkage, 1)
+        similarity = together / np.maximum(np.sqrt(users[block, None] * users), 1)
         similarity[np.arange(len(similarity)), np.arange(n_items)[block]] = 0
         best = torch.from_numpy(similarity).topk(min(n_neighbours, n_items), dim=1)
         neighbours.append(best.indices.numpy())
@@ -112,10 +108,8 @@ def svd_vectors(sequences: list[np.ndarray], n_items: int, d: int, seed: int = 0
 
 
 def best_of(
-    build: Callable[[Value], Scorer],
-    values: Iterable[Value],
-    validation: tuple[list[np.ndarray], np.ndarray],
-) -> tuple[Value, Scorer]:
+    build: Callable[[float], Scorer], values: Iterable[float], validation: Users
+) -> tuple[float, Scorer]:
     """The value whose scorer has the highest NDCG@10 on `validation`, and that scorer.
 
     >>> sequences = [np.array([1, 2, 3]), np.array([1, 2, 4])]
@@ -132,9 +126,7 @@ def best_of(
     return best[1:]
 
 
-def simple_models(
-    protocol: Protocol, ease: bool = True
-) -> tuple[dict[str, Scorer], dict[str, float]]:
+def simple_models(split: Split, ease: bool = True) -> tuple[dict[str, Scorer], dict[str, float]]:
     """Popularity, ItemKNN and EASE, their one setting chosen on the validation users.
 
     Returns
@@ -142,14 +134,14 @@ def simple_models(
     scorers : by name
     settings : what was chosen; EASE is left out of both where `ease` is False
     """
-    train, n_items = protocol.train, protocol.n_items
-    scorers, settings = {"popularity": popularity_scores(protocol.popularity)}, {}
+    train, n_items = split.train, split.n_items
+    scorers, settings = {"popularity": popularity_scores(split.popularity)}, {}
     settings["item neighbours: how many"], scorers["item_knn"] = best_of(
-        lambda n: item_knn_scores(train, n_items, n), NEIGHBOURS, protocol.validation
+        lambda n: item_knn_scores(train, n_items, n), NEIGHBOURS, split.validation
     )
     if ease:
         settings["EASE: regularisation"], scorers["ease"] = best_of(
-            lambda r: ease_scores(train, n_items, r), REGULARISATIONS, protocol.validation
+            lambda r: ease_scores(train, n_items, r), REGULARISATIONS, split.validation
         )
     return scorers, settings
 

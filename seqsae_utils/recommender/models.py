@@ -119,7 +119,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         settings = ARCHITECTURES[config.architecture]
-        self.config, self.causal = config, settings.causal
+        self.config, self.causal, self.max_length = config, settings.causal, config.max_length
         self.scale = config.d_model**0.5 if settings.scale_embedding else 1.0
         n_tokens = config.n_items + (1 if self.causal else 2)  # padding, and where needed [MASK]
         self.item_embedding = nn.Embedding(n_tokens, config.d_model, padding_idx=0)
@@ -164,11 +164,6 @@ class Transformer(nn.Module):
         logits = hidden @ self.head.T
         logits[..., 0] = -torch.inf
         return logits
-
-    @property
-    def max_length(self) -> int:
-        """The longest sequence that the model sees."""
-        return self.config.max_length
 
     def pad(self, sequences: list[np.ndarray]) -> Tensor:
         """The last `max_length` items of each sequence, [batch, length], as `forward` wants it."""

@@ -30,7 +30,7 @@ def popularity_scores(popularity: np.ndarray) -> Scorer:
 Users = tuple[list[np.ndarray], np.ndarray]
 
 
-class Protocol(NamedTuple):
+class Split(NamedTuple):
     """Who teaches a recommender, who chooses among its epochs and settings, and who judges it.
 
     n_items : size of the catalogue
@@ -59,18 +59,18 @@ class Protocol(NamedTuple):
         return np.bincount(np.concatenate(self.train), minlength=self.n_items + 1)
 
 
-def new_users(dataset: Dataset) -> Protocol:
-    """The paper's protocol: taught by some users, chosen and judged by others, never seen.
+def new_users(dataset: Dataset) -> Split:
+    """The paper's split: taught by some users, chosen and judged by others, never seen.
 
     The recommender users teach, the SAE users' last items choose, the test users' judge.
     """
     validation, test = (hold_out_last(dataset.sequences(name)) for name in ("sae", "test"))
     train = list(dataset.sequences("recommender").values())
-    return Protocol(dataset.n_items, train, validation, test)
+    return Split(dataset.n_items, train, validation, test)
 
 
-def leave_last_out(dataset: Dataset) -> Protocol:
-    """The protocol that most papers use: all users teach, and their last two items do not.
+def leave_last_out(dataset: Dataset) -> Split:
+    """The split that most papers use: all users teach, and their last two items do not.
 
     The last but one chooses; the last judges, after a history that holds the last but one.
     """
@@ -78,7 +78,7 @@ def leave_last_out(dataset: Dataset) -> Protocol:
     train = [sequence[:-2] for sequence in sequences]
     validation = train, np.array([sequence[-2] for sequence in sequences])
     test = [sequence[:-1] for sequence in sequences], np.array([s[-1] for s in sequences])
-    return Protocol(dataset.n_items_everyone, train, validation, test)
+    return Split(dataset.n_items_everyone, train, validation, test)
 
 
 def hold_out_last(sequences: dict[int, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -110,17 +110,8 @@ def rank_items(
 ) -> Ranking:
     """Rank the whole catalogue for each user; items of the history are filtered, the target never.
 
-    Parameters
-    ----------
-    scorer
-        Gives the scores of all items for some histories; see `next_item_scores`.
-    histories, targets
-        Items of each user in order, and the item [n_users] that each took next.
-
-    Raises
-    ------
-    FloatingPointError
-        If scores are NaN. They compare as false, and every target would seem to come first.
+    `targets` is the item [n_users] that each user took next. Scores that are NaN are a
+    FloatingPointError: they compare as false, and every target would seem to come first.
     """
     if not len(histories):
         raise ValueError("no users to rank: none of them has two items")
@@ -166,36 +157,23 @@ def best(scores: Tensor, k: int = 10) -> Tensor:
 
 
 def ndcg_of_shuffled(
-    scorer: Scorer,
-    histories: list[np.ndarray],
-    targets: np.ndarray,
-    keep_last: int = 0,
-    n_draws: int = 10,
-    seed: int = 0,
+    scorer: Scorer, histories: list[np.ndarray], targets: np.ndarray, keep_last: int = 0
 ) -> np.ndarray:
-    """NDCG@10 of each user [n_users] where histories stand in random order: the mean of some.
+    """NDCG@10 of each user [n_users] where histories stand in random order: the mean of ten.
 
     Whole histories are shuffled, so that a model with a short memory also sees other items of
-    them. The orders are the same for every scorer.
-
-    Parameters
-    ----------
-    keep_last
-        So many of the last items of each history stay where they are.
-    n_draws, seed
-        How many orders are drawn, and by which seed.
+    them; `keep_last` of their last items stay where they are. The orders are the same for every
+    scorer.
     """
     found = []
-    for draw in range(n_draws):
-        rng = np.random.default_rng([seed, draw])
+    for draw in range(10):
+        rng = np.random.default_rng([0, draw])
         parts = [np.split(history, [max(len(history) - keep_last, 0)]) for history in histories]
         shuffled = [np.append(rng.permutation(before), last) for before, last in parts]
         found.append(metrics.ndcg(rank_items(scorer, shuffled, targets).rank))
     return np.mean(found, axis=0)
 
 
-def summary(ranking: Ranking, protocol: Protocol, seed: int = 0) -> dict[str, float]:
+def summary(ranking: Ranking, split: Split) -> dict[str, float]:
     """All ranking metrics of one model, with intervals over users; see `metrics.summary`."""
-    return metrics.summary(
-        ranking.lists, ranking.rank, protocol.popularity, len(protocol.train), seed
-    )
+    return metrics.summary(ranking.lists, ranking.rank, split.popularity, len(split.train))

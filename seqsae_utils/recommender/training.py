@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from torch import nn
 from tqdm import tqdm
 
 from .. import metrics
@@ -18,7 +17,7 @@ from ..checkpoint import Checkpoint, copies
 from ..workspace import name_nearest
 from .losses import sampled_softmax_loss, softmax_loss
 from .models import Config, Transformer, create, require_positive
-from .ranking import Protocol, rank_items
+from .ranking import Split, Users, rank_items
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def pieces(sequence: np.ndarray, length: int, offset: int, overlap: int) -> list
 
 def fit(
     config: Config,
-    protocol: Protocol,
+    split: Split,
     training: Training,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
@@ -71,19 +70,19 @@ def fit(
     """Create a model and `train` it: one seed decides weights, batches and dropout."""
     torch.manual_seed(training.seed)
     model = create(config).to(device)
-    return model, train(model, protocol.train, protocol.validation, training, checkpoint, progress)
+    return model, train(model, split.train, split.validation, training, checkpoint, progress)
 
 
 def fit_all(
     runs: list[tuple[str, str, int]],
-    protocols: dict[str, Protocol],
+    splits: dict[str, Split],
     config: Config,
     training: Training,
     folder: Path,
     device: torch.device | str = "cpu",
     n_jobs: int = 1,
 ) -> tuple[dict[tuple[str, str, int], Transformer], pd.DataFrame]:
-    """`fit` one model for each run: name of its protocol, its architecture, its seed.
+    """`fit` one model for each run: name of its split, its architecture, its seed.
 
     Up to `n_jobs` are trained at the same time, each in a process of its own; they come out the
     same. Their checkpoints are kept in `folder`: called again after a kill, finished runs are only
@@ -92,14 +91,14 @@ def fit_all(
     Returns
     -------
     models : by run
-    history : what `train` returned, with the columns protocol, model and seed
+    history : what `train` returned, with the columns protocol (of the split), model and seed
     """
     n_jobs = min(n_jobs, len(runs))
     jobs = (
         delayed(_fit_with)(
             torch.get_num_threads(),
-            replace(config, architecture=architecture, n_items=protocols[name].n_items),
-            protocols[name],
+            replace(config, architecture=architecture, n_items=splits[name].n_items),
+            splits[name],
             replace(training, seed=seed),
             folder / f"{i}.checkpoint",
             device,
@@ -125,7 +124,7 @@ def _fit_with(n_threads: int, *arguments, **options) -> tuple[Transformer, pd.Da
 def train(
     model: Transformer,
     sequences: list[np.ndarray],
-    validation: tuple[list[np.ndarray], np.ndarray],
+    validation: Users,
     training: Training,
     checkpoint: Path | None = None,
     progress: bool = True,
@@ -162,19 +161,31 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    state = _State(model, optimizer, checkpoint, _fingerprint(model, training, sequences))
-    shown = {"initial": state.epoch, "total": training.max_epochs, "desc": "epochs", "leave": False}
-    with tqdm(**shown, **({} if progress else {"disable": True})) as bar:
-        while state.epoch < training.max_epochs and state.epochs_without_gain < training.patience:
-            loss = _train_epoch(model, optimizer, sequences, training, state.epoch)
+    keeper = Checkpoint(checkpoint, _fingerprint(model, training, sequences))
+    history, best = [], copies(model.state_dict())
+    if found := keeper.load({"model": model}, optimizer):
+        history, best = found[0], found[1]["best"]
+    done, hidden = len(history), {} if progress else {"disable": True}
+    with tqdm(desc="epochs", initial=done, total=training.max_epochs, leave=False, **hidden) as bar:
+        while len(history) < training.max_epochs and _waited(history) < training.patience:
+            loss = _train_epoch(model, optimizer, sequences, training, len(history))
             rank = rank_items(model.next_item_scores, *validation).rank
             ndcg = float(metrics.ndcg(rank).mean())
-            state.finish_epoch(loss, ndcg)
+            history.append({"epoch": len(history) + 1, "loss": loss, "ndcg@10": ndcg})
+            if _waited(history) == 0:
+                best = copies(model.state_dict())
+            keeper.save({"model": model, "best": best}, optimizer, history)
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{ndcg:.4f}")
-    model.load_state_dict(state.best)
+    model.load_state_dict(best)
     model.eval()
-    return pd.DataFrame(state.history)
+    return pd.DataFrame(history)
+
+
+def _waited(history: list[dict]) -> int:
+    """Epochs since the best one."""
+    scores = [row["ndcg@10"] for row in history]
+    return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
 def _train_epoch(model, optimizer, sequences, training: Training, epoch: int) -> float:
@@ -241,32 +252,3 @@ def _fingerprint(model: Transformer, training: Training, sequences: list[np.ndar
     digest = hashlib.sha256(lengths.tobytes())
     digest.update(np.concatenate(sequences).astype(np.int64).tobytes())
     return settings | {"sequences": digest.hexdigest()}
-
-
-class _State:
-    """Everything that training needs to go on: weights, Adam's moments, best weights, history."""
-
-    def __init__(self, model: nn.Module, optimizer, file: Path | None, fingerprint: dict):
-        self.model, self.optimizer = model, optimizer
-        self.checkpoint = Checkpoint(file, fingerprint)
-        self.history: list[dict] = []
-        self.best = copies(model.state_dict())
-        if found := self.checkpoint.load({"model": model}, optimizer):
-            self.history, tensors = found
-            self.best = tensors["best"]
-
-    @property
-    def epoch(self) -> int:
-        return len(self.history)
-
-    @property
-    def epochs_without_gain(self) -> int:
-        scores = [row["ndcg@10"] for row in self.history]
-        return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
-
-    def finish_epoch(self, loss: float, ndcg: float) -> None:
-        self.history.append({"epoch": self.epoch + 1, "loss": loss, "ndcg@10": ndcg})
-        if self.epochs_without_gain == 0:
-            self.best = copies(self.model.state_dict())
-        modules = {"model": self.model, "best": self.best}
-        self.checkpoint.save(modules, self.optimizer, self.history)

@@ -1,7 +1,8 @@
-"""Models of RecTools and RecBole: read, ranked and edited here as by their own libraries.
+"""Models of RecTools and RecBole: read and ranked here as by their own libraries.
 
-The libraries need older versions of NumPy and pandas than the project, so these tests run in an
-environment of their own: `make interop`.
+That they are steered as any other model is the contract of `test_contract.py`. The libraries need
+older versions of NumPy and pandas than the project, so these tests run in an environment of their
+own: `make interop`.
 """
 
 from types import SimpleNamespace
@@ -10,25 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_contract import D_MODEL, MAX_LENGTH, N_ITEMS, check_every_consumer, walks
 
 from seqsae_utils import activations
-from seqsae_utils.interop import RecBoleModel, RecToolsModel
+from seqsae_utils.recommender import RecBoleModel, RecToolsModel
 
 WHY = "lives in an environment of its own: run `make interop`"
 rectools_models = pytest.importorskip("rectools.models", reason=f"RecTools {WHY}")
 recbole_model = pytest.importorskip("recbole.model.sequential_recommender", reason=f"RecBole {WHY}")
 
-MAX_LENGTH, D_MODEL, N_ITEMS = 6, 16, 25
-
 
 @pytest.fixture(scope="module")
 def sequences() -> dict[int, np.ndarray]:
-    """Walks round a cycle of items: shorter than the model's input, as long, and longer."""
-    rng = np.random.default_rng(0)
-    users = range(60)
-    return {
-        u: (rng.integers(N_ITEMS) + np.arange(rng.integers(3, 15))) % N_ITEMS + 1 for u in users
-    }
+    return walks()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +66,7 @@ def rectools(interactions, item_ids, in_its_folder) -> SimpleNamespace:
     model.fit(dataset)
     return SimpleNamespace(
         model=model, dataset=dataset, adapter=RecToolsModel(model, item_ids),
-        site="model.transformer_layers.transformer_blocks.0",
+        site="model.transformer_layers.transformer_blocks.0", last="model.transformer_layers",
     )  # fmt: skip
 
 
@@ -103,6 +98,7 @@ def recbole(interactions, item_ids, in_its_folder) -> SimpleNamespace:
     return SimpleNamespace(
         model=model, dataset=dataset, interaction=interaction,
         adapter=RecBoleModel(model, dataset, item_ids), site="model.trm_encoder.layer.0",
+        last="model.trm_encoder.layer.1",
     )  # fmt: skip
 
 
@@ -217,31 +213,11 @@ def test_scores_rank_as_recbole_predicts(recbole, item_ids):
     np.testing.assert_allclose(scores[:, 1:], theirs[:, ids], rtol=1e-4, atol=1e-5)
 
 
-def test_scores_are_those_of_each_history_alone_and_padding_has_none(library, sequences):
-    histories = list(sequences.values())
-    together = library.adapter.next_item_scores(histories)
-    assert together.shape == (len(histories), N_ITEMS + 1) and together.device.type == "cpu"
-    assert (together[:, 0] == -torch.inf).all() and together[:, 1:].isfinite().all()
-    for row, history in zip(together, histories, strict=True):
-        torch.testing.assert_close(library.adapter.next_item_scores([history])[0], row)
-        recent = library.adapter.next_item_scores([history[-MAX_LENGTH:]])[0]
-        torch.testing.assert_close(recent, row)
+# --- the contract ---
 
 
-# --- edits ---
-
-
-def test_an_edit_changes_the_scores_and_a_zero_edit_nothing(library, sequences):
-    histories = list(sequences.values())
-    plain = library.adapter.next_item_scores(histories)
-    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0))
-    scores = {}
-    for dose in (0.0, 3.0):
-        with activations.hooked(library.adapter, library.site, lambda h, d=dose: h + d * direction):
-            scores[dose] = library.adapter.next_item_scores(histories)
-    assert torch.equal(scores[0.0], plain)
-    assert ((scores[3.0] - plain)[:, 1:].abs().amax(dim=1) > 1e-2).all()
-    assert torch.equal(library.adapter.next_item_scores(histories), plain)  # and it is gone
+def test_every_consumer_takes_it(library, tmp_path):
+    check_every_consumer(library.adapter, library.last, tmp_path)
 
 
 # --- items that the libraries do not know ---

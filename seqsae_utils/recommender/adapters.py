@@ -1,9 +1,8 @@
-"""Models that other libraries trained: RecTools and RecBole, as this package takes them.
+"""Recommenders that somebody else built: what they must offer, and how RecTools' and RecBole's do.
 
-An adapter has what every recommender here has: `max_length`, `pad`, a forward pass over what `pad`
-returns, and `next_item_scores`. Items are 1..n_items on its outside and the library's numbers on
-its inside. The library's modules lie under ``model``, so that their names are sites: hidden states
-are harvested there, and edited there, as those of our own models.
+Whatever offers `Recommender` is harvested, ranked and steered here as our own transformers are. The
+adapters give it to two libraries: items are 1..n_items on their outside and the library's numbers
+on their inside. The library's modules lie under ``model``, so that their names are sites.
 
 ======================================================  =======================================
 site                                                    what it is, [batch, length, d]
@@ -22,15 +21,67 @@ Neither library is imported: the trained model is handed in. ``make interop`` te
 environment of their own, because they need older versions of NumPy and pandas than we do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 
+@runtime_checkable
+class Recommender(Protocol):
+    """What is asked of a model that is to be harvested, ranked or steered.
+
+    It is an `nn.Module`, whose modules return hidden states [batch, length, d] or a tuple that
+    begins with them. Items are 1..n_items; 0 is padding.
+    """
+
+    max_length: int  # the longest piece of a sequence that it sees
+
+    def pad(self, sequences: list[np.ndarray]) -> Tensor:
+        """The last `max_length` items of each sequence, [batch, length], 0 on either side."""
+
+    def __call__(self, items: Tensor) -> Any:
+        """A forward pass on what `pad` returns; what comes out of it is not looked at."""
+
+    def next_item_scores(self, histories: list[np.ndarray]) -> Tensor:
+        """Scores [n_users, n_items + 1] of what comes after each history, on the CPU.
+
+        That of padding is -inf. It calls the model itself, in its evaluation mode, so that hooks
+        see what they see in a harvest.
+        """
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def numbered(histories: Iterable[Iterable[Hashable]]) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Histories of ids of any kind as items 1..n_items, in the order in which they first come.
+
+    Returns
+    -------
+    sequences : items of each user, users being numbered from 0
+    ids : [n_items + 1], the id of each item; that of padding is None
+
+    >>> sequences, ids = numbered([["Heat", "Alien"], ["Alien", "Brazil"]])
+    >>> sequences[1].tolist(), ids[sequences[1]].tolist()
+    ([2, 3], ['Alien', 'Brazil'])
+    """
+    known: dict[Hashable, int] = {}
+    sequences = {
+        user: np.array([known.setdefault(item, len(known) + 1) for item in history], np.int64)
+        for user, history in enumerate(histories)
+    }
+    return sequences, np.array([None, *known], dtype=object)
+
+
 class _Adapter(nn.Module):
-    """A module of another library, and its number for each of our items."""
+    """A module of another library, and its number for each of our items.
+
+    `forward` gives the scores of the library's items, in the library's numbers.
+    """
 
     pads_left: bool
 
@@ -74,7 +125,7 @@ class _Adapter(nn.Module):
         Padding, and items that the model was not trained on, have -inf.
         """
         items = self.pad(histories).to(next(self.parameters()).device)
-        theirs = self.eval()._scores(items).cpu()
+        theirs = self.eval()(items).cpu()
         numbers = self.numbers.cpu()
         scores = theirs.new_full((len(items), len(numbers)), -torch.inf)
         scores[:, numbers > 0] = theirs[:, numbers[numbers > 0]]
@@ -104,13 +155,10 @@ class RecToolsModel(_Adapter):
         super().__init__(model.torch_model, preparator.session_max_len, known, item_ids)
 
     def forward(self, items: Tensor) -> Tensor:
-        """Final hidden states [batch, length, d] of items [batch, length]."""
+        """Scores of the library's items after the last of items [batch, length]."""
         embeddings = self.model.item_model.get_all_embeddings()
-        return self.model.encode_sessions({"x": self._theirs(items)}, embeddings)
-
-    def _scores(self, items: Tensor) -> Tensor:
-        embeddings = self.model.item_model.get_all_embeddings()
-        return self.model.similarity_module(self(items)[:, -1:], embeddings)[:, 0]
+        hidden = self.model.encode_sessions({"x": self._theirs(items)}, embeddings)
+        return self.model.similarity_module(hidden[:, -1:], embeddings)[:, 0]
 
 
 class RecBoleModel(_Adapter):
@@ -133,10 +181,7 @@ class RecBoleModel(_Adapter):
         super().__init__(model, model.max_seq_length, known, map(str, item_ids))
 
     def forward(self, items: Tensor) -> Tensor:
-        """Hidden states [batch, d] of the last items of [batch, length]: RecBole keeps no more."""
-        return self.model(self._theirs(items), torch.count_nonzero(items, dim=1))
-
-    def _scores(self, items: Tensor) -> Tensor:
+        """Scores of the library's items after the last of items [batch, length]."""
         lengths = torch.count_nonzero(items, dim=1)
         history = {self.model.ITEM_SEQ: self._theirs(items), self.model.ITEM_SEQ_LEN: lengths}
         return self.model.full_sort_predict(history)
