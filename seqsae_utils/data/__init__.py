@@ -6,7 +6,7 @@ renumbered, sequences in order, users in three groups that never mix.
 ====================  ==========================================================================
 ``sources``           where datasets come from, and the checksums they must have
 ``formats``           readers of the publishers' formats, and ``music4all`` of two larger ones
-``rows``              what they share: lines, fields, and what to say of a bad one
+``tables``            what they share: columns of text, and what to say of a bad line
 ``planted``           a made-up dataset with known concepts
 ``order``             whether the order of a history tells anything about its items
 ====================  ==========================================================================
@@ -22,14 +22,15 @@ import numpy as np
 import pandas as pd
 
 from ..workspace import name_nearest, write_json
-from .formats import DataError, Raw
+from .formats import Raw
 from .order import ORDERS, neighbours_share
 from .planted import synthetic
-from .sources import fetch, load_raw
+from .sources import load_raw
+from .tables import DataError
 
 __all__ = [
     "ORDERS", "SPLITS", "TEST_USERS", "DataError", "Dataset", "Raw",
-    "fetch", "load", "load_raw", "neighbours_share", "prepare", "save", "synthetic",
+    "load", "load_raw", "neighbours_share", "prepare", "save", "synthetic",
 ]  # fmt: skip
 
 #: The three groups of users.
