@@ -8,6 +8,7 @@ import bz2
 import codecs
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,8 +75,10 @@ def tables(
             f"{path.name}: line {skip} names the columns {', '.join(columns) or '(none)'}; "
             f"missing: {', '.join(missing)}{hint}"
         )
+    if not next(islice(_records(path, separator), bool(skip), None), None):
+        raise DataError(f"{path.name}: holds no rows")
     types = kinds | dict.fromkeys(texts, pa.string())
-    n_rows = 0
+    row = bool(skip)
     try:
         with _opened(path) as file:
             if separator == "::":  # the parser knows separators of one byte, and titles have a ":"
@@ -92,23 +95,40 @@ def tables(
                     quote_char='"' if separator == "," else False,
                     newlines_in_values=separator == ",",
                 ),
-                pa.csv.ConvertOptions(column_types=types, include_columns=list(types)),
+                pa.csv.ConvertOptions(
+                    column_types=types, include_columns=list(types), null_values=[]
+                ),
             )  # fmt: skip
             for block in blocks:
-                if block.num_rows:
-                    table = pa.Table.from_batches([block]).select(wanted)
-                    for name in kinds:
-                        _check(table[name], name)
-                    yield table
-                    n_rows += block.num_rows
-        if not n_rows:
-            raise pa.ArrowInvalid("Empty CSV file")
+                for name, kind in kinds.items():
+                    wrong = pc.index(_proper(block[name], kind), False).as_py()
+                    if wrong >= 0:
+                        place = f"In CSV column #{columns.index(name)}: Row #{row + wrong + 1}"
+                        raise pa.ArrowInvalid(place)
+                yield pa.Table.from_batches([block]).select(wanted)
+                row += block.num_rows
     except pa.ArrowInvalid as error:
-        # Read again, slowly, to say why.
-        records = islice(_records(path, separator), n_rows + bool(skip), None)
-        raise DataError(
-            f"{path.name}: {_first_fault(records, columns, separator, kinds) or error}"
-        ) from error
+        place = re.search(r"(?:column #(\d+): )?Row #(\d+)", str(error))
+        if not place:
+            raise DataError(f"{path.name}: {error}") from error
+        line, fields = next(islice(_records(path, separator), int(place[2]) - 1, None))
+        if len(fields) != len(columns):
+            named = separator.join(columns if len(columns) <= 24 else [*columns[:3], "..."])
+            fault = f"{len(fields)} fields, expected {len(columns)} ({named})"
+        else:
+            name = columns[int(place[1])]
+            expected = EXPECTED.get(kinds.get(name), "text in one encoding")
+            fault = f"{name} {fields[int(place[1])]!r}, expected {expected}"
+        fault = fault.replace("\t", "\\t")
+        raise DataError(f"{path.name}: line {line} has {fault}") from error
+
+
+def _proper(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """False where a value could be parsed and is wrong all the same."""
+    if kind == pa.string():
+        return pc.not_equal(column, "")
+    numbers = column.cast(pa.int64()) if kind == pa.timestamp("s") else column
+    return pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, float("inf")))
 
 
 def refuse_repeats(path: Folder, separator: str, items: pd.Series) -> None:
@@ -121,50 +141,6 @@ def refuse_repeats(path: Folder, separator: str, items: pd.Series) -> None:
             f"{path.name}: line {lines[again]} describes item {str(repeated.iloc[0])!r}, as line "
             f"{lines[first]} did; expected each item once"
         )
-
-
-def _check(column: pa.ChunkedArray, name: str) -> None:
-    """Refuse values that could be parsed and are wrong all the same."""
-    if pa.types.is_string(column.type):
-        proper = pc.min(pc.binary_length(column)).as_py() > 0
-    else:
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.int64())
-        smallest, largest = pc.min_max(column).as_py().values()
-        proper = not column.null_count and 0 <= smallest <= largest < float("inf")
-    if not proper:
-        raise pa.ArrowInvalid(f"{name} is missing, negative or not finite in some line")
-
-
-def _first_fault(records, columns: list[str], separator: str, kinds: dict) -> str:
-    """Line and expectation of the first record that is not as expected; empty if all are."""
-    line = 0
-    for line, fields in records:
-        if len(fields) != len(columns):
-            named = columns if len(columns) <= 24 else [*columns[:3], "..."]
-            return (
-                f"line {line} has {len(fields)} fields, expected {len(columns)} "
-                f"({separator.join(named)})".replace("\t", "\\t")
-            )
-        row = dict(zip(columns, fields, strict=True))
-        for name, kind in kinds.items():
-            if not _proper(row[name], kind):
-                return f"line {line} has {name} {row[name]!r}, expected {EXPECTED[kind]}"
-    return "" if line else "holds no rows"
-
-
-def _proper(text: str, kind: pa.DataType) -> bool:
-    """True where a text is a value of a kind. Pure Python is much faster here than pyarrow."""
-    try:
-        if pa.types.is_string(kind):
-            return text != ""
-        if pa.types.is_integer(kind):
-            return text.isdecimal() and int(text) < 2**31
-        if pa.types.is_timestamp(kind):
-            return pa.scalar(text).cast(kind).value >= 0
-        return 0 <= float(text) < float("inf")
-    except ValueError:
-        return False
 
 
 def _records(path: Folder, separator: str) -> Iterator[tuple[int, list[str]]]:
