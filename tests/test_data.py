@@ -495,5 +495,5 @@ def test_the_planted_dataset_is_seeded_and_follows_its_concepts():
 
 
 def test_too_many_planted_items_are_refused():
-    with pytest.raises(ValueError, match="at most 10 items"):
-        data.synthetic(n_items=11, concepts=("a", "b"))
+    with pytest.raises(ValueError, match="at most 660 items"):
+        data.synthetic(n_items=661)

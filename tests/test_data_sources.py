@@ -125,7 +125,10 @@ def test_a_truncated_file_in_the_cache_is_replaced(publisher, downloads):
         ({"interactions": 10}, "it has 9 interactions, expected 10"),
         ({"users": 4}, "it has 3 users, expected 4"),
         ({"items": 2}, "it has 3 items, expected 2"),
-        ({"content": "0" * 64}, "its size is right, but some value or the order within a user differs"),
+        (
+            {"content": "0" * 64},
+            "its size is right, but some value or the order within a user differs",
+        ),
     ],
 )
 def test_a_download_of_other_content_is_refused(publisher, monkeypatch, published, message):
@@ -160,7 +163,10 @@ def test_the_mirror_is_asked_when_the_publisher_is_silent(tmp_path, downloads, m
 
     (downloads / wheel.name).unlink()
     publish(monkeypatch, archives=(replace(mirror, checksum="md5:" + "0" * 32),))
-    with pytest.raises(data.DataError, match=r"hash of downloaded file \(toy_mirror-1.0-py3-none-any.whl\) does not"):
+    with pytest.raises(
+        data.DataError,
+        match=r"hash of downloaded file \(toy_mirror-1.0-py3-none-any.whl\) does not",
+    ):
         data.load_raw("toy")
     assert list(downloads.iterdir()) == []
 
@@ -211,7 +217,9 @@ def test_any_folder_can_be_named_or_given_as_a_path(own):
 
 def test_an_unknown_name_is_refused_with_the_nearest(own):
     (own / "my-songs").mkdir()
-    with pytest.raises(data.DataError, match="nearest: 'ml-100k'; all of them: smoke, ml-100k, .*, my-songs"):
+    with pytest.raises(
+        data.DataError, match="nearest: 'ml-100k'; all of them: smoke, ml-100k, .*, my-songs"
+    ):
         data.load_raw("ml-100")
     with pytest.raises(data.DataError, match="nor known; nearest: 'my-songs'"):
         data.load_raw("my-song")

@@ -237,7 +237,12 @@ BAD_SONGS = {
     "NaN": ("onion", "id_genres_tf-idf.tsv.bz2", "Ivy\t0\t0\tnan\t0", "line 5 has jazz 'nan', "),
     "infinite": ("onion", "id_genres_tf-idf.tsv.bz2", "Ivy\t0\t0\tinf\t0", "line 5 has jazz 'inf'"),
     "fields": ("onion", "id_genres_tf-idf.tsv.bz2", "Ivy\t0", "line 5 has 2 fields, expected 5"),
-    "again": ("onion", "id_genres_tf-idf.tsv.bz2", "Fern\t0\t0\t0\t0", "line 5 describes item 'Fern', as line 3 did"),
+    "again": (
+        "onion",
+        "id_genres_tf-idf.tsv.bz2",
+        "Fern\t0\t0\t0\t0",
+        "line 5 describes item 'Fern', as line 3 did",
+    ),
 }
 
 

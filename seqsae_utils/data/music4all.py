@@ -24,13 +24,12 @@ CSV, so both are read. Times bear no zone; they are taken as UTC.
    Recommendation Dataset, CIKM 2022, doi:10.1145/3511808.3557656.
 """
 
+import re
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pandas.api.types import union_categoricals
-
-#: Columns of ``id_information.csv`` that are read: the id, and the parts of the title.
-SONG = ("id", "artist", "song")
 
 
 def title(artist: str, song: str) -> str:
@@ -49,9 +48,8 @@ def _unquoted(text: str) -> str:
     >>> print(_unquoted('"Live at ""The Barn"", 2"'), _unquoted('"Live" or "dead"'), sep="; ")
     Live at "The Barn", 2; "Live" or "dead"
     """
-    inside = text[1:-1]
-    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inside.replace('""', "")
-    return inside.replace('""', '"') if quoted else text
+    quoted = re.fullmatch(r'"((?:[^"]|"")*)"', text)
+    return quoted[1].replace('""', '"') if quoted else text
 
 
 def first_listens(tables) -> tuple[pd.DataFrame, int]:
@@ -74,29 +72,27 @@ def first_listens(tables) -> tuple[pd.DataFrame, int]:
         n_read += len(listens)
         same_user = np.diff(listens["user_id"].cat.codes) == 0
         ahead += np.sign(np.diff(listens["timestamp"]))[same_user].sum()
-        kept.append(_earliest(listens))
+        kept.append(listens)
         # Merged when they have doubled: each listen is sorted a few times, and few wait.
         if sum(map(len, kept[1:])) > len(kept[0]):
             kept = [_merged(kept)]
     listens = _merged(kept)
     if ahead < 0:
         listens = listens[::-1].reset_index(drop=True)
-    listens.insert(2, "rating", np.float32("nan"))
-    return listens, n_read - len(listens)
-
-
-def _earliest(listens: pd.DataFrame) -> pd.DataFrame:
-    """The earliest listen of each user and song, in the order of the rows."""
-    first = listens.sort_values("timestamp", kind="stable").drop_duplicates(["user_id", "item_id"])
-    return first.sort_index(ignore_index=True)
+    listens["rating"] = np.float32("nan")
+    columns = ["user_id", "item_id", "rating", "timestamp"]
+    return listens[columns], n_read - len(listens)
 
 
 def _merged(pieces: list[pd.DataFrame]) -> pd.DataFrame:
-    """One table of several; a categorical holds each text once, in alphabetical order."""
-    ids = ("user_id", "item_id")
-    merged = {
-        name: union_categoricals([piece[name] for piece in pieces], sort_categories=True)
-        for name in ids
-    }
-    merged["timestamp"] = np.concatenate([piece["timestamp"] for piece in pieces])
-    return _earliest(pd.DataFrame(merged))
+    """The earliest listen of each user and song, in the order of the rows.
+
+    Ids are categoricals, which hold each text once, here in alphabetical order.
+    """
+    ids = ["user_id", "item_id"]
+    merged = pd.DataFrame({"timestamp": np.concatenate([piece["timestamp"] for piece in pieces])})
+    for name in ids:
+        columns = [piece[name] for piece in pieces]
+        merged[name] = union_categoricals(columns, sort_categories=True)
+    first = merged.sort_values("timestamp", kind="stable").drop_duplicates(ids)
+    return first.sort_index(ignore_index=True)

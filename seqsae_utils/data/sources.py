@@ -90,15 +90,9 @@ PUBLISHED = {
         *("ml-10m", "ce571fd55effeba0271552578f2648bd", 10_000_054, 69_878, 10_677),
         inside="ml-10M100K",
     ),
-    "ml-20m": _movielens(
-        "ml-20m", "cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 26_744
-    ),
-    "ml-25m": _movielens(
-        "ml-25m", "6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, 162_541, 59_047
-    ),
-    "ml-32m": _movielens(
-        "ml-32m", "d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 84_432
-    ),
+    "ml-20m": _movielens("ml-20m", "cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 26_744),
+    "ml-25m": _movielens("ml-25m", "6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, 162_541, 59_047),
+    "ml-32m": _movielens("ml-32m", "d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 84_432),
     # Counted in the files by those who have them; the paper speaks of 15,602 users.
     "music4all": Published(
         *("Music4All", 5_109_592, 14_127, 99_596),
@@ -168,14 +162,10 @@ def content_checksum(interactions: pd.DataFrame) -> str:
 def _difference(raw: Raw, published: Published) -> str:
     """How the content differs from what was published; empty where it does not."""
     table = raw.interactions
-    sizes = {
-        "interactions": len(table) + raw.repeats,
-        "users": table["user_id"].nunique(),
-        "items": table["item_id"].nunique(),
-    }
+    users, items = table[["user_id", "item_id"]].nunique()
+    sizes = {"interactions": len(table) + raw.repeats, "users": users, "items": items}
     for name, size in sizes.items():
-        expected = getattr(published, name)
-        if size != expected:
+        if size != (expected := getattr(published, name)):
             return f"it has {size:,} {name}, expected {expected:,}"
     if published.content and content_checksum(table) != published.content:
         return "its size is right, but some value or the order within a user differs"

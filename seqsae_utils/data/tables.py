@@ -78,7 +78,7 @@ def tables(
     if not next(islice(_records(path, separator), bool(skip), None), None):
         raise DataError(f"{path.name}: holds no rows")
     types = kinds | dict.fromkeys(texts, pa.string())
-    row = bool(skip)
+    row = skip
     try:
         with _opened(path) as file:
             if separator == "::":  # the parser knows separators of one byte, and titles have a ":"
@@ -111,7 +111,8 @@ def tables(
         place = re.search(r"(?:column #(\d+): )?Row #(\d+)", str(error))
         if not place:
             raise DataError(f"{path.name}: {error}") from error
-        line, fields = next(islice(_records(path, separator), int(place[2]) - 1, None))
+        above = int(place[2]) - max(skip, 1)  # blank lines above the names are counted, others not
+        line, fields = next(islice(_records(path, separator), above, None))
         if len(fields) != len(columns):
             named = separator.join(columns if len(columns) <= 24 else [*columns[:3], "..."])
             fault = f"{len(fields)} fields, expected {len(columns)} ({named})"
