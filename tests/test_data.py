@@ -136,7 +136,7 @@ BAD = {
     "rating": ("1m", "ratings.dat", "3::4::good::6", "line 6 has rating 'good', expected a number"),
     "empty id": ("own", "interactions.csv", ",4,5,6", "line 7 has user_id '', expected an id"),
     "item fields": ("1m", "movies.dat", "40::Title", "line 4 has 2 fields, expected 3 (item::"),
-    "item id": ("20m", "movies.csv", "x,Title,War", "line 5 has item 'x', expected a whole number"),
+    "item id": ("20m", "movies.csv", "x,Title,War", "line 5 has movieId 'x', expected a whole"),
     "item twice": ("own", "items.csv", "10,Again,War", "line 5 describes item '10', as line 2 did"),
     "flags": ("100k", "u.item", "40|Title||||1|0", "line 4 has 7 fields, expected 24"),
 }
@@ -495,5 +495,5 @@ def test_the_planted_dataset_is_seeded_and_follows_its_concepts():
 
 
 def test_too_many_planted_items_are_refused():
-    with pytest.raises(ValueError, match="at most 10 items"):
-        data.synthetic(n_items=11, concepts=("a", "b"))
+    with pytest.raises(ValueError, match="at most 660 items"):
+        data.synthetic(n_items=661)

@@ -83,7 +83,7 @@ def publisher(tmp_path, monkeypatch):
 
 def publish(monkeypatch, **changes):
     """Make 'toy' a published dataset, or change what is published of it."""
-    toy = sources.PUBLISHED.get("toy") or sources.Published("TOY", (), 9, 3, 3)
+    toy = sources.PUBLISHED.get("toy") or sources.Published("TOY", 9, 3, 3)
     monkeypatch.setitem(sources.PUBLISHED, "toy", replace(toy, **changes))
 
 
@@ -114,10 +114,9 @@ def test_a_truncated_file_in_the_cache_is_replaced(publisher, downloads):
     downloads.mkdir(parents=True)
     content = (publisher[0] / "toy.zip").read_bytes()
     (downloads / "toy.zip").write_bytes(content[:-20])
-    (downloads / "partial-killed").mkdir()
-    (downloads / "partial-killed" / "toy.zip").write_bytes(content[:30])
     assert len(data.load_raw("toy").interactions) == 9
     assert (downloads / "toy.zip").read_bytes() == content
+    assert [path.name for path in downloads.iterdir()] == ["toy.zip"]
 
 
 @pytest.mark.parametrize(
@@ -126,48 +125,16 @@ def test_a_truncated_file_in_the_cache_is_replaced(publisher, downloads):
         ({"interactions": 10}, "it has 9 interactions, expected 10"),
         ({"users": 4}, "it has 3 users, expected 4"),
         ({"items": 2}, "it has 3 items, expected 2"),
-        ({"content": "0" * 64}, "some value or the order within a user differs"),
+        (
+            {"content": "0" * 64},
+            "its size is right, but some value or the order within a user differs",
+        ),
     ],
 )
-def test_a_download_of_other_content_is_refused_and_removed(
-    publisher, downloads, monkeypatch, published, message
-):
+def test_a_download_of_other_content_is_refused(publisher, monkeypatch, published, message):
     publish(monkeypatch, **published)
-    with pytest.raises(data.DataError, match=message):
+    with pytest.raises(data.DataError, match=f"toy.zip/toy/ is not TOY as published: {message}"):
         data.load_raw("toy")
-    assert list(downloads.iterdir()) == []
-
-
-def test_a_malformed_download_is_removed(publisher, downloads, monkeypatch):
-    checksum = write_zip(publisher[0] / "toy.zip", FILES | {"toy/u.data": "1\t2\t3"})
-    archive = replace(sources.PUBLISHED["toy"].archives[0], checksum=checksum)
-    publish(monkeypatch, archives=(archive,))
-    with pytest.raises(data.DataError, match=r"u\.data: line 1 has 3 fields"):
-        data.load_raw("toy")
-    assert list(downloads.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["../evil", "/evil", "toy/../../evil", "C:/evil", "..\\evil"])
-def test_a_zip_that_reaches_outside_itself_is_refused_and_removed(
-    publisher, downloads, monkeypatch, home, name
-):
-    checksum = write_zip(publisher[0] / "toy.zip", FILES | {name: "x"})
-    archive = replace(sources.PUBLISHED["toy"].archives[0], checksum=checksum)
-    publish(monkeypatch, archives=(archive,))
-    with pytest.raises(data.DataError, match="outside its folder"):
-        data.load_raw("toy")
-    assert list(downloads.iterdir()) == []
-    assert not list(home.parent.rglob("evil"))
-
-
-def test_a_file_that_is_no_zip_is_refused_and_removed(publisher, downloads, monkeypatch):
-    (publisher[0] / "toy.zip").write_text("<html>moved</html>")
-    checksum = "md5:" + hashlib.md5(b"<html>moved</html>").hexdigest()
-    archive = replace(sources.PUBLISHED["toy"].archives[0], checksum=checksum)
-    publish(monkeypatch, archives=(archive,))
-    with pytest.raises(data.DataError, match="is no zip file"):
-        data.load_raw("toy")
-    assert list(downloads.iterdir()) == []
 
 
 def test_the_mirror_is_asked_when_the_publisher_is_silent(tmp_path, downloads, monkeypatch):
@@ -196,7 +163,10 @@ def test_the_mirror_is_asked_when_the_publisher_is_silent(tmp_path, downloads, m
 
     (downloads / wheel.name).unlink()
     publish(monkeypatch, archives=(replace(mirror, checksum="md5:" + "0" * 32),))
-    with pytest.raises(data.DataError, match="does not have the checksum md5:0000"):
+    with pytest.raises(
+        data.DataError,
+        match=r"hash of downloaded file \(toy_mirror-1.0-py3-none-any.whl\) does not",
+    ):
         data.load_raw("toy")
     assert list(downloads.iterdir()) == []
 
@@ -206,7 +176,7 @@ def test_nothing_found_says_what_was_tried_why_it_failed_and_what_to_do(download
     mirror = sources.Archive("no-such-mirror==1.0", "no.whl", "toy", "md5:0")
     publish(monkeypatch, archives=(unreachable(), mirror))
     with pytest.raises(data.DataError) as error:
-        data.fetch("toy")
+        data.load_raw("toy")
     message = str(error.value).splitlines()
     assert message[0] == "dataset 'toy' was not found. Tried:"
     assert message[1] == "  $SEQSAE_DATA_DIR/toy: SEQSAE_DATA_DIR is not set"
@@ -247,17 +217,17 @@ def test_any_folder_can_be_named_or_given_as_a_path(own):
 
 def test_an_unknown_name_is_refused_with_the_nearest(own):
     (own / "my-songs").mkdir()
-    with pytest.raises(data.DataError, match="did you mean 'ml-100k'"):
-        data.fetch("ml-100")
-    with pytest.raises(data.DataError, match="did you mean 'my-songs'"):
-        data.fetch("my-song")
+    with pytest.raises(
+        data.DataError, match="nearest: 'ml-100k'; all of them: smoke, ml-100k, .*, my-songs"
+    ):
+        data.load_raw("ml-100")
+    with pytest.raises(data.DataError, match="nor known; nearest: 'my-songs'"):
+        data.load_raw("my-song")
 
 
 def test_smoke_is_made_up_and_needs_nothing():
     assert data.load_raw("smoke").label == "Planted concepts"
     assert data.load_raw("smoke", label="Test").label == "Test"
-    with pytest.raises(data.DataError, match="nothing to fetch"):
-        data.fetch("smoke")
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,8 @@
 `load_raw` finds and reads a dataset as published, `prepare` makes it a `Dataset`: items and users
 renumbered, sequences in order, users in three groups that never mix.
 
-====================  ==========================================================================
-``sources``           where datasets come from, and the checksums they must have
-``formats``           readers of the publishers' formats, and ``music4all`` of two larger ones
-``rows``              what they share: lines, fields, and what to say of a bad one
-``planted``           a made-up dataset with known concepts
-``order``             whether the order of a history tells anything about its items
-====================  ==========================================================================
+`sources` says where datasets come from, `formats` (with `music4all`) what their files mean, `tables`
+what is wrong with a bad line; `planted` makes one up, `order` asks whether its order tells anything.
 """
 
 import json
@@ -22,20 +17,19 @@ import numpy as np
 import pandas as pd
 
 from ..workspace import name_nearest, write_json
-from .formats import DataError, Raw
+from .formats import Raw
 from .order import ORDERS, neighbours_share
 from .planted import synthetic
-from .sources import fetch, load_raw
+from .sources import load_raw
+from .tables import DataError
 
 __all__ = [
     "ORDERS", "SPLITS", "TEST_USERS", "DataError", "Dataset", "Raw",
-    "fetch", "load", "load_raw", "neighbours_share", "prepare", "save", "synthetic",
+    "load", "load_raw", "neighbours_share", "prepare", "save", "synthetic",
 ]  # fmt: skip
 
-#: The three groups of users.
-SPLITS = ("recommender", "sae", "test")
-#: How the test users may be found.
-TEST_USERS = ("newest", "random")
+SPLITS = ("recommender", "sae", "test")  # the three groups of users
+TEST_USERS = ("newest", "random")  # how the test users may be found
 TABLES = ("interactions", "items", "users", "everyone")
 
 
@@ -195,27 +189,24 @@ def prepare(
         if not (split[members] == name).any():
             raise DataError(f"no {name} users: {len(user_ids)} users are too few for this split")
 
-    interactions = pd.DataFrame(
-        {
-            "user": np.searchsorted(members, user[kept]).astype(np.int32),
-            "item": number[item[kept]],
-            "timestamp": time[kept],
-        }
-    )
+    interactions = pd.DataFrame({"user": np.searchsorted(members, user[kept]).astype(np.int32)})
+    interactions["item"], interactions["timestamp"] = number[item[kept]], time[kept]
     interactions["position"] = interactions.groupby("user").cumcount().astype(np.int32)
     items = _catalogue(raw.items, item_ids[catalogue])
     items["popularity"] = np.bincount(number[item[known]], minlength=len(items) + 1)[1:]
     described = items["attributes"] != ""
     frequency = _by_frequency(items["attributes"])
     attributes = frequency[frequency >= min_attribute_items].index[:max_attributes]
+    if frequency.empty:
+        raise DataError("no item of the catalogue has an attribute")
     if attributes.empty:
         raise DataError(
             f"no attribute is carried by {min_attribute_items} items; the most frequent is "
             f"{frequency.index[0]!r}, with {frequency.iloc[0]}: lower min_attribute_items"
-            if len(frequency)
-            else "no item of the catalogue has an attribute"
         )
-    items["attributes"] = _keep(items["attributes"], set(attributes))
+    items["attributes"] = items["attributes"].map(
+        lambda text: "|".join(name for name in text.split("|") if name in attributes)
+    )
     users = pd.DataFrame(
         {
             "user": np.arange(len(members), dtype=np.int32),
@@ -284,11 +275,10 @@ def _everyone(user, item, first, number) -> pd.DataFrame:
     """
     rows = np.flatnonzero(first & _at_least(3, user, first))
     user, item = user[rows], item[rows]
-    others = np.flatnonzero((np.bincount(item, minlength=len(number)) > 0) & (number == 0))
+    others = np.setdiff1d(item, np.flatnonzero(number))
     number = number.copy()
     number[others] = number.max() + np.arange(1, len(others) + 1)
-    people = np.cumsum(np.diff(user, prepend=-1) > 0, dtype=np.int32) - np.int32(1)
-    return pd.DataFrame({"user": people, "item": number[item]})
+    return pd.DataFrame({"user": pd.factorize(user)[0].astype(np.int32), "item": number[item]})
 
 
 def _split(n_users, oldest_first, test_fraction, sae_fraction, rng) -> np.ndarray:
@@ -320,12 +310,5 @@ def _catalogue(items: pd.DataFrame, item_ids) -> pd.DataFrame:
 def _by_frequency(attributes: pd.Series) -> pd.Series:
     """Number of items by attribute, most frequent first, ties in alphabetical order."""
     names = attributes.str.split("|").explode()
-    counts = names[names != ""].value_counts().rename_axis("attribute").reset_index()
-    return counts.sort_values(["count", "attribute"], ascending=[False, True]).set_index(
-        "attribute"
-    )["count"]
-
-
-def _keep(attributes: pd.Series, names: set[str]) -> pd.Series:
-    """Only the named attributes of each item."""
-    return attributes.map(lambda text: "|".join(a for a in text.split("|") if a in names))
+    counts = names[names != ""].value_counts().sort_index()
+    return counts.sort_values(ascending=False, kind="stable")

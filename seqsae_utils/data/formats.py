@@ -1,8 +1,4 @@
-"""Readers: a folder as its publisher ships it, to one table of interactions and one of items.
-
-A folder is a `pathlib.Path` or a `zipfile.Path`: both know ``/``, ``exists`` and ``open``, so an
-archive is read where it lies and nothing of it is ever extracted.
-"""
+"""Readers: a folder as its publisher ships it, to one table of interactions and one of items."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,23 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 
 from . import music4all
-from .rows import (
-    DataError,
-    Folder,
-    described,
-    first_fault,
-    implausible,
-    integer_fault,
-    join_attributes,
-    number_fault,
-    records,
-    require,
-    require_once,
-    text_fault,
-)
+from .tables import DataError, Folder, header, refuse_repeats, tables
 
 #: The flags of ``u.item``, in its order.
 GENRES_100K = (
@@ -34,115 +16,116 @@ GENRES_100K = (
     "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
     "Thriller", "War", "Western",
 )  # fmt: skip
+#: What publishers write where an item has no attribute.
+PLACEHOLDERS = {"", "unknown", "(no genres listed)"}
 
 
 @dataclass(frozen=True)
 class Raw:
     """A dataset as published: nothing renumbered, and no row dropped but repeated listens.
 
-    Attributes
-    ----------
-    interactions
-        DataFrame [user_id, item_id, rating, timestamp], sorted by user and time; what is tied in
-        time stays in the publisher's row order. A rating that was not given is NaN.
-    items
-        DataFrame [item_id, title, attributes], the attributes separated by ``|``.
-    source
-        Where it came from, in words.
-    label
-        How results call it, e.g. ``ML-100K``.
-    timed
-        False where ``timestamp`` is only an order within each user.
-    repeats
-        Rows that the reader left out because the user had taken the item earlier: histories of
-        listening are mostly that, and too long to hold.
+    `interactions` is a DataFrame [user_id, item_id, rating, timestamp], sorted by user and time;
+    what is tied in time stays in the publisher's row order. A rating that was not given is NaN.
+    `items` is a DataFrame [item_id, title, attributes], the attributes separated by ``|``.
     """
 
     interactions: pd.DataFrame
     items: pd.DataFrame
-    source: str
-    label: str
-    timed: bool = True
-    repeats: int = 0
+    source: str  # where it came from, in words
+    label: str  # how results call it, e.g. ML-100K
+    timed: bool = True  # False where timestamp is only an order within each user
+    repeats: int = 0  # rows left out because the user had taken the item earlier, see music4all
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of datasets writes its two files.
+    """How one family of datasets writes its files: each a name, and what it calls its columns.
 
-    ``columns`` are user, item, rating and time as the file calls them; `item` turns one row of
-    the items file into (id, title, attributes).
+    Columns of `interactions` are user, item, rating and time; those of `items` are id, parts of the
+    title, and attributes. With `weights`, each attribute has a column, above 0 where an item has
+    it. Where times are text, the file is a history of listens.
     """
 
-    interactions: str
-    items: str
-    separator: str
-    columns: tuple[str, str, str, str]
-    item_columns: tuple[str, ...]
-    item: Callable[[dict], tuple[str, str, list[str]]]
-    item_separator: str | None = None
-    header: bool = False
-    text_ids: bool = False
+    interactions: tuple[str, str, str, str, str]
+    items: tuple[str, ...]
+    separator: str  # of the columns
+    item_separator: str = ""  # the same in items, where it is another
+    title: Callable[..., str] = str  # makes the title from its parts
+    attributes: Callable[[str], list[str]] = lambda text: text.split("|")
+    weights: int = 0  # number of columns before those of the attributes
+    titles: tuple[str, ...] = ()  # a file of id and parts of the title, where items has none
+    untitled: bool = False  # that file may be missing
+    header: bool = True  # a line of names comes first
+    ids: pa.DataType = pa.int32()
+    times: pa.DataType = pa.float64()
+
+    @property
+    def files(self) -> list[str]:
+        """Files without which it cannot be read."""
+        return [self.interactions[0], self.items[0], *self.titles[: not self.untitled]]
 
 
-def _item_100k(row: dict) -> tuple[str, str, list[str]]:
-    return row["movie id"], row["movie title"], [g for g in GENRES_100K if row[g] == "1"]
-
-
-def _item_mirror(row: dict) -> tuple[str, str, list[str]]:
+def _mirror_title(title: str, year: str) -> str:
     """The mirror cuts the last parenthesis off the title, and spells the one without it its way."""
-    title, year = row["movie_title:token_seq"], row["release_year:token"]
-    title = "unknown" if year == "unkonwn" else f"{title} ({year})"
-    return row["item_id:token"], title, row["class:token_seq"].split(" ")
+    return "unknown" if year == "unkonwn" else f"{title} ({year})"
 
 
+MUSIC4ALL = {
+    "separator": "\t",
+    "title": music4all.title,
+    "titles": ("id_information.csv", "id", "artist", "song"),
+    "ids": pa.string(),
+    "times": pa.timestamp("s"),
+}
 LAYOUTS = (
     Layout(
-        "u.data",
-        "u.item",
-        "\t",
-        ("user", "item", "rating", "timestamp"),
-        ("movie id", "movie title", "release date", "video date", "IMDb URL", *GENRES_100K),
-        _item_100k,
+        ("u.data", "user", "item", "rating", "timestamp"),
+        ("u.item", "movie id", "movie title", "release date", "video date", "URL", *GENRES_100K),
+        separator="\t",
         item_separator="|",
+        title=lambda title, *_: title,
+        weights=5,
+        header=False,
     ),
     Layout(
-        "ml-100k.inter",
-        "ml-100k.item",
-        "\t",
-        ("user_id:token", "item_id:token", "rating:float", "timestamp:float"),
-        ("item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"),
-        _item_mirror,
-        header=True,
+        ("ml-100k.inter", "user_id:token", "item_id:token", "rating:float", "timestamp:float"),
+        ("ml-100k.item", "item_id:token", "movie_title:token_seq", "release_year:token",
+         "class:token_seq"),
+        separator="\t",
+        title=_mirror_title,
+        attributes=str.split,
     ),
     Layout(
-        "ratings.dat",
-        "movies.dat",
-        "::",
-        ("user", "item", "rating", "timestamp"),
-        ("item", "title", "genres"),
-        lambda row: (row["item"], row["title"], row["genres"].split("|")),
+        ("ratings.dat", "user", "item", "rating", "timestamp"),
+        ("movies.dat", "item", "title", "genres"),
+        separator="::",
+        header=False,
     ),
     Layout(
-        "ratings.csv",
-        "movies.csv",
-        ",",
-        ("userId", "movieId", "rating", "timestamp"),
-        ("movieId", "title", "genres"),
-        lambda row: (row["movieId"], row["title"], row["genres"].split("|")),
-        header=True,
+        ("ratings.csv", "userId", "movieId", "rating", "timestamp"),
+        ("movies.csv", "movieId", "title", "genres"),
+        separator=",",
     ),
     Layout(
-        "interactions.csv",
-        "items.csv",
-        ",",
-        ("user_id", "item_id", "rating", "timestamp"),
-        ("item_id", "title", "attributes"),
-        lambda row: (row["item_id"], row["title"], row["attributes"].split("|")),
-        header=True,
-        text_ids=True,
+        ("interactions.csv", "user_id", "item_id", "rating", "timestamp"),
+        ("items.csv", "item_id", "title", "attributes"),
+        separator=",",
+        ids=pa.string(),
     ),
-)
+    Layout(
+        ("listening_history.csv", "user", "song", "rating", "timestamp"),
+        ("id_genres.csv", "id", "genres"),
+        attributes=music4all.genres,
+        **MUSIC4ALL,
+    ),
+    Layout(
+        ("userid_trackid_timestamp.tsv.bz2", "user_id", "track_id", "rating", "timestamp"),
+        ("id_genres_tf-idf.tsv.bz2", "id"),
+        weights=1,
+        untitled=True,
+        **MUSIC4ALL,
+    ),
+)  # fmt: skip
 
 
 def read(folder: Folder, *, source: str, label: str) -> Raw:
@@ -154,19 +137,15 @@ def read(folder: Folder, *, source: str, label: str) -> Raw:
         If the folder holds no known layout, or a file breaks it: with the file, the line and
         what was expected.
     """
-    layout = next((known for known in LAYOUTS if (folder / known.interactions).exists()), None)
-    if layout:
-        if not (folder / layout.items).exists():
-            raise DataError(f"{folder}: {layout.items} is missing beside {layout.interactions}")
-        items, repeats = _read_items(folder / layout.items, layout), 0
-        interactions, timed = _read_interactions(folder / layout.interactions, layout)
-    elif edition := music4all.found(folder):
-        interactions, items, repeats = music4all.read(folder, edition)
-        timed = True
-    else:
-        known = [f"{known.interactions} + {known.items}" for known in LAYOUTS]
-        known += [" + ".join(edition.required) for edition in music4all.EDITIONS]
+    layout = next((known for known in LAYOUTS if _file(folder, known.files[0]).exists()), None)
+    if not layout:
+        known = [" + ".join(known.files) for known in LAYOUTS]
         raise DataError(f"{folder} holds no known dataset; expected one of: {', '.join(known)}")
+    for name in layout.files:
+        if not _file(folder, name).exists():
+            raise DataError(f"{folder}: {name} is missing beside {layout.files[0]}")
+    items = _read_items(folder, layout)
+    interactions, timed, repeats = _read_interactions(folder, layout)
     return Raw(by_user_and_time(interactions), items, source, label, timed, repeats)
 
 
@@ -177,86 +156,77 @@ def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:
     return interactions.take(order).reset_index(drop=True)
 
 
-def _read_interactions(path: Folder, layout: Layout) -> tuple[pd.DataFrame, bool]:
-    """Read with pyarrow; only where that fails is the file read again, slowly, to say why."""
-    columns, wanted = _columns(path, layout)
-    try:
-        table = _parse(path, layout, columns, wanted)
-        fault = implausible(table) if table.num_rows else "holds no interactions"
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        table, fault = None, str(error)
-    if fault:
-        raise DataError(_first_fault(path, layout, columns, wanted) or f"{path.name}: {fault}")
-
-    frame = table.to_pandas(split_blocks=True, self_destruct=True)
-    if "rating" not in frame:
-        frame["rating"] = np.float32("nan")
-    whole = frame["timestamp"].to_numpy().astype(np.int64)
-    if np.array_equal(whole, frame["timestamp"].to_numpy()):
-        frame["timestamp"] = whole
-    return frame[["user_id", "item_id", "rating", "timestamp"]], wanted["timestamp"] != "order"
+def _file(folder: Folder, name: str) -> Folder:
+    """The file as it is shipped, or else as it is called when unpacked."""
+    path = folder / name
+    return path if path.exists() else folder / name.removesuffix(".bz2")
 
 
-def _columns(path: Folder, layout: Layout) -> tuple[list[str], dict[str, str]]:
-    """The file's columns in its order, and which of them is what."""
-    wanted = dict(zip(("user_id", "item_id", "rating", "timestamp"), layout.columns, strict=True))
-    if not layout.header:
-        return list(layout.columns), wanted
-    with path.open("r", encoding="utf-8-sig", errors="replace", newline="") as file:
-        line, columns = next(records(file, layout.separator), (1, []))
-    if layout.text_ids:
-        if "rating" not in columns:
-            del wanted["rating"]
-        if "timestamp" not in columns and "order" in columns:
-            wanted["timestamp"] = "order"
-    require(path, line, columns, wanted.values())
-    return columns, wanted
+def _read_interactions(folder: Folder, layout: Layout) -> tuple[pd.DataFrame, bool, int]:
+    """The table of interactions, whether it has times, and how many repeats were left out."""
+    name, user, item, rating, time = layout.interactions
+    path = _file(folder, name)
+    columns = header(path, layout.separator)[1] if layout.header else [user, item, rating, time]
+    if time not in columns and "order" in columns:
+        time = "order"
+    kinds = {user: layout.ids, item: layout.ids, rating: pa.float32(), time: layout.times}
+    if rating not in columns:
+        del kinds[rating]
+    blocks = tables(path, layout.separator, kinds, columns=() if layout.header else columns)
+    if layout.times == pa.timestamp("s"):
+        interactions, repeats = music4all.first_listens(blocks)
+        return interactions, True, repeats
+    table = pa.concat_tables(blocks).to_pandas(split_blocks=True, self_destruct=True)
+    names = {user: "user_id", item: "item_id", rating: "rating", time: "timestamp"}
+    table = table.rename(columns=names)
+    if rating not in columns:
+        table.insert(2, "rating", np.float32("nan"))
+    whole = table["timestamp"].to_numpy().astype(np.int64)
+    if np.array_equal(whole, table["timestamp"].to_numpy()):
+        table["timestamp"] = whole
+    return table, time != "order", 0
 
 
-def _parse(path: Folder, layout: Layout, columns: list[str], wanted: dict[str, str]) -> pa.Table:
-    identifier = pa.string() if layout.text_ids else pa.int32()
-    types = {"user_id": identifier, "item_id": identifier}
-    types |= {"rating": pa.float32(), "timestamp": pa.float64()}
-    types = {wanted[name]: types[name] for name in wanted}
-    if layout.separator == "::":
-        # A parser of one-byte separators sees an empty column between any two.
-        gaps = [f"gap {i}" for i in range(1, len(columns))]
-        columns = [name for pair in zip(columns, [*gaps, ""], strict=True) for name in pair][:-1]
-        types |= dict.fromkeys(gaps, pa.null())
-    with path.open("rb") as file:
-        # One thread: those of pyarrow abort a program that ends soon after an error in the data.
-        table = pa.csv.read_csv(
-            file,
-            pa.csv.ReadOptions(
-                column_names=columns, skip_rows=int(layout.header), use_threads=False
-            ),
-            pa.csv.ParseOptions(
-                delimiter=layout.separator[0], quote_char='"' if layout.separator == "," else False
-            ),
-            pa.csv.ConvertOptions(column_types=types, include_columns=list(types)),
-        )
-    return table.select(list(wanted.values())).rename_columns(list(wanted))
+def _read_items(folder: Folder, layout: Layout) -> pd.DataFrame:
+    """The table of items; its order is the file's, or that of the ids where there are two files."""
+    described = _described(folder, layout, layout.items, layout.weights)
+    parts, attributes = described.iloc[:, :-1], described.iloc[:, -1]
+    if layout.titles:
+        titled = (folder / layout.titles[0]).exists()
+        parts = _described(folder, layout, layout.titles) if titled else parts.iloc[:0]
+    titles = [" ".join(layout.title(*row).split()) for row in parts.itertuples(False, None)]
+    attributes = attributes.map(lambda text: join_attributes(layout.attributes(text)))
+    items = {"title": pd.Series(titles, parts.index, dtype=str), "attributes": attributes}
+    items = pd.DataFrame(items).fillna("").rename_axis("item_id").reset_index()
+    return items if layout.ids == pa.string() else items.astype({"item_id": np.int32})
 
 
-def _first_fault(path: Folder, layout: Layout, columns: list[str], wanted: dict[str, str]) -> str:
-    """What the first line that breaks the layout breaks; empty if none does."""
-    checks = {wanted[name]: number_fault for name in ("rating", "timestamp") if name in wanted}
-    check_id = text_fault if layout.text_ids else integer_fault
-    checks |= {wanted["user_id"]: check_id, wanted["item_id"]: check_id}
-    with path.open("r", encoding="utf-8-sig", errors="replace", newline="") as file:
-        lines = records(file, layout.separator)
-        if layout.header:
-            next(lines)
-        return first_fault(path, lines, columns, layout.separator, checks)
+def _described(folder: Folder, layout: Layout, file, weights: int = 0) -> pd.DataFrame:
+    """Texts of a file that describes items, by their ids; `file` is its name and its columns.
 
-
-def _read_items(path: Folder, layout: Layout) -> pd.DataFrame:
+    Where attributes have `weights`, those above 0 make the last column, separated by ``|``.
+    """
+    path, columns = _file(folder, file[0]), file[1:]
     separator = layout.item_separator or layout.separator
-    fault = text_fault if layout.text_ids else integer_fault
-    rows, lines = [], {}
-    for line, row in described(path, separator, layout.item_columns, layout.header):
-        item_id, title, attributes = layout.item(row)
-        require_once(path, line, item_id, lines, fault)
-        rows.append((item_id, " ".join(title.split()), join_attributes(attributes)))
-    items = pd.DataFrame(rows, columns=["item_id", "title", "attributes"], dtype=str)
-    return items if layout.text_ids else items.astype({"item_id": np.int32})
+    key, *texts = columns[:weights] if weights else columns
+    names = header(path, separator)[1] if layout.header else columns
+    weighted = np.array([name for name in names if name not in (key, *texts)] if weights else [])
+    kinds = {key: layout.ids} | dict.fromkeys(weighted.tolist(), pa.float32())
+    blocks = tables(path, separator, kinds, texts, () if layout.header else columns)
+    table = pa.concat_tables(blocks)
+    described = table.select([key, *texts]).to_pandas()
+    if weights:
+        carries = np.stack([table[name].to_numpy() for name in weighted], axis=1) > 0
+        described["attributes"] = ["|".join(weighted[row]) for row in carries]
+    refuse_repeats(path, separator, described[key])
+    return described.set_index(key)
+
+
+def join_attributes(names) -> str:
+    """Attributes separated by ``|``, each once, without what stands for none.
+
+    >>> join_attributes(["rock", " pop", "rock", "unknown"])
+    'rock|pop'
+    """
+    names = dict.fromkeys(name.strip() for name in names)
+    return "|".join(name for name in names if name not in PLACEHOLDERS)

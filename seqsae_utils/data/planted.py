@@ -17,16 +17,11 @@ TITLES = (
     "Seven Days of {b} in the {a}", "How the {b} Lost Its {a}", "{a}! {b}! {a}!",
 )  # fmt: skip
 DAY = 86_400
+SWITCH = 0.06  # probability that the mood switches before the next item
 START = 1_577_836_800  # 2020-01-01, in Unix time
 
 
-def synthetic(
-    seed: int = 0,
-    n_users: int = 700,
-    n_items: int = 300,
-    concepts: tuple[str, ...] = CONCEPTS,
-    switch: float = 0.06,
-) -> Raw:
+def synthetic(seed: int = 0, n_users: int = 700, n_items: int = 300) -> Raw:
     """Make a dataset in which what a user does next depends on a hidden mood.
 
     Every item carries two concepts, and they are all of its attributes. A user's mood is one
@@ -39,10 +34,6 @@ def synthetic(
         The same seed gives the same dataset.
     n_users, n_items
         Size; at most ten items for each pair of concepts.
-    concepts
-        Names of the concepts.
-    switch
-        Probability that the mood switches before the next item.
 
     Examples
     --------
@@ -52,19 +43,16 @@ def synthetic(
     >>> raw.items.loc[0, "attributes"]
     'Ocean|Desert'
     """
-    pairs = list(combinations(range(len(concepts)), 2))
-    if n_items > len(pairs) * len(TITLES):
-        raise ValueError(
-            f"n_items={n_items}: {len(concepts)} concepts make at most "
-            f"{len(pairs) * len(TITLES)} items with a title of their own"
-        )
+    pairs = list(combinations(range(len(CONCEPTS)), 2))
+    if n_items > (most := len(pairs) * len(TITLES)):
+        raise ValueError(f"n_items={n_items}: there are titles for at most {most} items")
     rng = np.random.default_rng(seed)
-    carries = np.zeros((n_items, len(concepts)), dtype=bool)
+    carries = np.zeros((n_items, len(CONCEPTS)), dtype=bool)
     items = []
     for index in range(n_items):
         first, second = pairs[index % len(pairs)]
         carries[index, [first, second]] = True
-        a, b = concepts[first], concepts[second]
+        a, b = CONCEPTS[first], CONCEPTS[second]
         title = TITLES[index // len(pairs)].format(a=a, b=b)
         year = 1950 + (37 + 11 * index) % 75
         items.append((index + 1, f"{title} ({year})", f"{a}|{b}"))
@@ -73,23 +61,23 @@ def synthetic(
     rows = []
     for user in range(1, n_users + 1):
         time = int(START + 2 * user * DAY + rng.integers(DAY))
-        for item in _history(rng, carries, appeal, rng.integers(20, 61), switch):
+        for item in _history(rng, carries, appeal, rng.integers(20, 61)):
             rows.append((user, item + 1, np.nan, time))
             time += int(rng.integers(60, 3 * DAY))
     interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "timestamp"])
     return Raw(
         by_user_and_time(interactions),
         pd.DataFrame(items, columns=["item_id", "title", "attributes"]),
-        source=f"made up: users follow {len(concepts)} planted concepts, seed {seed}",
+        source=f"made up: users follow {len(CONCEPTS)} planted concepts, seed {seed}",
         label="Planted concepts",
     )
 
 
-def _history(rng, carries: np.ndarray, appeal: np.ndarray, length: int, switch: float) -> list[int]:
+def _history(rng, carries: np.ndarray, appeal: np.ndarray, length: int) -> list[int]:
     """One user's items [length], drawn mood by mood from `carries` [n_items, n_concepts]."""
     unseen, history = np.ones(len(appeal), dtype=bool), []
     while len(history) < length and unseen.any():
-        if not history or rng.random() < switch:
+        if not history or rng.random() < SWITCH:
             mood = rng.choice(carries.shape[1], size=rng.choice([1, 2], p=[0.8, 0.2]))
         weight = appeal * (carries[:, mood].any(axis=1) & unseen)
         if not weight.any():

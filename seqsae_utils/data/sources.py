@@ -1,30 +1,30 @@
 """Where datasets come from: a folder of yours, their publisher, a mirror; in that order.
 
-Archives are downloaded to ``data/downloads/`` of the project under a temporary name, compared
-with a checksum, renamed, and then read in place: a download that was cut short is never read,
-and nothing is ever extracted.
+Archives are downloaded to ``data/downloads/`` of the project, compared with a checksum, and then
+read in place: a download that was cut short is never read, and nothing is ever extracted.
 """
 
-import difflib
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
 import zipfile
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
-from tqdm import TqdmWarning, tqdm
+from tqdm import TqdmWarning
 
-from ..workspace import project
-from .formats import DataError, Folder, Raw, read
+from ..workspace import name_nearest, project
+from .formats import Raw, read
 from .planted import synthetic
+from .tables import DataError, Folder
 
 with warnings.catch_warnings():
-    # It looks for a notebook's progress bar and warns where there is none; ours is plain text.
+    # It looks for a notebook's progress bar and warns where there is none; text will do.
     warnings.simplefilter("ignore", TqdmWarning)
     import pooch
 
@@ -54,93 +54,62 @@ class Published:
     """
 
     label: str
-    archives: tuple[Archive, ...]
     interactions: int
     users: int
     items: int
+    archives: tuple[Archive, ...] = ()
     content: str = ""
     access: str = ""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A folder that holds a dataset, and where it came from; `archive` where it was downloaded."""
-
-    folder: Folder
-    description: str
-    archive: Path | None = None
-
-
-def _movielens(name: str, md5: str, inside: str | None = None) -> Archive:
+def _movielens(name: str, md5: str, *sizes: int, inside: str = "") -> Published:
     url = f"https://files.grouplens.org/datasets/movielens/{name}.zip"
-    return Archive(url, f"{name}.zip", inside or name, f"md5:{md5}")
+    archive = Archive(url, f"{name}.zip", inside or name, f"md5:{md5}")
+    return Published(name.upper(), *sizes, (archive,))
 
 
-MUSIC4ALL_REQUEST = (
-    "write to contact4music4all@gmail.com (https://sites.google.com/view/contact4music4all)"
+ML_100K = _movielens("ml-100k", "0e33842e24a9c977be4e0107933c0723", 100_000, 943, 1_682)
+MIRROR_100K = Archive(
+    "recbole==1.2.1",
+    "recbole-1.2.1-py3-none-any.whl",
+    "recbole/dataset_example/ml-100k",
+    "sha256:9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
 )
-
+ON_REQUEST = (
+    "access is on request from its authors: write to contact4music4all@gmail.com "
+    "(https://sites.google.com/view/contact4music4all). Put"
+)
 PUBLISHED = {
-    "ml-100k": Published(
-        "ML-100K",
-        (
-            _movielens("ml-100k", "0e33842e24a9c977be4e0107933c0723"),
-            Archive(
-                "recbole==1.2.1",
-                "recbole-1.2.1-py3-none-any.whl",
-                "recbole/dataset_example/ml-100k",
-                "sha256:9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
-            ),
-        ),
-        *(100_000, 943, 1_682),
+    "ml-100k": replace(
+        ML_100K,
+        archives=(*ML_100K.archives, MIRROR_100K),
         content="0e201c730db8473429f3a48db09e557df8e043c6a1066eea3affcb672ae78f97",
     ),
-    "ml-1m": Published(
-        "ML-1M",
-        (_movielens("ml-1m", "c4d9eecfca2ab87c1945afe126590906"),),
-        *(1_000_209, 6_040, 3_706),
+    "ml-1m": _movielens("ml-1m", "c4d9eecfca2ab87c1945afe126590906", 1_000_209, 6_040, 3_706),
+    "ml-10m": _movielens(
+        *("ml-10m", "ce571fd55effeba0271552578f2648bd", 10_000_054, 69_878, 10_677),
+        inside="ml-10M100K",
     ),
-    "ml-10m": Published(
-        "ML-10M",
-        (_movielens("ml-10m", "ce571fd55effeba0271552578f2648bd", "ml-10M100K"),),
-        *(10_000_054, 69_878, 10_677),
-    ),
-    "ml-20m": Published(
-        "ML-20M",
-        (_movielens("ml-20m", "cd245b17a1ae2cc31bb14903e1204af3"),),
-        *(20_000_263, 138_493, 26_744),
-    ),
-    "ml-25m": Published(
-        "ML-25M",
-        (_movielens("ml-25m", "6b51fb2759a8657d3bfcbfc42b592ada"),),
-        *(25_000_095, 162_541, 59_047),
-    ),
-    "ml-32m": Published(
-        "ML-32M",
-        (_movielens("ml-32m", "d472be332d4daa821edc399621853b57"),),
-        *(32_000_204, 200_948, 84_432),
-    ),
+    "ml-20m": _movielens("ml-20m", "cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 26_744),
+    "ml-25m": _movielens("ml-25m", "6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, 162_541, 59_047),
+    "ml-32m": _movielens("ml-32m", "d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 84_432),
     # Counted in the files by those who have them; the paper speaks of 15,602 users.
     "music4all": Published(
-        "Music4All",
-        (),
-        *(5_109_592, 14_127, 99_596),
-        access=f"Access is on request from its authors: {MUSIC4ALL_REQUEST}. "
-        "Put listening_history.csv, id_genres.csv and id_information.csv, unzipped, into",
+        *("Music4All", 5_109_592, 14_127, 99_596),
+        access=f"For listening_history.csv, id_genres.csv and id_information.csv, {ON_REQUEST} "
+        "them, unzipped, into",
     ),
     "music4all-onion": Published(
-        "Music4All-Onion",
-        (),
-        *(252_984_396, 119_140, 56_512),
+        *("Music4All-Onion", 252_984_396, 119_140, 56_512),
         access="Get userid_trackid_timestamp.tsv.bz2 (2.2 GB) and id_genres_tf-idf.tsv.bz2 from "
         "https://zenodo.org/records/15394646 and, for the titles, id_information.csv of Music4All, "
-        f"to which access is on request from its authors: {MUSIC4ALL_REQUEST}. Put them into",
+        f"to which {ON_REQUEST} them into",
     ),
 }
 
 
 def load_raw(dataset: str, *, label: str = "") -> Raw:
-    """Find, read and check a dataset.
+    """Find, read and check a dataset, and download it where no copy is at hand.
 
     Parameters
     ----------
@@ -159,67 +128,24 @@ def load_raw(dataset: str, *, label: str = "") -> Raw:
     Raises
     ------
     DataError
-        If it is nowhere to be found, malformed, or a download that differs from what was
-        published; such a download is removed.
+        If it is malformed, a download that differs from what was published, or nowhere to be
+        found: with every source that was tried, why it failed, and where to put the files by hand.
     """
     if dataset == "smoke":
         raw = synthetic()
         return replace(raw, label=label or raw.label)
-    source = fetch(dataset)
     published = PUBLISHED.get(dataset)
     name = published.label if published else Path(dataset).name
-    try:
-        raw = read(source.folder, source=source.description, label=label or name)
-        difference = _difference(raw, published) if published else ""
-        if difference and source.archive:
-            raise DataError(f"{source.archive} is not {name} as published: {difference}")
-    except DataError:
-        if source.archive:
-            source.archive.unlink()
-        raise
-    if difference:
-        warnings.warn(f"{source.folder} is not {name} as published: {difference}", stacklevel=2)
-        raw = replace(raw, label=label or f"{name} (rebuilt)")
-    return raw
-
-
-def fetch(dataset: str, directory: Path | None = None) -> Source:
-    """Find a dataset, and download it where no copy is at hand.
-
-    Parameters
-    ----------
-    dataset
-        As for `load_raw`, except ``smoke``, which is not read from anywhere.
-    directory
-        Folder of downloads; ``data/downloads`` of the project by default.
-
-    Raises
-    ------
-    DataError
-        With every source that was tried, why it failed, and where to put the files by hand.
-    """
-    if dataset == "smoke":
-        raise DataError("dataset 'smoke' is made up: nothing to fetch, load_raw makes it")
-    published = PUBLISHED.get(dataset)
-    archives = published.archives if published else ()
-    for folder in _folders(dataset, published):
-        if folder.is_dir():
-            return Source(folder, f"the folder {folder.name}")
-    if not published:
-        raise DataError(_unknown(dataset))
-
-    directory = Path(directory) if directory else project() / "data" / "downloads"
-    for archive in archives:
-        path = directory / archive.file
-        if path.exists() and _intact(path, archive.checksum):
-            return _open(archive, path)
-    failures = []
-    for archive in archives:
-        try:
-            return _open(archive, _download(archive, directory))
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            failures.append(f"  {archive.origin}: {_reason(error)}")
-    raise DataError(_nowhere(dataset, published, directory, failures))
+    folder, source = _find(dataset, published)
+    raw = read(folder, source=source, label=label or name)
+    difference = _difference(raw, published) if published else ""
+    if not difference:
+        return raw
+    difference = f"{folder} is not {name} as published: {difference}"
+    if isinstance(folder, zipfile.Path):
+        raise DataError(difference)
+    warnings.warn(difference, stacklevel=2)
+    return replace(raw, label=label or f"{name} (rebuilt)")
 
 
 def content_checksum(interactions: pd.DataFrame) -> str:
@@ -236,112 +162,69 @@ def content_checksum(interactions: pd.DataFrame) -> str:
 def _difference(raw: Raw, published: Published) -> str:
     """How the content differs from what was published; empty where it does not."""
     table = raw.interactions
-    sizes = {
-        "interactions": len(table) + raw.repeats,
-        "users": table["user_id"].nunique(),
-        "items": table["item_id"].nunique(),
-    }
+    users, items = table[["user_id", "item_id"]].nunique()
+    sizes = {"interactions": len(table) + raw.repeats, "users": users, "items": items}
     for name, size in sizes.items():
-        expected = getattr(published, name)
-        if size != expected:
+        if size != (expected := getattr(published, name)):
             return f"it has {size:,} {name}, expected {expected:,}"
     if published.content and content_checksum(table) != published.content:
         return "its size is right, but some value or the order within a user differs"
     return ""
 
 
-def _folders(dataset: str, published: Published | None) -> list[Path]:
-    """Folders of the reader's own that may hold the dataset."""
+def _find(dataset: str, published: Published | None) -> tuple[Folder, str]:
+    """A folder that holds the dataset, and where it came from."""
     own = os.environ.get("SEQSAE_DATA_DIR")
     archives = published.archives if published else ()
     names = [dataset, *(archive.inside for archive in archives)]
     folders = [Path(own, name) for name in names] if own else []
-    return folders if published else [*folders, Path(dataset)]
+    for folder in folders if published else [*folders, Path(dataset)]:
+        if folder.is_dir():
+            return folder, f"the folder {folder.name}"
+    if not published:
+        mine = sorted(path.name for path in Path(own).glob("*/")) if own else []
+        raise DataError(
+            f"dataset {dataset!r} is neither a folder, here or in $SEQSAE_DATA_DIR "
+            f"({own or 'not set'}), nor known; "
+            + name_nearest(dataset, list(dict.fromkeys(["smoke", *PUBLISHED, *mine])))
+        )
 
-
-def _download(archive: Archive, directory: Path) -> Path:
-    """Download under a temporary name, compare, rename. Returns the archive's path."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / archive.file
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=directory) as temporary:
-        if "://" in archive.origin:
-            _download_url(archive, Path(temporary))
-        else:
-            _download_wheel(archive, Path(temporary))
-        partial = Path(temporary) / archive.file
-        if not _intact(partial, archive.checksum):
-            raise DataError(f"what arrived does not have the checksum {archive.checksum}")
-        partial.replace(path)
-    return path
-
-
-def _download_url(archive: Archive, folder: Path) -> None:
-    pooch.get_logger().setLevel("WARNING")
-    # The total is set once the server has named it; until then the bar must not count as empty.
-    with tqdm(desc=archive.file, total=1, unit="B", unit_scale=True, leave=False) as bar:
-        fetcher = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT)
-        pooch.retrieve(archive.origin, archive.checksum, archive.file, folder, downloader=fetcher)
-
-
-def _download_wheel(archive: Archive, folder: Path) -> None:
-    """Let pip fetch it, so that the reader's own package index and proxy are asked."""
-    options = "--no-deps --only-binary :all: --no-cache-dir --timeout 15 --retries 1 --quiet"
-    command = [sys.executable, "-m", "pip", "download", *options.split(), "-d", str(folder)]
-    subprocess.run([*command, archive.origin], check=True, capture_output=True, text=True)
-
-
-def _intact(path: Path, checksum: str) -> bool:
-    algorithm, expected = checksum.split(":")
-    return path.is_file() and pooch.file_hash(str(path), alg=algorithm) == expected
-
-
-def _open(archive: Archive, path: Path) -> Source:
-    """The dataset's folder inside the archive; a harmful or broken archive is removed."""
-    try:
-        with zipfile.ZipFile(path) as content:
-            names = [PurePosixPath(name.replace("\\", "/")) for name in content.namelist()]
-    except zipfile.BadZipFile as error:
-        path.unlink()
-        raise DataError(f"{path} is no zip file ({error}); it was removed") from error
-    for name in names:
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-            path.unlink()
-            raise DataError(f"{path} has a path outside its folder, {name}; it was removed")
-    description = f"{archive.origin}, folder {archive.inside}"
-    return Source(zipfile.Path(path, archive.inside + "/"), description, archive=path)
-
-
-def _reason(error: Exception) -> str:
-    """One line that says why a source failed."""
-    text = getattr(error, "stderr", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[-1].split("Caused by ")[-1][:300]
-
-
-def _nowhere(dataset: str, published: Published, directory: Path, failures: list[str]) -> str:
-    own = os.environ.get("SEQSAE_DATA_DIR")
     place = Path(own) / dataset if own else f"$SEQSAE_DATA_DIR/{dataset}"
-    why = "no such folder" if own else "SEQSAE_DATA_DIR is not set"
+    tried = f"{place}: {'no such folder' if own else 'SEQSAE_DATA_DIR is not set'}"
     if published.access:
-        return f"dataset {dataset!r} was not found: {place}: {why}.\n{published.access} {place}."
-    return "\n".join(
-        [
-            f"dataset {dataset!r} was not found. Tried:",
-            f"  {place}: {why}",
-            *failures,
-            f"Put {published.archives[0].file} into {directory}, or its files, unzipped, "
-            f"into {place}.",
-        ]
+        raise DataError(f"dataset {dataset!r} was not found: {tried}.\n{published.access} {place}.")
+    downloads = project() / "data" / "downloads"
+    failures = []
+    for archive in sorted(archives, key=lambda archive: not (downloads / archive.file).exists()):
+        try:
+            return _download(archive, downloads)
+        except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+            why = (getattr(error, "stderr", None) or str(error) or repr(error)).strip()
+            why = why.splitlines()[-1].split("Caused by ")[-1][:300]
+            failures.append(f"\n  {archive.origin}: {why}")
+    raise DataError(
+        f"dataset {dataset!r} was not found. Tried:\n  {tried}{''.join(failures)}\n"
+        f"Put {archives[0].file} into {downloads}, or its files, unzipped, into {place}."
     )
 
 
-def _unknown(dataset: str) -> str:
-    own = os.environ.get("SEQSAE_DATA_DIR")
-    known = ["smoke", *PUBLISHED]
-    if own and Path(own).is_dir():
-        known += sorted(path.name for path in Path(own).iterdir() if path.is_dir())
-    nearest = difflib.get_close_matches(dataset, known, n=1)
-    return (
-        f"dataset {dataset!r} is neither a folder, here or in $SEQSAE_DATA_DIR ({own or 'not set'})"
-        f", nor one of {', '.join(dict.fromkeys(known))}"
-        + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+def _download(archive: Archive, folder: Path) -> tuple[zipfile.Path, str]:
+    """The dataset's folder in an archive, which is downloaded unless it is there and intact."""
+    pooch.get_logger().setLevel("WARNING")
+    web = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+    downloader = web if "://" in archive.origin else _pip_download
+    path = pooch.retrieve(
+        archive.origin, archive.checksum, archive.file, folder, downloader=downloader
     )
+    inside = zipfile.Path(path, archive.inside + "/")
+    return inside, f"{archive.origin}, folder {archive.inside}"
+
+
+def _pip_download(requirement: str, file: str, _) -> None:
+    """Let pip fetch a wheel, so that the reader's own package index and proxy are asked."""
+    options = "--no-deps --only-binary :all: --no-cache-dir --timeout 15 --retries 1 --quiet"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), requirement]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*command, "-d", folder], check=True, capture_output=True, text=True)
+        (wheel,) = Path(folder).iterdir()
+        shutil.move(wheel, file)

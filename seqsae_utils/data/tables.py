@@ -1,0 +1,179 @@
+"""Text files of columns, read block by block; a bad line is refused with what is wrong in it.
+
+A folder is a `pathlib.Path` or a `zipfile.Path`: both know ``/``, ``exists`` and ``open``, so an
+archive is read where it lies and nothing of it is ever extracted.
+"""
+
+import bz2
+import codecs
+import csv
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+Folder = Path | zipfile.Path
+
+#: Bytes of text that are parsed at once.
+BLOCK = 2**25
+#: The kinds of values that are checked, and what was expected in place of a bad one.
+EXPECTED = {
+    pa.string(): "an id",
+    pa.int32(): "a whole number below 2147483648",
+    pa.float32(): "a number that is not negative",
+    pa.float64(): "a number that is not negative",
+    pa.timestamp("s"): "a time from 1970 on, like 2019-01-20 14:36",
+}
+
+
+class DataError(ValueError):
+    """A dataset is missing, altered or malformed; the message says which file and what to do."""
+
+
+def header(path: Folder, separator: str) -> tuple[int, list[str]]:
+    """The names of the columns, and the number of the line that holds them."""
+    return next(_records(path, separator), (1, []))
+
+
+def tables(
+    path: Folder, separator: str, kinds: dict[str, pa.DataType], texts=(), columns=()
+) -> Iterator[pa.Table]:
+    """Yield some columns of a file, block by block, so that memory does not follow its length.
+
+    Parameters
+    ----------
+    path
+        In UTF-8 or else in Latin-1; unpacked where it ends in ``.bz2``.
+    separator
+        Of the columns. Only a comma makes quotation marks mean anything, as in CSV.
+    kinds
+        Kind of each column whose values are checked, one of `EXPECTED`.
+    texts
+        Further columns, of any text.
+    columns
+        Names of all columns, where the first line does not hold them.
+
+    Raises
+    ------
+    DataError
+        If a column or all rows are missing, or a line has other fields than were expected.
+    """
+    skip, columns = (0, list(columns)) if columns else header(path, separator)
+    wanted = [*kinds, *texts]
+    if missing := [name for name in wanted if name not in columns]:
+        hint = " (or order)" if "timestamp" in missing and path.name == "interactions.csv" else ""
+        raise DataError(
+            f"{path.name}: line {skip} names the columns {', '.join(columns) or '(none)'}; "
+            f"missing: {', '.join(missing)}{hint}"
+        )
+    if not next(islice(_records(path, separator), bool(skip), None), None):
+        raise DataError(f"{path.name}: holds no rows")
+    types = kinds | dict.fromkeys(texts, pa.string())
+    row = skip
+    try:
+        with _opened(path) as file:
+            if separator == "::":  # the parser knows separators of one byte, and titles have a ":"
+                file = io.BytesIO(file.read().replace(b"::", b"\x1f"))
+            # One thread: those of pyarrow abort a program that ends soon after an error.
+            blocks = pa.csv.open_csv(
+                file,
+                pa.csv.ReadOptions(
+                    block_size=BLOCK, column_names=columns, encoding=_encoding(path),
+                    skip_rows=skip, use_threads=False,
+                ),
+                pa.csv.ParseOptions(
+                    delimiter=separator.replace("::", "\x1f"),
+                    quote_char='"' if separator == "," else False,
+                    newlines_in_values=separator == ",",
+                ),
+                pa.csv.ConvertOptions(
+                    column_types=types, include_columns=list(types), null_values=[]
+                ),
+            )  # fmt: skip
+            for block in blocks:
+                for name, kind in kinds.items():
+                    wrong = pc.index(_proper(block[name], kind), False).as_py()
+                    if wrong >= 0:
+                        place = f"In CSV column #{columns.index(name)}: Row #{row + wrong + 1}"
+                        raise pa.ArrowInvalid(place)
+                yield pa.Table.from_batches([block]).select(wanted)
+                row += block.num_rows
+    except pa.ArrowInvalid as error:
+        place = re.search(r"(?:column #(\d+): )?Row #(\d+)", str(error))
+        if not place:
+            raise DataError(f"{path.name}: {error}") from error
+        above = int(place[2]) - max(skip, 1)  # blank lines above the names are counted, others not
+        line, fields = next(islice(_records(path, separator), above, None))
+        if len(fields) != len(columns):
+            named = separator.join(columns if len(columns) <= 24 else [*columns[:3], "..."])
+            fault = f"{len(fields)} fields, expected {len(columns)} ({named})"
+        else:
+            name = columns[int(place[1])]
+            expected = EXPECTED.get(kinds.get(name), "text in one encoding")
+            fault = f"{name} {fields[int(place[1])]!r}, expected {expected}"
+        fault = fault.replace("\t", "\\t")
+        raise DataError(f"{path.name}: line {line} has {fault}") from error
+
+
+def _proper(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """False where a value could be parsed and is wrong all the same."""
+    if kind == pa.string():
+        return pc.not_equal(column, "")
+    numbers = column.cast(pa.int64()) if kind == pa.timestamp("s") else column
+    return pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, float("inf")))
+
+
+def refuse_repeats(path: Folder, separator: str, items: pd.Series) -> None:
+    """Refuse a file whose last lines describe `items` if it describes one of them twice."""
+    repeated = items[items.duplicated()]
+    if len(repeated):
+        lines = [line for line, _ in _records(path, separator)][-len(items) :]
+        first, again = np.flatnonzero(items == repeated.iloc[0])[:2]
+        raise DataError(
+            f"{path.name}: line {lines[again]} describes item {str(repeated.iloc[0])!r}, as line "
+            f"{lines[first]} did; expected each item once"
+        )
+
+
+def _records(path: Folder, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of every line that is not blank."""
+    with _opened(path) as file:
+        encoding = _encoding(path).replace("utf-8", "utf-8-sig")
+        text = io.TextIOWrapper(file, encoding, errors="replace", newline="")
+        if separator == ",":
+            reader = csv.reader(text)
+            yield from ((reader.line_num, fields) for fields in reader if fields)
+        else:
+            for line, content in enumerate(text, start=1):
+                if content.strip():
+                    yield line, content.rstrip("\r\n").split(separator)
+
+
+def _encoding(path: Folder) -> str:
+    """UTF-8 if a file begins in it, else Latin-1."""
+    with _opened(path) as file:
+        beginning = file.read(BLOCK)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
+
+
+@contextmanager
+def _opened(path: Folder):
+    """The bytes of a file, unpacked where it is packed."""
+    with path.open("rb") as file:
+        try:
+            yield bz2.open(file) if path.name.endswith(".bz2") else file
+        except (EOFError, OSError) as error:
+            raise DataError(f"{path.name} cannot be unpacked: {error}; get it again") from error
