@@ -114,7 +114,7 @@ def enrichment(top: NDArray, group: NDArray, has: NDArray) -> tuple[NDArray, NDA
     known = np.stack([has[group == g].sum(axis=0) for g in range(len(size))]).astype(int)
     drawn = np.stack([(group[top] == g).sum(axis=1) for g in range(len(size))], axis=1)
     hits, expected = has[top].sum(axis=1), drawn @ (known / size[:, None])
-    p = np.ones_like(hits)
+    p = np.ones(hits.shape)
     probability = {}  # of 0, 1, ... n hits in a stratum: [n_properties, n + 1]
     for row, counts in enumerate(drawn):
         distribution = np.ones((has.shape[1], 1))
