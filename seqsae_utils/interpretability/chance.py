@@ -10,10 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-from ..resampling import N_DRAWS, draws
-from .items import correlations
+from ..resampling import draws
+from .items import correlations, indicator
 from .scores import Codes, as_dense, ratio, variance
 
 #: Draws that are looked at together: what is in between takes draws x positions.
@@ -51,16 +50,14 @@ def of_chosen(scores: NDArray, feature: NDArray, sign: NDArray, chance: float = 
     return chance + sign * (scores[feature, np.arange(len(feature))] - chance)
 
 
-def everybody_then_drawn(n: int, seed: int = 0) -> NDArray:
-    """How often each of n users (or films) counts: once, then in each draw, [1 + N_DRAWS, n].
+def everybody_then_drawn(n: int, seed: int = 0) -> list[NDArray]:
+    """How often each of n users (or films) counts: once, then in each draw, 1 + N_DRAWS rows.
 
     Positions of one user resemble each other, so users, not positions, are what is independent.
     The same users give the same draws, so that two bases can be compared draw by draw.
+    Some rows at a time, float32 [at most `BATCH`, n].
     """
-    return np.vstack([np.ones(n), draws(n, N_DRAWS, seed)]).astype(np.float32)
-
-
-def batches(counts: NDArray) -> list[NDArray]:
+    counts = np.vstack([np.ones(n), draws(n, seed=seed)]).astype(np.float32)
     return np.split(counts, range(BATCH, len(counts), BATCH))
 
 
@@ -100,20 +97,17 @@ def drawn_correlations(
     return np.concatenate(found)
 
 
-def drawn_auc(x: NDArray, has: NDArray, user: NDArray, counts: NDArray) -> NDArray:
+def drawn_auc(x: NDArray, has: NDArray, user: NDArray, counts: list[NDArray]) -> NDArray:
     """AUC of values x with an attribute, both [n], when users are drawn again: [n_draws].
 
-    `user` [n] is the column of `counts` [n_draws, n_users] that a position belongs to. NaN where a
-    draw holds no position with, or none without, the attribute.
+    `user` [n] is the column that a position belongs to in `counts`, [n_some, n_users] each. NaN
+    where a draw holds no position with, or none without, the attribute.
     """
     values, place = np.unique(x, return_inverse=True)  # equal values, as all zeros, share a place
-    shape = counts.shape[1], len(values)
-    with_it, without = (
-        sparse.csc_array((np.ones(rows.sum()), (user[rows], place[rows])), shape)
-        for rows in (has > 0, has == 0)
-    )
+    shape = counts[0].shape[1], len(values)
+    with_it, without = (indicator(user[y], place[y], shape) for y in (has > 0, has == 0))
     found = []
-    for some in batches(counts.astype(np.float64)):
+    for some in counts:
         positive, negative = some @ with_it, some @ without
         below = negative.cumsum(axis=1) - negative / 2
         pairs = positive.sum(axis=1) * negative.sum(axis=1)
@@ -126,8 +120,8 @@ def permutation_null(
     choose_sums: dict[str, NDArray],
     score_sums: dict[str, NDArray],
     attribute_matrix: NDArray,
-    n_permutations: int = 200,
-    seed: int = 0,
+    n_permutations: int,
+    seed: int,
 ) -> NDArray:
     """Correlation of the chosen features when attributes mean nothing.
 

@@ -16,7 +16,6 @@ from ..normalisation import Normalisation
 from ..resampling import interval
 from ..sae import SAE, encode, untrained
 from .chance import (
-    batches,
     choose,
     columns,
     corrected_p_values,
@@ -216,12 +215,12 @@ def compare(
     best, rows, drawn = [], [], {}
     has = positions["test"].attributes
     _, user = np.unique(positions["test"].users, return_inverse=True)
-    counts = everybody_then_drawn(user.max() + 1)[1:]
+    counts = everybody_then_drawn(user.max() + 1)
     for name, codes in bases.items():
         known, new = (score(codes[group], positions[group].attributes) for group in GROUPS)
         chosen = choose(known["correlation"])
         x = columns(codes["test"], *chosen)
-        by_correlation = drawn_correlations(x, has, (some[:, user] for some in batches(counts)))
+        by_correlation = drawn_correlations(x, has, (some[:, user] for some in counts))
         found = of_chosen(new["correlation"], *chosen)
         sums = [item_sums(codes[g], positions[g].items, len(attribute_matrix) - 1) for g in GROUPS]
         null = permutation_null(*sums, attribute_matrix, n_permutations, seed)
@@ -250,7 +249,7 @@ def compare(
             ("correlation", found, by_correlation[:, 0]),
             ("auc", of_chosen(new["auc"], *chosen_by_auc, 0.5), by_auc),
         ):
-            drawn[f"{name}.max_{kind}"] = np.nanmean(draws, axis=1)
+            drawn[f"{name}.max_{kind}"] = np.nanmean(draws[1:], axis=1)
             row[f"max_{kind}"] = np.nanmean(point)
             row[f"max_{kind}_low"], row[f"max_{kind}_high"] = interval(drawn[f"{name}.max_{kind}"])
         reached = np.nanmean(null, axis=1) >= row["max_correlation"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..activations import probe_auc
 from ..resampling import interval
-from .chance import batches, choose, columns, drawn_correlations, everybody_then_drawn
+from .chance import choose, columns, drawn_correlations, everybody_then_drawn
 from .comparison import Positions
 from .items import correlations, item_sums
 from .scores import Codes, as_dense
@@ -73,7 +73,7 @@ def held_out_films(
     n_items, test = len(attribute_matrix) - 1, positions["test"]
     _, user = np.unique(test.users, return_inverse=True)
     of_users = everybody_then_drawn(user.max() + 1)
-    of_films = np.pad(everybody_then_drawn(n_items, seed=1), ((0, 0), (1, 0)))
+    of_films = everybody_then_drawn(n_items, seed=1)
     every = [(name, codes) for name, some in representations.items() for codes in some]
     sums = [item_sums(codes["sae"], positions["sae"].items, n_items) for _, codes in every]
     points, means = [], []
@@ -82,8 +82,8 @@ def held_out_films(
         chosen = [choose(_correlations(s, films, attribute_matrix)) for s in sums]
         x = [columns(c["test"][rows], *best) for (_, c), best in zip(every, chosen, strict=True)]
         weights = (
-            users[:, user[rows]] * some[:, test.items[rows]]
-            for users, some in zip(batches(of_users), batches(of_films), strict=True)
+            users[:, user[rows]] * some[:, test.items[rows] - 1]
+            for users, some in zip(of_users, of_films, strict=True)
         )
         found = drawn_correlations(np.hstack(x), test.attributes[rows], weights, silent=0.0)
         points.append(found[0])

@@ -19,15 +19,18 @@ def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
 
     Returns value and square [n_items + 1, n_features], and count [n_items + 1].
     """
-    one_hot = sparse.csr_array(
-        (np.ones(len(items)), (items, np.arange(len(items)))), shape=(n_items + 1, len(items))
-    )
+    one_hot = indicator(items, np.arange(len(items)), (n_items + 1, len(items)))
     codes = codes.astype(np.float64)
     return {
         "value": as_dense(one_hot @ codes),
         "square": as_dense(one_hot @ (codes * codes)),
         "count": np.bincount(items, minlength=n_items + 1).astype(np.float64),
     }
+
+
+def indicator(row: NDArray, column: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
+    """How often each pair of a row and a column occurs."""
+    return sparse.csr_array((np.ones(len(row)), (row, column)), shape=shape)
 
 
 def correlations(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:

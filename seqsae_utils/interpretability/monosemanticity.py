@@ -9,7 +9,7 @@ from scipy import sparse
 
 from ..data import Dataset
 from .comparison import GROUPS, Positions
-from .items import item_sums, mean_by_item, strata, top_sets
+from .items import indicator, item_sums, mean_by_item, strata, top_sets
 from .scores import Codes, as_dense
 
 #: Bases differ in how often a feature fires, and who fires more often has to be more mixed. So each
@@ -24,13 +24,9 @@ def monosemanticity(
 ) -> pd.DataFrame:
     """How much every feature is about one thing; compare bases by the distributions.
 
-    Selectivity: how far the share of a feature's activation on items with its best attribute is
-    above their share of positions; 1 is all, 0 the base rate. The attribute is chosen on the SAE
-    users. The null gives each item the attributes of another of the same popularity and repeats
-    the choice: a feature that knows only one film is perfectly selective under any attributes.
-
-    Co-consumption knows no attributes: the mean cosine of the audiences of the feature's top items,
-    among the recommender users, beside the mean over all pairs of items of the same popularity.
+    `selectivity` is for the best attribute, chosen on the SAE users. Its null gives each item the
+    attributes of another of the same popularity and repeats the choice: a feature that knows only
+    one film is perfectly selective under any attributes. `co_consumption` knows no attributes.
 
     Parameters
     ----------
@@ -134,19 +130,19 @@ def co_consumption(top: NDArray, dataset: Dataset) -> tuple[NDArray, NDArray]:
     """
     users = dataset.users["user"][dataset.users["split"] == "recommender"]
     table = dataset.interactions[dataset.interactions["user"].isin(users)]
-    had = _indicator(table["item"], table["user"], (dataset.n_items + 1, len(dataset.users)))
+    had = indicator(table["item"], table["user"], (dataset.n_items + 1, len(dataset.users)))
     length = np.sqrt(had.sum(axis=1))
     audience = sparse.diags_array(1 / np.maximum(length, 1)) @ had
     itself = (length > 0).astype(float)  # the cosine of an item with itself
 
     group = strata(dataset.items["popularity"].to_numpy())
-    member = _indicator(group, np.arange(1, len(group) + 1), (group.max() + 1, len(itself)))
+    member = indicator(group, np.arange(1, len(group) + 1), (group.max() + 1, len(itself)))
     sums, count = as_dense(member @ audience), member.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = sums @ sums.T - np.diag(member @ itself)
         cosine /= np.outer(count, count) - np.diag(count)
         feature, _ = np.nonzero(top)
-        tops = _indicator(feature, top[top > 0], (len(top), len(itself)))
+        tops = indicator(feature, top[top > 0], (len(top), len(itself)))
         n = tops.sum(axis=1)
         pairs = np.where(n > 1, n * (n - 1), np.nan)
         together = (tops @ audience).power(2).sum(axis=1) - tops @ itself
@@ -154,7 +150,3 @@ def co_consumption(top: NDArray, dataset: Dataset) -> tuple[NDArray, NDArray]:
         cosine = np.nan_to_num(cosine)  # no pair is in a stratum of one item
         expected = ((in_group @ cosine) * in_group).sum(axis=1) - in_group @ np.diag(cosine)
         return together / pairs, expected / pairs
-
-
-def _indicator(row: NDArray, column: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
-    return sparse.csr_array((np.ones(len(row)), (row, column)), shape=shape)

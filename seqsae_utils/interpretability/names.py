@@ -58,15 +58,12 @@ def names(
     -------
     pandas.DataFrame
         One row for each feature that fires: feature; label; kind (``item``, ``attribute``,
-        ``decade``, ``popularity`` or empty); confidence; evidence, a sentence; and what the label
-        says: label_properties (attributes and decade, separated by |), label_popularity (1
-        popular, -1 rare), label_item, each empty or 0 where the label does not say it.
-
-        The confidence of a label is an estimate of what `predict_pairs` finds: the feature is named
-        anew without a third of the items, and the chance that the new label tells which of two
-        items of this third activates the feature more (0.5: a coin) is averaged over the thirds.
-        No other item can confirm the name of a single item: its confidence is its share of the
-        mass. NaN where there is no label.
+        ``decade``, ``popularity`` or empty); evidence, a sentence; what the label says:
+        label_properties (attributes and decade, separated by |), label_popularity (1 popular, -1
+        rare), label_item, each empty or 0 where it does not say that; and confidence: what
+        `predict_pairs` finds when the feature is named anew without a third of the items, on this
+        third, mean over the thirds. No other item can confirm the name of a single item: its
+        confidence is its share of the mass. NaN where there is no label.
     """
     sums = item_sums(codes, items, dataset.n_items)
     alive = np.flatnonzero(sums["value"].sum(axis=0) > 0)
@@ -75,16 +72,15 @@ def names(
     table = _label(mean, mass, allowed, dataset)
     rng = np.random.default_rng(seed)
     fold = rng.permutation(len(mean)) % N_FOLDS
-    right, folds = np.zeros(len(alive)), np.zeros(len(alive))
+    accuracy = []
     for i in range(N_FOLDS):
         anew = _label(mean, mass, allowed & (fold != i), dataset)
         pairs = _pairs(mean, allowed & (fold == i), _popularity(dataset), rng)
-        accuracy = _accuracy(fits(anew, dataset), mean, *pairs)
-        right += np.nan_to_num(accuracy)
-        folds += ~np.isnan(accuracy)
-    estimate = np.where(folds > 0, right / np.maximum(folds, 1), 0.5)
+        accuracy.append(_accuracy(fits(anew, dataset), mean, *pairs))
+    folds = np.isfinite(accuracy).sum(axis=0)
+    estimate = np.where(folds > 0, np.nansum(accuracy, axis=0) / np.maximum(folds, 1), 0.5)
     confidence = np.where(table["kind"] == "item", table.pop("item_share"), estimate)
-    table.insert(2, "confidence", np.where(table["kind"] != "", confidence, np.nan))
+    table["confidence"] = np.where(table["kind"] != "", confidence, np.nan)
     table.insert(0, "feature", alive)
     return table
 
