@@ -75,10 +75,8 @@ HELD_OUT = pd.DataFrame(
 PROBES = rows({"basis": ["neurons", "sae"], "features": ["1", "2", "dense"]}, auc=[0.6, 0.7, 0.8])
 ALL_FEATURES = rows(
     {"basis": ["neurons", "sae"], "feature": range(3)},
-    **{f"{name}{end}": [0.1, 0.4, np.nan]
-       for name in ("selectivity", "divergence") for end in ("", "_null")},
-    **{f"{name}{end}": [3.0, 0.4, np.nan]
-       for name in ("year_gap", "co_consumption") for end in ("", "_chance")},
+    selectivity=[0.1, 0.4, np.nan], selectivity_null=[0.2, 0.3, np.nan],
+    co_consumption=[0.3, 0.4, np.nan], co_consumption_chance=[0.1, 0.2, np.nan],
 )  # fmt: skip
 TOLD = rows(
     {"basis": ["sae", "random_directions"], "kind": ["all", "attribute"]}, features=[3, 2],

@@ -9,6 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from seqsae_utils import interpretability as interp
 from seqsae_utils.interpretability import Positions
+from seqsae_utils.interpretability.chance import choose, drawn_correlations, of_chosen
+from seqsae_utils.interpretability.items import correlations, item_sums
 
 N_ITEMS, N_USERS, LENGTH = 80, 40, 30
 rng = np.random.default_rng(0)
@@ -45,22 +47,22 @@ def codes(positions):
 
 
 def test_each_split_parts_the_films_into_equally_popular_halves():
-    folds = interp.film_splits(POPULARITY, n_splits=5)
-    assert folds.shape == (10, N_ITEMS + 1) and not folds[:, 0].any()
-    for first, second in folds.reshape(5, 2, -1):
+    folds = interp.film_splits(POPULARITY)
+    assert folds.shape == (20, N_ITEMS + 1) and not folds[:, 0].any()
+    for first, second in folds.reshape(10, 2, -1):
         assert (first[1:] ^ second[1:]).all()
         assert abs(POPULARITY[first].mean() - POPULARITY[second].mean()) < 5
-    assert len({fold.tobytes() for fold in folds}) == 10
-    np.testing.assert_array_equal(folds, interp.film_splits(POPULARITY, n_splits=5))
+    assert len({fold.tobytes() for fold in folds}) == 20
+    np.testing.assert_array_equal(folds, interp.film_splits(POPULARITY))
 
 
 def test_the_score_is_that_of_brute_force(positions, codes):
-    folds = interp.film_splits(POPULARITY, n_splits=2)
+    folds = interp.film_splits(POPULARITY)[:4]
     everything = {
         "attribute": [codes["attribute"]],
         "both": [codes["attribute"], codes["by heart"]],
     }
-    scores, drawn = interp.held_out_films(everything, positions, MATRIX, folds, n_draws=60)
+    scores, drawn = interp.held_out_films(everything, positions, MATRIX, folds)
 
     def brute(code):
         found = []
@@ -81,7 +83,7 @@ def test_the_score_is_that_of_brute_force(positions, codes):
     one, two = brute(codes["attribute"]), brute(codes["by heart"])
     np.testing.assert_allclose(scores["attribute"], one, atol=1e-4)
     np.testing.assert_allclose(scores["both"], (one + two) / 2, atol=1e-4)
-    assert drawn["attribute"].shape == (60,)
+    assert drawn["attribute"].shape == (500,)
     low, high = np.quantile(drawn["attribute"], [0.005, 0.995])
     assert low < scores["attribute"].mean() < high
 
@@ -89,35 +91,32 @@ def test_the_score_is_that_of_brute_force(positions, codes):
 def test_knowing_films_by_heart_is_worth_nothing_on_other_films(positions, codes):
     folds = interp.film_splits(POPULARITY)
     scores, _ = interp.held_out_films(
-        {name: [code] for name, code in codes.items()}, positions, MATRIX, folds, n_draws=10
+        {name: [code] for name, code in codes.items()}, positions, MATRIX, folds
     )
-    sums = {
-        g: interp.item_sums(codes["by heart"][g], p.items, N_ITEMS) for g, p in positions.items()
-    }
-    chosen = interp.choose(interp.correlation_from_sums(sums["sae"], MATRIX))
-    same = interp.correlation_from_sums(sums["test"], MATRIX)
-    same = same[chosen["feature"], chosen["attribute"]] * chosen["sign"]
+    known, same = (
+        correlations(item_sums(codes["by heart"][g], p.items, N_ITEMS), MATRIX)
+        for g, p in positions.items()
+    )
+    same = of_chosen(same, *choose(known))
     assert scores["attribute"][0] > 0.4
     assert same.mean() > 0.15, "on the same films it seems to know the attribute"
     assert abs(scores["by heart"].mean()) < 0.05
 
 
 def test_sparse_and_dense_codes_score_alike(positions, codes):
-    folds = interp.film_splits(POPULARITY, n_splits=1)
+    folds = interp.film_splits(POPULARITY)[:2]
     as_sparse = {g: sparse.csr_array(x) for g, x in codes["attribute"].items()}
     scores, _ = interp.held_out_films(
-        {"a": [codes["attribute"]], "b": [as_sparse]}, positions, MATRIX, folds, n_draws=2
+        {"a": [codes["attribute"]], "b": [as_sparse]}, positions, MATRIX, folds
     )
     np.testing.assert_allclose(scores["a"], scores["b"], atol=1e-6)
 
 
 def test_draws_are_of_users_and_films_together(positions, codes):
     """Weights of one user and of one film only: what is left is their common positions."""
-    from seqsae_utils.interpretability.films import _products, _weighted_correlations
-
     x, y = codes["attribute"]["test"][:, :3], positions["test"].attributes
     weights = rng.integers(0, 3, (4, len(x))).astype(np.float32)
-    found = _weighted_correlations(*_products(x, y), weights)
+    found = drawn_correlations(x, y, [weights[:2], weights[2:]])
     for draw, weight in zip(found, weights, strict=True):
         rows = np.repeat(np.arange(len(x)), weight.astype(int))
         for j in range(3):
@@ -126,16 +125,16 @@ def test_draws_are_of_users_and_films_together(positions, codes):
 
 
 def test_a_probe_on_one_feature_is_that_feature(positions, codes):
-    folds = interp.film_splits(POPULARITY, n_splits=1)
-    found = interp.sparse_probes(codes["attribute"], positions, MATRIX, folds, sizes=(1, 2))
-    assert set(found) == {"1", "2", "dense"}
+    folds = interp.film_splits(POPULARITY)[:2]
+    found = interp.sparse_probes(codes["attribute"], positions, MATRIX, folds)
+    assert set(found) == {"1", "2", "4", "8", "dense"}
     expected = []
     for films in folds:
         score = ~films[positions["test"].items]
         has = positions["test"].attributes[score, 0]
         expected.append(roc_auc_score(has, codes["attribute"]["test"][score, 0]))
     one = {g: Positions(p.users, p.items, p.attributes[:, [0]]) for g, p in positions.items()}
-    alone = interp.sparse_probes(codes["attribute"], one, MATRIX[:, [0]], folds, (1,))
+    alone = interp.sparse_probes(codes["attribute"], one, MATRIX[:, [0]], folds)
     assert alone["1"] == pytest.approx(np.mean(expected), abs=1e-6)
 
 

@@ -7,15 +7,25 @@ import torch
 from scipy import sparse
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
-from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from seqsae_utils import interpretability as interp
 from seqsae_utils import recommender, resampling, sae
 from seqsae_utils.activations import Normalisation, hooked
 from seqsae_utils.interpretability import Positions
+from seqsae_utils.interpretability.chance import (
+    choose,
+    columns,
+    corrected_p_values,
+    drawn_auc,
+    drawn_correlations,
+    of_chosen,
+    permutation_null,
+)
+from seqsae_utils.interpretability.comparison import REDRAWN, cut
+from seqsae_utils.interpretability.items import correlations, item_sums
 
 N_ITEMS, N_ATTRIBUTES = 60, 4
-KINDS = ("correlation", "auc")
 NAMES = ["Noir", "War", "Musical", "Western"]
 
 
@@ -47,43 +57,41 @@ def sparse_codes() -> np.ndarray:
     return codes
 
 
-def test_paired_scores_are_those_of_scipy_and_scikit_learn(attributes):
-    x = dense_codes()[:, [0, 3, 6, 4]]
-    y = attributes[:, [0, 0, 1, 0]]
-    once = np.ones((1, 1)), np.zeros(500, dtype=int)
-    found = {kind: interp.paired_scores(x, y, *once, kind) for kind in KINDS}
-    for j in range(3):
-        correlation = pearsonr(x[:, j], y[:, j]).statistic
-        assert found["correlation"][0, j] == pytest.approx(correlation, abs=1e-9)
-        assert found["auc"][0, j] == pytest.approx(roc_auc_score(y[:, j], x[:, j]), abs=1e-9)
-    assert np.isnan(found["correlation"][0, 3])
-
-
 @pytest.mark.parametrize(
-    "codes",
+    "x",
     [sparse_codes()[:, [0, 1]], dense_codes()[:, [0, 3]], -sparse_codes()[:, [0, 1]]],
     ids=["sparse", "dense", "negative"],
 )
-def test_drawn_scores_are_those_of_repeated_rows(codes, attributes):
-    x, y = codes, attributes[:, [0, 1]]
+def test_drawn_scores_are_those_of_repeated_rows(x, attributes):
+    y = attributes[:, [0, 1]]
     user = np.random.default_rng(4).integers(0, 60, size=500)  # in no order
     draws = np.random.default_rng(4).integers(0, 4, size=(3, 60))
-    found = {kind: interp.paired_scores(x, y, draws, user, kind) for kind in KINDS}
+    correlation = drawn_correlations(x, y, [draws[:2, user], draws[2:, user]])
+    auc = [drawn_auc(*pair, user, [draws[:2], draws[2:]]) for pair in zip(x.T, y.T, strict=True)]
     for draw, counts in enumerate(draws):
         rows = np.repeat(np.arange(500), counts[user])
         for j in range(2):
-            correlation = pearsonr(x[rows, j], y[rows, j]).statistic
-            auc = roc_auc_score(y[rows, j], x[rows, j])
-            assert found["correlation"][draw, j] == pytest.approx(correlation, abs=1e-9)
-            assert found["auc"][draw, j] == pytest.approx(auc, abs=1e-9)
+            expected = pearsonr(x[rows, j], y[rows, j]).statistic
+            assert correlation[draw, 0, j] == pytest.approx(expected, abs=1e-5)  # in float32
+            expected = roc_auc_score(y[rows, j], x[rows, j])
+            assert auc[j][draw] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_draw_without_the_attribute_has_no_score(attributes):
-    weights = np.stack([np.ones(500), attributes[:, 0] == 0, attributes[:, 0] == 1])
-    x = sparse_codes()[:, [0]]
-    for kind in KINDS:
-        values = interp.paired_scores(x, attributes[:, [0]], weights, np.arange(500), kind)
-        assert np.isnan(values[:, 0]).tolist() == [False, True, True]
+    counts = np.stack([np.ones(500), attributes[:, 0] == 0, attributes[:, 0] == 1])
+    x, y = sparse_codes()[:, 0], attributes[:, 0]
+    auc = drawn_auc(x, y, np.arange(500), [counts])
+    correlation = drawn_correlations(x[:, None], y[:, None], [counts])[:, 0, 0]
+    for values in (auc, correlation):
+        assert np.isnan(values).tolist() == [False, True, True]
+
+
+def test_a_feature_that_is_silent_in_a_draw_scores_what_is_asked(attributes):
+    x, y = sparse_codes()[:, [0]], attributes[:, [0]]
+    counts = np.stack([np.ones(500), x[:, 0] == 0])
+    found = [drawn_correlations(x, y, [counts], silent)[:, 0, 0] for silent in (np.nan, 0.0)]
+    np.testing.assert_allclose(found[0], [pearsonr(x[:, 0], y[:, 0]).statistic, np.nan], atol=1e-5)
+    np.testing.assert_allclose(found[1], [found[0][0], 0])
 
 
 # Choosing
@@ -92,20 +100,20 @@ def test_a_draw_without_the_attribute_has_no_score(attributes):
 def test_choose_takes_the_furthest_from_chance_and_keeps_the_sign():
     nan = np.nan
     scores = np.array([[0.2, -0.1, nan, nan], [-0.3, 0.05, 0.1, nan], [0.1, nan, -0.2, nan]])
-    chosen = interp.choose(scores)
-    assert chosen["feature"].tolist()[:3] == [1, 0, 2]
-    assert chosen["sign"].tolist()[:3] == [-1, -1, -1]
-    np.testing.assert_array_equal(chosen["score"], [-0.3, -0.1, -0.2, nan])
-    of_auc = interp.choose(np.array([[0.6, 0.9], [0.2, 0.55]]), chance=0.5)
-    assert of_auc["feature"].tolist() == [1, 0]
-    assert of_auc["sign"].tolist() == [-1, 1]
+    feature, sign = choose(scores)
+    assert feature.tolist()[:3] == [1, 0, 2] and sign.tolist()[:3] == [-1, -1, -1]
+    np.testing.assert_array_equal(of_chosen(scores, feature, sign), [0.3, 0.1, 0.2, nan])
+    auc = np.array([[0.6, 0.9], [0.2, 0.55]])
+    feature, sign = choose(auc, chance=0.5)
+    assert feature.tolist() == [1, 0] and sign.tolist() == [-1, 1]
+    np.testing.assert_allclose(of_chosen(auc, feature, sign, 0.5), [0.8, 0.9])
 
 
 def test_columns_turn_negative_features_over():
-    chosen = pd.DataFrame({"feature": [2, 0], "sign": [-1, 1]})
     codes = np.arange(6.0).reshape(2, 3)
     for given in (codes, sparse.csr_array(codes)):
-        np.testing.assert_array_equal(interp.columns(given, chosen), [[-2, 0], [-5, 3]])
+        found = columns(given, np.array([2, 0]), np.array([-1, 1]))
+        np.testing.assert_array_equal(found, [[-2, 0], [-5, 3]])
 
 
 # A made-up world: items with attributes, and two groups of users who take them
@@ -142,15 +150,14 @@ def planted_codes(positions: Positions, seed: int) -> np.ndarray:
     return codes
 
 
-def test_correlation_from_sums_is_that_of_score(world):
+def test_correlations_from_sums_are_those_of_score(world):
     matrix, groups = world
     for codes in (planted_codes(groups["sae"], 0), dense_codes_for(groups["sae"])):
-        sums = interp.item_sums(codes, groups["sae"].items, N_ITEMS)
         expected = interp.score(codes, groups["sae"].attributes)["correlation"]
-        found = interp.correlation_from_sums(sums, matrix)
+        found = correlations(item_sums(codes, groups["sae"].items, N_ITEMS), matrix)
         np.testing.assert_allclose(found, expected, atol=1e-9, rtol=0)
-        as_sparse = interp.item_sums(sparse.csr_array(codes), groups["sae"].items, N_ITEMS)
-        again = interp.correlation_from_sums(as_sparse, matrix)
+        as_sparse = item_sums(sparse.csr_array(codes), groups["sae"].items, N_ITEMS)
+        again = correlations(as_sparse, matrix)
         np.testing.assert_allclose(again, expected, atol=1e-9, rtol=0)
 
 
@@ -168,10 +175,14 @@ def test_positions_carry_the_attributes_of_their_items(world):
     np.testing.assert_array_equal(positions.attributes, matrix[[3, 60, 3]])
 
 
+def best_of(codes, groups, matrix) -> pd.DataFrame:
+    return interp.compare({"sae": codes}, groups, matrix, NAMES, n_permutations=2)[0]
+
+
 def test_best_features_are_scored_on_the_test_users(world):
     matrix, groups = world
     codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
-    best = interp.best_features(codes, groups, NAMES)
+    best = best_of(codes, groups, matrix)
     assert best["attribute"].tolist() == NAMES
     assert best["feature"].tolist() == [5, 6, 7, 3]
     assert best["sign"].tolist() == [1, 1, 1, -1]
@@ -181,55 +192,45 @@ def test_best_features_are_scored_on_the_test_users(world):
             assert best.loc[j, column] == pytest.approx(expected.statistic, abs=1e-9)
         x, y = sign * codes["test"][:, feature], groups["test"].attributes[:, j]
         assert best.loc[j, "auc"] == pytest.approx(roc_auc_score(y, x), abs=1e-9)
-        if sign > 0:
-            assert best.loc[j, "precision"] == pytest.approx(precision_score(y, x > 0), abs=1e-9)
-        assert best.loc[j, "recall"] == pytest.approx(recall_score(y, x > 0), abs=1e-9)
+        assert best.loc[j, "average_precision"] == pytest.approx(average_precision_score(y, x))
     assert (best["correlation"] > 0.2).all()
-    assert np.isnan(best.loc[3, "precision"])  # turned over, it is never above zero
 
 
 def test_best_features_do_not_look_at_the_test_users_to_choose(world):
-    _, groups = world
+    matrix, groups = world
     codes = {"sae": planted_codes(groups["sae"], 0), "test": planted_codes(groups["test"], 1)}
     other = codes | {"test": planted_codes(groups["test"], 2)[:, ::-1]}
-    first, second = (interp.best_features(c, groups, NAMES) for c in (codes, other))
+    first, second = (best_of(c, groups, matrix) for c in (codes, other))
     for column in ("feature", "sign", "correlation_chosen"):
         assert first[column].tolist() == second[column].tolist()
     assert first["correlation"].min() > 0.2 > second["correlation"].max()
     swapped = {"sae": other["test"], "test": codes["sae"]}
     exchanged = {"sae": groups["test"], "test": groups["sae"]}
-    third = interp.best_features(swapped, exchanged, NAMES)
+    third = best_of(swapped, exchanged, matrix)
     assert third["feature"].tolist() != first["feature"].tolist()
 
 
 # Chance
 
 
-def test_bootstrap_draws_users_not_positions():
-    """Positions that repeat their user's first one add nothing, so they must change nothing."""
-    rng = np.random.default_rng(7)
-    x, y = rng.normal(size=(40, 2)), (rng.random((40, 2)) < 0.5).astype(float)
-    users = rng.permutation(40)
-    repeated = np.repeat(np.arange(40), 25)
-    for kind in KINDS:
-        plain = interp.bootstrap(x, y, users, kind, n_draws=120)
-        many = interp.bootstrap(x[repeated], y[repeated], users[repeated], kind, 120)
-        assert plain.shape == (120, 2)
-        np.testing.assert_allclose(many, plain, atol=1e-9)
-    by_hand = []
-    for _ in range(400):
-        rows = rng.integers(0, 40, size=40)
-        by_hand.append(np.corrcoef(x[rows, 0], y[rows, 0])[0, 1])
-    spread = np.std(interp.bootstrap(x, y, users, "correlation", n_draws=400)[:, 0])
-    assert spread == pytest.approx(np.std(by_hand), rel=0.15)
-
-
-def test_the_same_users_are_drawn_alike():
-    """So that two representations, or two trainings, are compared draw by draw."""
-    x, y = dense_codes()[:, :1], np.tile([[0.0], [1.0]], (250, 1))
-    users = np.arange(500) // 10
-    first, again = (interp.bootstrap(x, y, users, "auc", 60) for _ in range(2))
-    assert np.array_equal(first, again)
+def test_users_are_drawn_not_positions(world):
+    """Positions that repeat their user's own add nothing, so they must move no interval."""
+    matrix, groups = world
+    codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
+    twice = np.repeat(np.arange(len(codes["test"])), 2)
+    test = groups["test"]
+    again = Positions(test.users[twice], test.items[twice], test.attributes[twice])
+    (_, table, drawn), (_, other, repeated) = (
+        interp.compare({"sae": c}, g, matrix, NAMES, n_permutations=2)
+        for c, g in (
+            (codes, groups),
+            (codes | {"test": codes["test"][twice]}, groups | {"test": again}),
+        )
+    )
+    for name, values in drawn.items():
+        np.testing.assert_allclose(repeated[name], values, atol=1e-5)
+    columns = ["max_correlation_low", "max_auc_high"]
+    np.testing.assert_allclose(other[columns], table[columns], atol=1e-5)
 
 
 def test_interval_is_that_of_percentiles():
@@ -283,8 +284,8 @@ def test_null_is_beaten_by_planted_codes(world):
 def test_permutation_null_permutes_items_and_never_padding(world):
     matrix, groups = world
     codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
-    sums = {group: interp.item_sums(codes[group], groups[group].items, N_ITEMS) for group in groups}
-    null = interp.permutation_null(sums["sae"], sums["test"], matrix, 25, seed=1)
+    sums = {group: item_sums(codes[group], groups[group].items, N_ITEMS) for group in groups}
+    null = permutation_null(sums["sae"], sums["test"], matrix, 25, seed=1)
     by_hand = []
     rng = np.random.default_rng(1)
     for _ in range(25):
@@ -304,7 +305,7 @@ def test_corrected_p_values_keep_the_error_over_all_attributes():
     rng = np.random.default_rng(0)
     spreads = np.array([0.01, 0.1, 1.0])
     found = [
-        interp.corrected_p_values(spreads * rng.normal(size=3), spreads * rng.normal(size=(99, 3)))
+        corrected_p_values(spreads * rng.normal(size=3), spreads * rng.normal(size=(99, 3)))
         for _ in range(400)
     ]
     any_below = np.mean([(p <= 0.05).any() for p in found])
@@ -332,26 +333,6 @@ def test_the_table_of_all_films_and_its_draws(world):
         assert row["n_significant"] == (of_basis["p_value"] < 0.05).sum()
         assert row["share_significant"] == row["n_significant"] / len(NAMES)
     assert table.loc["sae", "n_significant"] > table.loc["neurons", "n_significant"]
-    (first, *_) = best[best["basis"] == "sae"].itertuples()
-    x = good["test"][:, first.feature] * first.sign
-    has = groups["test"].attributes[:, 0]
-    assert first.average_precision == pytest.approx(average_precision_score(has, x))
-
-
-def test_a_setting_is_chosen_on_one_half_and_scored_on_the_other(world):
-    matrix, groups = world
-    positions = groups["sae"]
-    good, poor = planted_codes(positions, 0), random_codes(positions, 1)
-    table = interp.choose_setting({"good": good, "poor": poor}, positions, matrix, 20)
-    assert table["above_null"].idxmax() == "good"
-    assert table.loc["good", "above_null"] > 0.2 > 0.1 > abs(table.loc["poor", "above_null"])
-    first = np.random.default_rng(0).permutation(30)[:15]
-    chooses = np.isin(positions.users, first)
-    halves = {"sae": chooses, "test": ~chooses}
-    of_half = {g: Positions(positions.users[h], positions.items[h], positions.attributes[h])
-               for g, h in halves.items()}  # fmt: skip
-    best = interp.best_features({g: good[h] for g, h in halves.items()}, of_half, NAMES)
-    assert table.loc["good", "correlation"] == pytest.approx(best["correlation"].mean())
 
 
 # Bases
@@ -378,7 +359,7 @@ def test_bases_fit_on_the_sae_users_only(compared):
         "random_directions", "random_covariance", "sae_fewer", "sae",
     ]  # fmt: skip
     for name, drawn in found.items():
-        assert len(drawn) == (3 if name in interp.REDRAWN else 1)
+        assert len(drawn) == (3 if name in REDRAWN else 1)
     found = {name: drawn[0] for name, drawn in found.items()}
     normalisation = Normalisation.of(states["sae"])
     x = {g: (s - normalisation.mean) / normalisation.std for g, s in states.items()}
@@ -550,7 +531,7 @@ def test_feature_table_does_not_name_what_never_fires():
 def test_what_is_cut_keeps_the_strongest_entries_of_each_position():
     rng = np.random.default_rng(0)
     x = {g: rng.normal(size=(50, 8)) * np.arange(1, 9) + 3 for g in ("sae", "test")}
-    found = interp.cut(x, k=3)
+    found = cut(x, k=3)
     z = (x["test"] - x["sae"].mean(axis=0)) / x["sae"].std(axis=0)
     assert ((found["test"] != 0).sum(axis=1) == 3).all()
     for row, kept in zip(z, found["test"], strict=True):

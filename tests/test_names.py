@@ -117,7 +117,7 @@ def test_rank_sum_is_that_of_scipy():
     popularity = np.r_[0, np.random.default_rng(0).permutation(40)]
     pool = np.arange(41) > 0
     top = np.array([[3, 9, 12, 30, 31], [1, 2, 0, 0, 0]])
-    z, p = naming._popularity(top, pool, popularity)
+    z, p = naming._rank_sum(top, pool, popularity)
     for row, some in enumerate(top):
         some = some[some > 0]
         rest = np.setdiff1d(np.arange(1, 41), some)
@@ -131,9 +131,9 @@ def test_rank_sum_is_that_of_scipy():
 def test_planted_features_get_their_names(labels, dataset):
     first, second, third = dataset.attributes[:3]
     assert labels["kind"].to_dict() == {i: KINDS[i] for i in (0, 1, 2, 3, 4, 5, 7)}
-    assert labels["label"][0] == labels["label_attributes"][0] == first
-    assert set(labels["label_attributes"][1].split("|")) <= {second, third}
-    assert labels["label"][2] == labels["label_decade"][2] == "1980s"
+    assert labels["label"][0] == labels["label_properties"][0] == first
+    assert set(labels["label_properties"][1].split("|")) <= {second, third}
+    assert labels["label"][2] == labels["label_properties"][2] == "1980s"
     assert labels["label"][3] == "popular items" and labels["label_popularity"][3] == 1
     best = dataset.items.loc[dataset.items["popularity"].idxmax()]
     assert labels["label"][4] == f"“{best['title']}”" and labels["label_item"][4] == best["item"]
@@ -157,12 +157,13 @@ def test_noise_gets_no_names(dataset, items):
     assert (labels["kind"] != "").sum() <= 1
 
 
-def test_a_name_by_chance_is_given_no_confidence(dataset, items):
+def test_a_name_by_chance_is_given_no_confidence(dataset, items, monkeypatch):
     """A level above 1 names them all by what is there by chance: other items do not confirm it."""
     rng = np.random.default_rng(6)
     of_item = np.maximum(rng.normal(size=(dataset.n_items + 1, 300)) - 1, 0)
     codes = sparse.csr_array(of_item[items["sae"]])
-    labels = naming.names(codes, items["sae"], dataset, level=2)
+    monkeypatch.setattr(naming, "LEVEL", 2)
+    labels = naming.names(codes, items["sae"], dataset)
     assert (labels["kind"] != "").all()
     assert labels["confidence"].mean() == pytest.approx(0.5, abs=0.015)
 

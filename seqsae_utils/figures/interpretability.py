@@ -96,23 +96,21 @@ def probes(table: pd.DataFrame) -> plt.Figure:
 
 
 def monosemanticity(table: pd.DataFrame) -> plt.Figure:
-    """Four measures of being about one thing, all features of a basis as one box.
+    """Two measures of being about one thing, all features of a basis as one box.
 
     `table` holds rows of `interpretability.monosemanticity` with their ``basis``. A box holds half
     of the features, its whiskers nine tenths; the cross is the median of what chance gives.
     """
     panels = {
         "selectivity": ("selectivity_null", "selectivity for the best attribute"),
-        "divergence": ("divergence_null", "divergence from the base rates, bits"),
-        "year_gap": ("year_gap_chance", "top items: years apart"),
         "co_consumption": ("co_consumption_chance", "top items: cosine of audiences"),
     }
     order = list(dict.fromkeys(table["basis"]))
     groups = [table[table["basis"] == basis] for basis in order]
     figure, axes = plt.subplots(
-        2, 2, figsize=(PAGE, 0.6 * len(order) + 2.2), sharey=True, layout="constrained"
+        1, 2, figsize=(PAGE, 0.3 * len(order) + 1.2), sharey=True, layout="constrained"
     )
-    for axis, (name, (chance, label)) in zip(axes.flat, panels.items(), strict=True):
+    for axis, (name, (chance, label)) in zip(axes, panels.items(), strict=True):
         axis.boxplot(
             [group[name].dropna() for group in groups], positions=range(len(order)),
             orientation="horizontal", widths=0.6, whis=(5, 95), showfliers=False,
@@ -124,7 +122,7 @@ def monosemanticity(table: pd.DataFrame) -> plt.Figure:
         axis.set(xlabel=label, ylim=(len(order) - 0.5, -0.5))
         axis.set_yticks(range(len(order)), [BASES.get(basis, basis) for basis in order])
         axis.grid(axis="y", visible=False)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right")
     return figure
 
 

@@ -6,7 +6,8 @@ themselves (``neurons``), their principal components (``pca``), an untrained dic
 genre) belongs to an item, and a position has the attributes of its item.
 
 scores.py            every feature against every attribute
-chance.py            the best of many features: intervals, and what chance would find
+items.py             what features do on each item, and correlations that follow from that
+chance.py            the best of many features: users drawn again, and what chance would find
 comparison.py        representations side by side
 films.py             the primary score: chosen by some users and films, scored on others of both
 monosemanticity.py   all features: how much each is about one thing
@@ -17,29 +18,7 @@ atlas.py             a page for every feature, to be opened in a browser
 """
 
 from .about import about
-from .chance import (
-    bootstrap,
-    choose,
-    columns,
-    corrected_p_values,
-    correlation_from_sums,
-    draw_users,
-    item_sums,
-    paired_scores,
-    permutation_null,
-    within,
-)
-from .comparison import (
-    BASES,
-    REDRAWN,
-    Positions,
-    bases,
-    best_features,
-    choose_setting,
-    compare,
-    cut,
-    untrained_directions,
-)
+from .comparison import BASES, Positions, bases, compare
 from .features import (
     agreement,
     attribute_effect,
@@ -51,16 +30,13 @@ from .features import (
     top_items,
 )
 from .films import film_splits, films_table, held_out_films, sparse_probes
-from .monosemanticity import monosemanticity, selectivity_interval
+from .monosemanticity import monosemanticity
 from .names import held_out, names, predict_pairs
-from .scores import Codes, score, tidy
+from .scores import score, tidy
 
 __all__ = [
-    "BASES", "REDRAWN", "Codes", "Positions", "about", "agreement", "attribute_effect", "bases",
-    "best_features", "bootstrap", "choose", "choose_setting", "columns", "compare",
-    "corrected_p_values", "correlation_from_sums", "cut", "draw_users", "feature_table",
-    "film_splits", "films_table", "held_out", "held_out_films", "input_output_map", "item_sums",
-    "logit_lens", "measured_effect", "monosemanticity", "names", "output_effect", "paired_scores",
-    "permutation_null", "predict_pairs", "score", "selectivity_interval", "sparse_probes",
-    "tidy", "top_items", "untrained_directions", "within",
+    "BASES", "Positions", "about", "agreement", "attribute_effect", "bases", "compare",
+    "feature_table", "film_splits", "films_table", "held_out", "held_out_films",
+    "input_output_map", "logit_lens", "measured_effect", "monosemanticity", "names",
+    "output_effect", "predict_pairs", "score", "sparse_probes", "tidy", "top_items",
 ]  # fmt: skip

@@ -2,20 +2,24 @@
 
 The best feature for an attribute is the maximum of many scores, and a maximum over more
 candidates is larger by chance alone. Therefore a feature is chosen on some users and scored on
-others, intervals come from drawing the users again, and the null hypothesis is tried out by giving
-each item the attributes of another.
+others, intervals come from drawing users (and films) again, and the null hypothesis is tried out
+by giving each item the attributes of another.
 """
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from scipy import sparse
+from collections.abc import Iterable
 
-from ..resampling import N_DRAWS, draws
+import numpy as np
+from numpy.typing import NDArray
+
+from ..resampling import draws
+from .items import correlations, indicator
 from .scores import Codes, as_dense, ratio, variance
 
+#: Draws that are looked at together: what is in between takes draws x positions.
+BATCH = 50
 
-def choose(scores: NDArray, chance: float = 0.0) -> pd.DataFrame:
+
+def choose(scores: NDArray, chance: float = 0.0) -> tuple[NDArray, NDArray]:
     """The best feature for each attribute: the one furthest from chance, whatever its sign.
 
     Parameters
@@ -27,177 +31,114 @@ def choose(scores: NDArray, chance: float = 0.0) -> pd.DataFrame:
 
     Returns
     -------
-    pandas.DataFrame
-        One row an attribute: attribute (its column), feature, sign (+1 or -1), score.
+    feature, sign : [n_attributes]
 
-    >>> choose(np.array([[0.1, 0.2], [-0.3, 0.1]])).to_dict("list")
-    {'attribute': [0, 1], 'feature': [1, 0], 'sign': [-1, 1], 'score': [-0.3, 0.2]}
+    >>> choose(np.array([[0.1, 0.2], [-0.3, 0.1]]))
+    (array([1, 0]), array([-1,  1]))
     """
-    away = np.nan_to_num(np.abs(scores - chance), nan=-1.0)
-    feature = away.argmax(axis=0)
-    attribute = np.arange(scores.shape[1])
-    best = scores[feature, attribute]
-    sign = np.where(best < chance, -1, 1)
-    return pd.DataFrame({"attribute": attribute, "feature": feature, "sign": sign, "score": best})
+    feature = np.nan_to_num(np.abs(scores - chance), nan=-1.0).argmax(axis=0)
+    return feature, np.where(scores[feature, np.arange(len(feature))] < chance, -1, 1)
 
 
-def columns(codes: Codes, chosen: pd.DataFrame) -> NDArray:
+def columns(codes: Codes, feature: NDArray, sign: NDArray) -> NDArray:
     """The chosen features' values [n_positions, n_attributes], turned so that more is more."""
-    picked = codes[:, chosen["feature"].to_numpy()]
-    return as_dense(picked).astype(np.float64) * chosen["sign"].to_numpy()
+    return as_dense(codes[:, feature]).astype(np.float64) * sign
 
 
-def paired_scores(
-    x: NDArray, attributes: NDArray, draws: NDArray, user: NDArray, kind: str
+def of_chosen(scores: NDArray, feature: NDArray, sign: NDArray, chance: float = 0.0) -> NDArray:
+    """The scores [n_attributes] of the chosen features, turned so that more is more."""
+    return chance + sign * (scores[feature, np.arange(len(feature))] - chance)
+
+
+def everybody_then_drawn(n: int, seed: int = 0) -> list[NDArray]:
+    """How often each of n users (or films) counts: once, then in each draw, 1 + N_DRAWS rows.
+
+    Positions of one user resemble each other, so users, not positions, are what is independent.
+    The same users give the same draws, so that two bases can be compared draw by draw.
+    Some rows at a time, float32 [at most `BATCH`, n].
+    """
+    counts = np.vstack([np.ones(n), draws(n, seed=seed)]).astype(np.float32)
+    return np.split(counts, range(BATCH, len(counts), BATCH))
+
+
+def drawn_correlations(
+    x: NDArray, y: NDArray, weights: Iterable[NDArray], silent: float = np.nan
 ) -> NDArray:
-    """Score of column j of x for column j of the attributes, for each draw of users.
+    """Correlation of each column of x with its attribute, under weights of the positions.
 
     Parameters
     ----------
-    x, attributes
-        [n_positions, n_pairs]
-    draws
-        [n_draws, n_users], how often each user is counted in each draw
-    user
-        [n_positions], the column of `draws` that a position belongs to
-    kind
-        ``correlation`` or ``auc``
+    x, y
+        [n, n_codes * n_attributes] and [n, n_attributes]
+    weights
+        Some draws at a time, float32 [n_some, n]
+    silent
+        What a column scores that does not vary.
 
     Returns
     -------
-    array [n_draws, n_pairs]
-        NaN where a draw holds no position with, or none without, the attribute.
+    array [n_draws, n_codes, n_attributes]
+        NaN where the attribute does not vary.
     """
-    draws = draws.astype(np.float64)
-    if kind == "auc":
-        pairs = zip(x.T, attributes.T, strict=True)
-        return np.stack([_drawn_auc(*pair, draws, user) for pair in pairs], axis=1)
-    columns = np.arange(len(user))
-    of_user = sparse.csr_array((np.ones(len(user)), (user, columns)), (draws.shape[1], len(user)))
-    n = draws @ of_user.sum(axis=1)[:, None]
-    sum_x, sum_xx, sum_y, sum_xy = (
-        draws @ (of_user @ values) for values in (x, x * x, attributes, x * attributes)
-    )
-    return ratio(sum_xy - sum_x * sum_y / n, variance(sum_xx, sum_x, n), variance(sum_y, sum_y, n))
+    n_attributes = y.shape[1]
+    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-12)  # sums in float32: nothing cancels
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    products = x, x * x, x * np.tile(y, x.shape[1] // n_attributes)
+    found = []
+    for some in weights:
+        n = some.sum(axis=1, dtype=np.float64)[:, None, None]
+        sum_x, sum_xx, sum_xy, sum_y = (
+            (some @ values).astype(np.float64).reshape(len(some), -1, n_attributes)
+            for values in (*products, y)
+        )
+        var_x, var_y = variance(sum_xx, sum_x, n), variance(sum_y, sum_y, n)
+        scored = ratio(sum_xy - sum_x * sum_y / n, var_x, var_y)
+        found.append(np.where(np.isnan(var_x) & ~np.isnan(var_y), silent, scored))
+    return np.concatenate(found)
 
 
-def everybody_once(x: NDArray) -> tuple[NDArray, NDArray]:
-    """Arguments of `paired_scores` for the score itself: one draw, of everybody."""
-    return np.ones((1, 1)), np.zeros(len(x), dtype=int)
+def drawn_auc(x: NDArray, has: NDArray, user: NDArray, counts: list[NDArray]) -> NDArray:
+    """AUC of values x with an attribute, both [n], when users are drawn again: [n_draws].
 
-
-def _drawn_auc(x: NDArray, has: NDArray, draws: NDArray, user: NDArray) -> NDArray:
-    """AUC [n_draws] of values x with an attribute, both [n_positions].
-
-    Zeros tie, so they are counted by user and never sorted: in a sparse code they are nearly all.
+    `user` [n] is the column that a position belongs to in `counts`, [n_some, n_users] each. NaN
+    where a draw holds no position with, or none without, the attribute.
     """
-    at = np.flatnonzero(x)
-    at = at[np.argsort(x[at], kind="stable")]
-    starts = np.flatnonzero(np.diff(x[at], prepend=-np.inf))  # where each tie begins
-    zero = (x == 0).astype(np.float64)
-    place = np.searchsorted(x[at][starts], 0.0)
-    counts = []
-    for of in (has, 1 - has):  # how often each value occurs with, and without, the attribute
-        of_zero = draws @ np.bincount(user, zero * of, draws.shape[1])
-        some = np.zeros((len(draws), 0))
-        if len(at):
-            some = np.add.reduceat(draws[:, user[at]] * of[at], starts, axis=1)
-        counts.append(np.insert(some, place, of_zero, axis=1))
-    positive, negative = counts
-    below = np.cumsum(negative, axis=1) - negative / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
-
-
-def draw_users(users: NDArray, n_draws: int = N_DRAWS) -> tuple[NDArray, NDArray]:
-    """How often each user is drawn when users are drawn again with replacement.
-
-    Positions of one user resemble each other, so users, not positions, are what is independent.
-    Returns draws [n_draws, n_users] and the column of each position's user [n_positions].
-    """
-    known, user = np.unique(users, return_inverse=True)
-    return draws(len(known), n_draws), user
-
-
-def bootstrap(
-    x: NDArray, attributes: NDArray, users: NDArray, kind: str, n_draws: int = N_DRAWS
-) -> NDArray:
-    """A score of chosen features in `draw_users`, [n_draws, n_pairs]; see `paired_scores`.
-
-    The same users give the same draws, so that two bases can be compared draw by draw.
-    """
-    drawn, user = draw_users(users, n_draws)
-    some = np.array_split(drawn, -(-n_draws // 50))  # not all at once: [n_draws, n_positions]
-    return np.concatenate([paired_scores(x, attributes, part, user, kind) for part in some])
-
-
-def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
-    """Sums over the positions of each item: all that correlations with attributes depend on.
-
-    Returns value and square [n_items + 1, n_features], count [n_items + 1], and the feature's
-    variance times n, [n_features].
-    """
-    one_hot = sparse.csr_array(
-        (np.ones(len(items)), (items, np.arange(len(items)))), shape=(n_items + 1, len(items))
-    )
-    codes = codes.astype(np.float64)
-    return _with_variance(
-        as_dense(one_hot @ codes),
-        as_dense(one_hot @ (codes * codes)),
-        np.bincount(items, minlength=n_items + 1).astype(np.float64),
-    )
-
-
-def _with_variance(value: NDArray, square: NDArray, count: NDArray) -> dict[str, NDArray]:
-    spread = variance(square.sum(axis=0), value.sum(axis=0), count.sum())
-    return {"value": value, "square": square, "count": count, "variance": spread}
-
-
-def within(
-    sums: dict[str, NDArray], items: NDArray, attribute_matrix: NDArray
-) -> tuple[dict[str, NDArray], NDArray]:
-    """`item_sums` and attributes of some items, bool [n_items + 1]: as if there were no others.
-
-    Returns the two arguments of `correlation_from_sums`.
-    """
-    some = _with_variance(*(sums[name][items] for name in ("value", "square", "count")))
-    return some, attribute_matrix[items]
-
-
-def correlation_from_sums(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:
-    """Correlations [n_features, n_attributes]; attributes are of items: [n_items + 1, ...]."""
-    n = sums["count"].sum()
-    positives = sums["count"] @ attribute_matrix
-    covariance = sums["value"].T @ attribute_matrix
-    covariance -= sums["value"].sum(axis=0)[:, None] * positives / n
-    return ratio(covariance, sums["variance"][:, None], variance(positives, positives, n))
+    values, place = np.unique(x, return_inverse=True)  # equal values, as all zeros, share a place
+    shape = counts[0].shape[1], len(values)
+    with_it, without = (indicator(user[y], place[y], shape) for y in (has > 0, has == 0))
+    found = []
+    for some in counts:
+        positive, negative = some @ with_it, some @ without
+        below = negative.cumsum(axis=1) - negative / 2
+        pairs = positive.sum(axis=1) * negative.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            found.append((positive * below).sum(axis=1) / pairs)
+    return np.concatenate(found)
 
 
 def permutation_null(
     choose_sums: dict[str, NDArray],
     score_sums: dict[str, NDArray],
     attribute_matrix: NDArray,
-    n_permutations: int = 200,
-    seed: int = 0,
+    n_permutations: int,
+    seed: int,
 ) -> NDArray:
     """Correlation of the chosen features when attributes mean nothing.
 
     Each permutation gives every item the attributes of another item, keeps everything else, and
     repeats the whole procedure: choose on one group of users, score on the other. Items, not
-    positions, are permuted, because an attribute belongs to an item.
+    positions, are permuted, because an attribute belongs to an item. Both sums are `item_sums`.
     Returns [n_permutations, n_attributes].
     """
     rng = np.random.default_rng(seed)
-    n_attributes = attribute_matrix.shape[1]
-    null = np.empty((n_permutations, n_attributes))
+    null = []
     for start in range(0, n_permutations, 10):  # ten at once make one product large enough
         n = min(10, n_permutations - start)
         orders = [np.append(0, 1 + rng.permutation(len(attribute_matrix) - 1)) for _ in range(n)]
         shuffled = np.hstack([attribute_matrix[order] for order in orders])
-        chosen = choose(correlation_from_sums(choose_sums, shuffled))
-        scored = correlation_from_sums(score_sums, shuffled)[chosen["feature"], chosen["attribute"]]
-        null[start : start + n] = (scored * chosen["sign"].to_numpy()).reshape(n, n_attributes)
-    return null
+        chosen = choose(correlations(choose_sums, shuffled))
+        null.append(of_chosen(correlations(score_sums, shuffled), *chosen))
+    return np.concatenate(null).reshape(n_permutations, -1)
 
 
 def corrected_p_values(found: NDArray, null: NDArray) -> NDArray:

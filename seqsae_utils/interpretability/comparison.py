@@ -16,16 +16,16 @@ from ..normalisation import Normalisation
 from ..resampling import interval
 from ..sae import SAE, encode, untrained
 from .chance import (
-    bootstrap,
     choose,
     columns,
     corrected_p_values,
-    correlation_from_sums,
-    everybody_once,
-    item_sums,
-    paired_scores,
+    drawn_auc,
+    drawn_correlations,
+    everybody_then_drawn,
+    of_chosen,
     permutation_null,
 )
+from .items import item_sums
 from .scores import Codes, score
 
 #: The representations that are compared, and how to call them. `_cut` keeps at each position as
@@ -183,40 +183,6 @@ def independent_components(states: NDArray, seed: int = 0, starts: int = 3) -> F
     return max(found, key=objective)
 
 
-def best_features(
-    codes: dict[str, Codes], positions: dict[str, Positions], names: list[str]
-) -> pd.DataFrame:
-    """The best feature for each attribute by correlation: chosen on ``sae``, scored on ``test``.
-
-    Returns one row an attribute: attribute, feature, sign, correlation_chosen (on the users that
-    chose it), and correlation, auc, average_precision, precision, recall on the test users. A
-    feature of sign -1 (low where the attribute is) is turned over first, for all five.
-    """
-    chosen = choose(score(codes["sae"], positions["sae"].attributes)["correlation"])
-    x, y = columns(codes["test"], chosen), positions["test"].attributes
-    point = {
-        kind: paired_scores(x, y, *everybody_once(x), kind)[0] for kind in ("correlation", "auc")
-    }
-    hits = ((x > 0) * y).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return pd.DataFrame(
-            {
-                "attribute": names,
-                "feature": chosen["feature"],
-                "sign": chosen["sign"],
-                "correlation_chosen": chosen["score"] * chosen["sign"],
-                "correlation": point["correlation"],
-                "auc": point["auc"],
-                "average_precision": [
-                    average_precision_score(has, value) if has.any() else np.nan
-                    for has, value in zip(y.T, x.T, strict=True)
-                ],
-                "precision": hits / (x > 0).sum(axis=0),
-                "recall": hits / y.sum(axis=0),
-            }
-        )
-
-
 def compare(
     bases: dict[str, dict[str, Codes]],
     positions: dict[str, Positions],
@@ -227,40 +193,66 @@ def compare(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, NDArray]]:
     """How well the best feature of each representation tells an attribute, on all films.
 
-    Each score chooses its own features on the SAE users and is taken on the test users, but the
-    films are the same: `held_out_films` asks for others.
+    Each score chooses its own features on the users ``sae`` and is taken on the users ``test``,
+    but the films are the same: `held_out_films` asks for others.
 
     Returns
     -------
     best
-        `best_features` of each, with null_correlation (mean under permuted attributes) and p_value
-        (corrected over the attributes, see `corrected_p_values`).
+        A row for each attribute and basis, the feature chosen by correlation: attribute, feature,
+        sign, correlation_chosen (on the users that chose it); correlation, auc, average_precision
+        on the test users; null_correlation (mean under permuted attributes) and p_value (corrected
+        over the attributes, see `corrected_p_values`); basis. A feature of sign -1 (low where the
+        attribute is) is turned over first.
     table
         A row for each: basis, features; max_correlation and max_auc, the means over attributes,
         each with ``_low`` and ``_high`` (95 %, test users drawn again); average_precision, of the
         features chosen by correlation; null_correlation, p_value of the mean, n_significant
         (attributes with a corrected p below .05) and the share_significant of all.
     drawn
-        ``<basis>.max_correlation`` and ``<basis>.max_auc`` -> [n_draws].
+        ``<basis>.max_correlation`` and ``<basis>.max_auc`` -> [N_DRAWS].
     """
     best, rows, drawn = [], [], {}
-    test = positions["test"]
+    has = positions["test"].attributes
+    _, user = np.unique(positions["test"].users, return_inverse=True)
+    counts = everybody_then_drawn(user.max() + 1)
     for name, codes in bases.items():
-        row = {"basis": name, "features": codes["test"].shape[1]}
-        scores = score(codes["sae"], positions["sae"].attributes)
-        for kind, chance in {"correlation": 0.0, "auc": 0.5}.items():
-            x = columns(codes["test"], choose(scores[kind], chance))
-            point = paired_scores(x, test.attributes, *everybody_once(x), kind)
-            draws = np.nanmean(bootstrap(x, test.attributes, test.users, kind), axis=1)
-            drawn[f"{name}.max_{kind}"] = draws
-            row[f"max_{kind}"] = np.nanmean(point)
-            row[f"max_{kind}_low"], row[f"max_{kind}_high"] = interval(draws)
+        known, new = (score(codes[group], positions[group].attributes) for group in GROUPS)
+        chosen = choose(known["correlation"])
+        x = columns(codes["test"], *chosen)
+        by_correlation = drawn_correlations(x, has, (some[:, user] for some in counts))
+        found = of_chosen(new["correlation"], *chosen)
         sums = [item_sums(codes[g], positions[g].items, len(attribute_matrix) - 1) for g in GROUPS]
         null = permutation_null(*sums, attribute_matrix, n_permutations, seed)
+        columns_of_best = {
+            "attribute": names,
+            "feature": chosen[0],
+            "sign": chosen[1],
+            "correlation_chosen": of_chosen(known["correlation"], *chosen),
+            "correlation": found,
+            "auc": of_chosen(new["auc"], *chosen, 0.5),
+            "average_precision": [
+                average_precision_score(y, value) if y.any() else np.nan
+                for y, value in zip(has.T, x.T, strict=True)
+            ],
+            "null_correlation": np.nanmean(null, axis=0),
+            "p_value": corrected_p_values(found, null),
+            "basis": name,
+        }
+        best.append(of_basis := pd.DataFrame(columns_of_best))
+
+        chosen_by_auc = choose(known["auc"], 0.5)
+        pairs = zip(columns(codes["test"], *chosen_by_auc).T, has.T, strict=True)
+        by_auc = np.stack([drawn_auc(*pair, user, counts) for pair in pairs], axis=1)
+        row = {"basis": name, "features": codes["test"].shape[1]}
+        for kind, point, draws in (
+            ("correlation", found, by_correlation[:, 0]),
+            ("auc", of_chosen(new["auc"], *chosen_by_auc, 0.5), by_auc),
+        ):
+            drawn[f"{name}.max_{kind}"] = np.nanmean(draws[1:], axis=1)
+            row[f"max_{kind}"] = np.nanmean(point)
+            row[f"max_{kind}_low"], row[f"max_{kind}_high"] = interval(drawn[f"{name}.max_{kind}"])
         reached = np.nanmean(null, axis=1) >= row["max_correlation"]
-        of_basis = best_features(codes, positions, names).assign(basis=name)
-        of_basis["null_correlation"] = np.nanmean(null, axis=0)
-        of_basis["p_value"] = corrected_p_values(of_basis["correlation"].to_numpy(), null)
         row |= {
             "average_precision": of_basis["average_precision"].mean(),
             "null_correlation": np.nanmean(null),
@@ -268,46 +260,5 @@ def compare(
             "n_significant": int((of_basis["p_value"] < 0.05).sum()),
             "share_significant": float((of_basis["p_value"] < 0.05).mean()),
         }
-        best.append(of_basis)
         rows.append(row)
     return pd.concat(best, ignore_index=True), pd.DataFrame(rows), drawn
-
-
-def choose_setting(
-    codes: dict[str, Codes],
-    positions: Positions,
-    attribute_matrix: NDArray,
-    n_permutations: int = 50,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What tells attributes best, without a look at the test users.
-
-    Half of the SAE users choose each feature, the other half scores it.
-
-    Parameters
-    ----------
-    codes
-        Setting -> codes [n_positions, n_features] of the SAE users, whose `positions` these are.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each setting, its index: correlation (mean over attributes of the best
-        feature's), null (the same under permuted attributes), above_null.
-    """
-    users = np.unique(positions.users)
-    first = np.random.default_rng(seed).permutation(users)[: len(users) // 2]
-    chooses = np.isin(positions.users, first)
-    rows = {}
-    for name, of_all in codes.items():
-        sums = [
-            item_sums(of_all[half], positions.items[half], len(attribute_matrix) - 1)
-            for half in (chooses, ~chooses)
-        ]
-        chosen = choose(correlation_from_sums(sums[0], attribute_matrix))
-        scored = correlation_from_sums(sums[1], attribute_matrix)
-        found = scored[chosen["feature"], chosen["attribute"]] * chosen["sign"]
-        null = permutation_null(*sums, attribute_matrix, n_permutations, seed)
-        rows[name] = {"correlation": np.nanmean(found), "null": np.nanmean(null)}
-    table = pd.DataFrame(rows).T.rename_axis("setting")
-    return table.assign(above_null=table["correlation"] - table["null"])

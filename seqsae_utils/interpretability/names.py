@@ -7,34 +7,27 @@ from scipy.stats import hypergeom, norm, rankdata
 
 from ..data import Dataset
 from ..resampling import N_DRAWS, drawn_means, interval
-from .chance import item_sums
-from .monosemanticity import mean_by_item, strata, top_sets
+from .items import item_sums, mean_by_item, strata, top_sets
 from .scores import Codes
 
 #: How many of a feature's strongest items are looked at.
 N_TOP = 30
-#: A property is part of a name if at least this share of the top items has it.
-MIN_SHARE = 0.5
-N_PAIRS, N_FOLDS = 200, 3
+#: A property is part of a name if it is enriched (corrected p) and so many top items have it.
+LEVEL, MIN_SHARE = 0.05, 0.5
+N_PAIRS, N_FOLDS, N_SHUFFLES = 200, 3, 100
 #: The other item of a pair is at most so many places away in the order of popularity.
 NEIGHBOURS = 10
 
 
-def held_out(n_items: int, share: float = 1 / 3, seed: int = 0) -> NDArray:
-    """A random share of the items, which must not take part in naming: bool [n_items + 1]."""
-    rng = np.random.default_rng(seed)
+def held_out(n_items: int, seed: int = 0) -> NDArray:
+    """A random third of the items, which must not take part in naming: bool [n_items + 1]."""
     chosen = np.zeros(n_items + 1, dtype=bool)
-    chosen[1 + rng.permutation(n_items)[: round(share * n_items)]] = True
+    chosen[1 + np.random.default_rng(seed).permutation(n_items)[: round(n_items / 3)]] = True
     return chosen
 
 
 def names(
-    codes: Codes,
-    items: NDArray,
-    dataset: Dataset,
-    left_out: NDArray | None = None,
-    level: float = 0.05,
-    seed: int = 0,
+    codes: Codes, items: NDArray, dataset: Dataset, left_out: NDArray | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """A short label for every feature that fires, with evidence and confidence, or honestly none.
 
@@ -47,19 +40,17 @@ def names(
     3. Are the top items more, or less, popular than others (rank sum)? Then it is called that.
 
     The unit of every test is the item: positions of one item have all the same attributes. All
-    p-values are corrected together (Holm), so that with probability 1 - `level` no label at all
+    p-values are corrected together (Holm), so that with probability 1 - `LEVEL` no label at all
     is there by chance.
 
     Parameters
     ----------
     codes
-        [n_positions, n_features] on the SAE users, not negative; see `halves` for signed bases
+        [n_positions, n_features] on the SAE users, not negative
     items
         [n_positions]
     left_out
         bool [n_items + 1], items that take no part: labels to be tested by `predict_pairs`.
-    level
-        Of the corrected p-values.
     seed
         Of the folds and pairs of the confidence.
 
@@ -67,35 +58,30 @@ def names(
     -------
     pandas.DataFrame
         One row for each feature that fires: feature; label; kind (``item``, ``attribute``,
-        ``decade``, ``popularity`` or empty); confidence; evidence, a sentence; and what the label
-        says: label_attributes (separated by |), label_decade, label_popularity (1 popular, -1
-        rare), label_item, each with its empty value where the label does not say it.
-
-        The confidence of a label is an estimate of what `predict_pairs` finds: the feature is named
-        anew without a third of the items, and the chance that the new label tells which of two
-        items of this third activates the feature more (0.5: a coin) is averaged over the thirds.
-        No other item can confirm the name of a single item: its confidence is its share of the
-        mass. NaN where there is no label.
+        ``decade``, ``popularity`` or empty); evidence, a sentence; what the label says:
+        label_properties (attributes and decade, separated by |), label_popularity (1 popular, -1
+        rare), label_item, each empty or 0 where it does not say that; and confidence: what
+        `predict_pairs` finds when the feature is named anew without a third of the items, on this
+        third, mean over the thirds. No other item can confirm the name of a single item: its
+        confidence is its share of the mass. NaN where there is no label.
     """
     sums = item_sums(codes, items, dataset.n_items)
-    living = np.flatnonzero(sums["value"].sum(axis=0) > 0)
-    mean, mass = mean_by_item(sums)[:, living], sums["value"][:, living]
+    alive = np.flatnonzero(sums["value"].sum(axis=0) > 0)
+    mean, mass = mean_by_item(sums)[:, alive], sums["value"][:, alive]
     allowed = np.ones(len(mean), dtype=bool) if left_out is None else ~left_out
-    table = _label(mean, mass, allowed, dataset, level)
+    table = _label(mean, mass, allowed, dataset)
     rng = np.random.default_rng(seed)
-    popularity = np.r_[0, dataset.items["popularity"]]
     fold = rng.permutation(len(mean)) % N_FOLDS
-    right, folds = np.zeros(len(living)), np.zeros(len(living))
+    accuracy = []
     for i in range(N_FOLDS):
-        anew = _label(mean, mass, allowed & (fold != i), dataset, level)
-        pairs = _pairs(mean, allowed & (fold == i), popularity, rng)
-        accuracy = _accuracy(fits(anew, dataset), mean, *pairs)
-        right += np.nan_to_num(accuracy)
-        folds += ~np.isnan(accuracy)
-    estimate = np.where(folds > 0, right / np.maximum(folds, 1), 0.5)
+        anew = _label(mean, mass, allowed & (fold != i), dataset)
+        pairs = _pairs(mean, allowed & (fold == i), _popularity(dataset), rng)
+        accuracy.append(_accuracy(fits(anew, dataset), mean, *pairs))
+    folds = np.isfinite(accuracy).sum(axis=0)
+    estimate = np.where(folds > 0, np.nansum(accuracy, axis=0) / np.maximum(folds, 1), 0.5)
     confidence = np.where(table["kind"] == "item", table.pop("item_share"), estimate)
-    table.insert(2, "confidence", np.where(table["kind"] != "", confidence, np.nan))
-    table.insert(0, "feature", living)
+    table["confidence"] = np.where(table["kind"] != "", confidence, np.nan)
+    table.insert(0, "feature", alive)
     return table
 
 
@@ -113,7 +99,7 @@ def enrichment(top: NDArray, group: NDArray, has: NDArray) -> tuple[NDArray, NDA
     group
         [n_items + 1], the stratum of each item, -1 for items that no set may have
     has
-        [n_items + 1, n_properties] of 0 and 1
+        [n_items + 1, n_properties] of 0 and 1, 0 for padding
 
     Returns
     -------
@@ -121,27 +107,23 @@ def enrichment(top: NDArray, group: NDArray, has: NDArray) -> tuple[NDArray, NDA
         How many of the set's items have it, how many would, and the one-sided p-value.
     """
     size = np.bincount(group[group >= 0])
-    known = np.stack([has[group == g].sum(axis=0) for g in range(len(size))])
-    n_properties = has.shape[1]
-    hits, expected, p = (np.zeros((len(top), n_properties)) for _ in range(3))
+    known = np.stack([has[group == g].sum(axis=0) for g in range(len(size))]).astype(int)
+    drawn = np.stack([(group[top] == g).sum(axis=1) for g in range(len(size))], axis=1)
+    hits, expected = has[top].sum(axis=1), drawn @ (known / size[:, None])
+    p = np.ones(hits.shape)
     probability = {}  # of 0, 1, ... n hits in a stratum: [n_properties, n + 1]
-    for row, items in enumerate(top):
-        items = items[items > 0]
-        distribution = np.ones((n_properties, 1))
-        for g, n in enumerate(np.bincount(group[items], minlength=len(size))):
-            if not n:
-                continue
+    for row, counts in enumerate(drawn):
+        distribution = np.ones((has.shape[1], 1))
+        for g in np.flatnonzero(counts):
+            n = counts[g]
             if (g, n) not in probability:
-                k = np.arange(n + 1)
-                probability[g, n] = hypergeom.pmf(k, size[g], known[g][:, None].astype(int), n)
-            longer = np.zeros((n_properties, distribution.shape[1] + n))
+                probability[g, n] = hypergeom.pmf(np.arange(n + 1), size[g], known[g][:, None], n)
+            longer = np.zeros((has.shape[1], distribution.shape[1] + n))
             for k in range(n + 1):
                 longer[:, k : k + distribution.shape[1]] += probability[g, n][:, [k]] * distribution
             distribution = longer
-            expected[row] += n * known[g] / size[g]
-        hits[row] = has[items].sum(axis=0)
         tail = distribution[:, ::-1].cumsum(axis=1)[:, ::-1]
-        p[row] = tail[np.arange(n_properties), hits[row].astype(int)]
+        p[row] = tail[np.arange(has.shape[1]), hits[row].astype(int)]
     return hits, expected, np.minimum(p, 1)
 
 
@@ -158,15 +140,20 @@ def holm(p: NDArray) -> NDArray:
     return corrected.reshape(p.shape)
 
 
-def _decades(dataset: Dataset) -> tuple[NDArray, list[str]]:
-    """0/1 [n_items + 1, n_decades], and their names: 1980s."""
+def _popularity(dataset: Dataset) -> NDArray:
+    return np.r_[0, dataset.items["popularity"]]
+
+
+def _properties(dataset: Dataset) -> tuple[NDArray, list[str]]:
+    """Attributes and decades of items, 0/1 [n_items + 1, n_properties], and their names: 1980s."""
     year = dataset.items["year"].to_numpy(np.float64, na_value=np.nan)
     decade = np.r_[np.nan, year // 10 * 10]
     known = np.unique(decade[~np.isnan(decade)])
-    return (decade[:, None] == known).astype(float), [f"{int(start)}s" for start in known]
+    has = np.hstack([dataset.attribute_matrix, decade[:, None] == known])
+    return has, [*dataset.attributes, *(f"{int(start)}s" for start in known)]
 
 
-def _popularity(top: NDArray, pool: NDArray, popularity: NDArray) -> tuple[NDArray, NDArray]:
+def _rank_sum(top: NDArray, pool: NDArray, popularity: NDArray) -> tuple[NDArray, NDArray]:
     """Rank sum of the sets' popularity within the pool: z, and the two-sided p (normal)."""
     rank = np.zeros(len(pool))
     rank[pool] = rankdata(popularity[pool])
@@ -177,68 +164,64 @@ def _popularity(top: NDArray, pool: NDArray, popularity: NDArray) -> tuple[NDArr
     return z, 2 * norm.sf(np.abs(z))
 
 
-def _label(
-    mean: NDArray, mass: NDArray, allowed: NDArray, dataset: Dataset, level: float
-) -> pd.DataFrame:
+def _label(mean: NDArray, mass: NDArray, allowed: NDArray, dataset: Dataset) -> pd.DataFrame:
     """Labels of all features from the allowed items only; see `names`."""
-    popularity = np.r_[0, dataset.items["popularity"]]
+    has, properties = _properties(dataset)
+    popularity, titles = _popularity(dataset), dataset.titles
     pool = allowed & ~np.isnan(mean).all(axis=1)
     pool[0] = False
     group = np.full(len(pool), -1)
     group[pool] = strata(popularity[pool], size=max(1, pool.sum() // 10))
     top = top_sets(np.where(pool[:, None], mean, np.nan), N_TOP)
-    decade, decade_names = _decades(dataset)
-    has = np.hstack([dataset.attribute_matrix, decade])
-    properties = [*dataset.attributes, *decade_names]
-    hits, expected, p = enrichment(top, group, has)
-    z, p_popularity = _popularity(top, pool, popularity)
-    corrected = holm(np.hstack([p, p_popularity[:, None]]))
-    p, p_popularity = corrected[:, :-1], corrected[:, -1]
-
-    mass = np.where(allowed[:, None], mass, 0)
-    strongest = mass.argmax(axis=0)
-    item_share = mass.max(axis=0) / np.maximum(mass.sum(axis=0), 1e-300)
     n_top = (top > 0).sum(axis=1)
-    enriched = (p < level) & (hits >= MIN_SHARE * n_top[:, None])
-    n_attributes = len(dataset.attributes)
-    titles = dataset.titles
+    hits, expected, p = enrichment(top, group, has)
+    z, p_popularity = _rank_sum(top, pool, popularity)
+    corrected = holm(np.column_stack([p, p_popularity]))
+    p, p_popularity = corrected[:, :-1], corrected[:, -1]
+    enriched = (p < LEVEL) & (hits >= MIN_SHARE * n_top[:, None])
+    mass = np.where(allowed[:, None], mass, 0)
+    share = mass.max(axis=0) / np.maximum(mass.sum(axis=0), 1e-300)
+
     rows = []
-    for i in range(len(top)):
-        found = np.flatnonzero(enriched[i])
-        found = found[np.argsort(p[i, found], kind="stable")]
-        genres = [properties[j] for j in found if j < n_attributes][:2]
-        decades = [properties[j] for j in found if j >= n_attributes][:1]
-        row = {"label": "", "kind": "", "label_attributes": "", "label_decade": "",
-               "label_popularity": 0, "label_item": 0, "item_share": item_share[i]}  # fmt: skip
-        strong = [titles[item] for item in top[i, :3] if item]
-        examples = f"strongest: {', '.join(strong)}" if strong else "too few positions to rank by"
-        if item_share[i] > 0.5:
-            title = titles[strongest[i]]
-            row |= {"kind": "item", "label": f"“{title}”", "label_item": int(strongest[i])}
-            because = f"{item_share[i]:.0%} of its activation is on this item"
-        elif genres or decades:
-            row |= {"kind": "attribute" if genres else "decade", "label_decade": "".join(decades)}
-            row |= {"label_attributes": "|".join(genres)}
-            row["label"] = " ".join([*decades, " + ".join(genres)]).strip()
+    for i, items in enumerate(top):
+        found = np.argsort(p[i], kind="stable")
+        found = found[enriched[i, found]]
+        is_attribute = found < len(dataset.attributes)
+        said = {*found[is_attribute][:2], *found[~is_attribute][:1]}
+        genres, decades = (
+            [properties[j] for j in found[some] if j in said]
+            for some in (is_attribute, ~is_attribute)
+        )
+        row = {"label": "", "kind": "", "evidence": "", "item_share": share[i],
+               "label_properties": "", "label_popularity": 0, "label_item": 0}  # fmt: skip
+        if share[i] > 0.5:
+            row |= {"kind": "item", "label_item": int(mass[:, i].argmax())}
+            row["label"] = f"“{titles[row['label_item']]}”"
+            because = f"{share[i]:.0%} of its activation is on this item"
+        elif said:
+            row |= {"kind": "attribute" if genres else "decade"}
+            row |= {"label": " ".join([*decades, " + ".join(genres)]).strip()}
+            row |= {"label_properties": "|".join([*genres, *decades])}
             because = ", ".join(
                 f"{hits[i, j]:.0f} of {n_top[i]} top items are {properties[j]}, "
                 f"{expected[i, j]:.1f} expected (p {_p(p[i, j])})"
                 for j in found
-                if properties[j] in genres + decades
+                if j in said
             )
-        elif p_popularity[i] < level:
+        elif p_popularity[i] < LEVEL:
             row |= {"kind": "popularity", "label_popularity": int(np.sign(z[i]))}
             row["label"] = "popular items" if z[i] > 0 else "rare items"
             because = (
                 f"median popularity of {n_top[i]} top items is "
-                f"{np.median(popularity[top[i, : n_top[i]]]):.0f}, of all "
+                f"{np.median(popularity[items[: n_top[i]]]):.0f}, of all "
                 f"{np.median(popularity[pool]):.0f} (p {_p(p_popularity[i])})"
             )
         else:
             because = f"nothing is enriched among {n_top[i]} top items"
+        strong = ", ".join(titles[item] for item in items[:3] if item)
+        examples = f"strongest: {strong}" if strong else "too few positions to rank by"
         rows.append(row | {"evidence": f"{because}; {examples}"})
-    table = pd.DataFrame(rows)
-    return table[["label", "kind", "evidence", *table.columns.drop(["label", "kind", "evidence"])]]
+    return pd.DataFrame(rows)
 
 
 def _p(value: float) -> str:
@@ -251,18 +234,13 @@ def fits(labels: pd.DataFrame, dataset: Dataset) -> NDArray:
     The number of the label's attributes and decades that the item has; for ``popularity`` the
     item's popularity, or its negative; for an ``item`` 1 for that one. 0 without a label.
     """
-    decade, decade_names = _decades(dataset)
-    has = np.hstack([dataset.attribute_matrix, decade])
-    column = {name: j for j, name in enumerate([*dataset.attributes, *decade_names])}
-    says = np.zeros((len(labels), has.shape[1]))
-    for i, row in enumerate(labels.itertuples()):
-        for name in [*row.label_attributes.split("|"), row.label_decade]:
-            if name:
-                says[i, column[name]] = 1
-    popularity = np.r_[0, dataset.items["popularity"]]
-    fit = says @ has.T + np.outer(labels["label_popularity"], popularity)
-    item = labels["label_item"].to_numpy()
-    fit[np.flatnonzero(item), item[item > 0]] = 1
+    has, properties = _properties(dataset)
+    fit = np.outer(labels["label_popularity"], _popularity(dataset)).astype(np.float64)
+    for row, said, item in zip(fit, labels["label_properties"], labels["label_item"], strict=True):
+        if said:
+            row += has[:, [properties.index(name) for name in said.split("|")]].sum(axis=1)
+        if item:
+            row[item] = 1
     return fit
 
 
@@ -307,7 +285,6 @@ def predict_pairs(
     items: NDArray,
     dataset: Dataset,
     left_out: NDArray,
-    n_shuffles: int = 100,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, NDArray]:
     """From its label alone, tell which of two items activates a feature more.
@@ -319,11 +296,8 @@ def predict_pairs(
     two others: its pairs are that item and any left-out one, so that only the users are new; it
     is counted apart.
 
-    Pairs are harder the more items activate a feature, so that bases compare only if they are
-    equally sparse: cut each down to the `strongest` share of positions first, before `names` too.
-
     Two controls: a coin, 0.5, and the same labels dealt out among the features of the same kind
-    of test, `n_shuffles` times. Labels that all features would fit alike do no better than these.
+    of test, `N_SHUFFLES` times. Labels that all features would fit alike do no better than these.
 
     Parameters
     ----------
@@ -343,12 +317,12 @@ def predict_pairs(
         p_value, the share of shuffles that do as well.
     drawn : [n_draws], the accuracy of ``all`` when features are drawn again
     """
-    n_living = len(labels)
+    n_alive = len(labels)
     labels = labels[labels["kind"] != ""].reset_index(drop=True)
     rng = np.random.default_rng(seed)
     codes = codes[:, labels["feature"].to_numpy()]
     mean = mean_by_item(item_sums(codes, items, dataset.n_items))
-    first, second = _pairs(mean, left_out, np.r_[0, dataset.items["popularity"]], rng)
+    first, second = _pairs(mean, left_out, _popularity(dataset), rng)
     fit = fits(labels, dataset)
     is_item = (labels["kind"] == "item").to_numpy()
     single = labels["label_item"].to_numpy()[:, None]
@@ -357,7 +331,7 @@ def predict_pairs(
         second[is_item] = rng.choice(pool, (is_item.sum(), N_PAIRS))
     first = np.where(is_item[:, None], single, first)
     found = _accuracy(fit, mean, first, second)
-    shuffled = np.full((n_shuffles, len(labels)), np.nan)
+    shuffled = np.full((N_SHUFFLES, len(labels)), np.nan)
     for draw in shuffled:
         for some in (np.flatnonzero(is_item), np.flatnonzero(~is_item)):
             dealt = rng.permutation(some)
@@ -369,7 +343,7 @@ def predict_pairs(
         some = ~is_item if kind == "all" else (labels["kind"] == kind).to_numpy()
         some = some & ~np.isnan(found)
         n = int(some.sum())
-        row = {"kind": kind, "features": n, "coverage": n / max(n_living, 1)}
+        row = {"kind": kind, "features": n, "coverage": n / max(n_alive, 1)}
         if n:
             drawn = drawn_means(found[some])
             of_all = drawn if kind == "all" else of_all
@@ -380,9 +354,9 @@ def predict_pairs(
                 "accuracy": found[some].mean(),
                 "low": low,
                 "high": high,
-                "told": found[some].mean() * n / n_living,
+                "told": found[some].mean() * n / n_alive,
                 "shuffled": null.mean(),
-                "p_value": (1 + (null >= found[some].mean()).sum()) / (1 + n_shuffles),
+                "p_value": (1 + (null >= found[some].mean()).sum()) / (1 + N_SHUFFLES),
             }
         rows.append(row)
     return pd.DataFrame(rows), of_all

@@ -1,24 +1,17 @@
 """Every feature against every attribute, exactly, at the price of what is not zero.
 
-Two things make it cheap. The zeros of a sparse code all tie at the bottom of a feature's ranking,
-so that only what is not zero is ever sorted. And positions with the same set of attributes, a
-*pattern*, look alike to every score: sums are taken over patterns, of which ML-1M has 299, and so
-few numbers that they stay near the processor.
+The zeros of a sparse code all tie at the bottom of a feature's ranking, so that only what is not
+zero is ever sorted.
 """
-
-from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.stats import rankdata
 
 #: Codes [n_positions, n_features]: dense for signed bases, sparse for non-negative ones.
 Codes = NDArray | sparse.csr_array
-
-#: How many values are ranked at a time: what is in between takes some 100 bytes a value.
-BLOCK = 2**21
 
 
 def score(codes: Codes, attributes: NDArray) -> dict[str, NDArray]:
@@ -27,20 +20,15 @@ def score(codes: Codes, attributes: NDArray) -> dict[str, NDArray]:
     Parameters
     ----------
     codes
-        [n_positions, n_features]; a feature *fires* where its value is above zero
+        [n_positions, n_features]
     attributes
         [n_positions, n_attributes] of 0 and 1, or of bool
 
     Returns
     -------
     dict of arrays [n_features, n_attributes], float64
-        correlation (Pearson), auc (ROC, ties count half), precision (share of firings that have
-        the attribute), recall (share of the attribute's positions where the feature fires), f1
-        (2 precision recall / (precision + recall); 0 where a feature never fires),
-        mean_activation (mean value over the positions that have the attribute).
-        NaN where a score is not defined: the correlation of a constant feature, the precision of
-        one that never fires; all but precision and f1 of an attribute that no position has, and
-        correlation and auc of one that all have; f1 where there is neither firing nor attribute.
+        correlation (Pearson), auc (ROC, ties count half). NaN for an attribute that no position
+        has, or all have, and for the correlation of a constant feature.
 
     Raises
     ------
@@ -51,122 +39,59 @@ def score(codes: Codes, attributes: NDArray) -> dict[str, NDArray]:
     has = np.asarray(attributes, dtype=bool)
     if not np.array_equal(has, attributes):
         raise ValueError("attributes must be 0 or 1: compare other values with a threshold first")
-    if len(has) != codes.shape[0]:
+    n = len(has)
+    if n != codes.shape[0]:
         raise ValueError(
-            f"codes have {codes.shape[0]} positions and attributes {len(has)}: give both for the"
+            f"codes have {codes.shape[0]} positions and attributes {n}: give both for the"
             " same positions"
         )
-    pattern, patterns = _patterns(has)
-    counts = np.bincount(pattern)
-    blocks = [
-        _score_block(values, indptr, pattern[positions], patterns, counts)
-        for values, indptr, positions in _blocks(codes)
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    has, positives = has.astype(np.float64), has.sum(axis=0)
+    codes = codes.tocsc() if sparse.issparse(codes) else codes
+    columns = (_column(codes, j) for j in range(codes.shape[1]))
+    found = np.array([_score_feature(values, has[rows], positives, n) for values, rows in columns])
+    return {"correlation": found[:, 0], "auc": found[:, 1]}
 
 
-def _patterns(has: NDArray) -> tuple[NDArray, NDArray]:
-    """Number of the pattern of each position [n_positions]; patterns [n_patterns, n_attributes]."""
-    packed = pd.DataFrame(np.packbits(has, axis=1))
-    number = packed.groupby(list(packed), sort=False).ngroup().to_numpy(np.int32)
-    return number, has[~packed.duplicated()].astype(np.float64)
-
-
-def _blocks(codes: Codes) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-    """Some features at a time: their values one after another, where each begins, the positions.
-
-    Of sparse codes only what is not zero, of dense codes everything.
-    """
-    n, n_features = codes.shape
+def _column(codes: NDArray | sparse.csc_array, feature: int) -> tuple[NDArray, NDArray | slice]:
+    """A feature's values, of a sparse code only those that are not zero, and their positions."""
+    rows = slice(None)
+    values = codes[:, feature]
     if sparse.issparse(codes):
-        codes = codes.tocsc()
-        stored = np.diff(codes.indptr)
-    else:
-        stored = np.full(n_features, n)
-    cuts = np.flatnonzero(np.diff(stored.cumsum() // BLOCK)) + 1
-    for start, end in pairwise([0, *cuts.tolist(), n_features]):
-        block = codes[:, start:end]
-        if sparse.issparse(block):
-            block.eliminate_zeros()
-            values, indptr, positions = block.data, block.indptr, block.indices
-            if (values < 0).any():
-                raise ValueError(
-                    "sparse codes must not be negative: give signed bases as dense arrays"
-                )
-        else:
-            values, indptr = block.T.ravel(), np.arange(end - start + 1) * n
-            positions = np.tile(np.arange(n, dtype=np.int32), end - start)
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"features {start} to {end - 1} hold values that are not finite (NaN or infinite):"
-                " look for the training step or the hidden state that they come from"
-            )
-        yield values, indptr, positions
+        stored = slice(codes.indptr[feature], codes.indptr[feature + 1])
+        values, rows = codes.data[stored], codes.indices[stored]
+        if (values < 0).any():
+            raise ValueError("sparse codes must not be negative: give signed bases as dense arrays")
+        values, rows = values[values != 0], rows[values != 0]
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"feature {feature} holds values that are not finite (NaN or infinite):"
+            " look for the training step or the hidden state that they come from"
+        )
+    return values.astype(np.float64), rows
 
 
-def _score_block(
-    values: NDArray, indptr: NDArray, pattern: NDArray, patterns: NDArray, counts: NDArray
-) -> dict[str, NDArray]:
-    """The scores of some features.
+def _score_feature(
+    values: NDArray, has: NDArray, positives: NDArray, n: int
+) -> tuple[NDArray, NDArray]:
+    """Correlation and AUC [n_attributes] of a feature whose other values, to n, are zero.
 
-    Parameters
-    ----------
-    values, pattern
-        [n_values]: what is stored, feature after feature, and the patterns of these positions
-    indptr
-        [n_features + 1], where each feature begins
-    patterns, counts
-        [n_patterns, n_attributes], and on how many positions each is
+    The attributes of its positions are `has`, and `positives` [n_attributes] counts all positions.
     """
-    n, positives = counts.sum(), counts @ patterns
-    stored = np.diff(indptr)
-    n_zeros = (n - stored)[:, None]  # the zeros that are not stored
+    n_zeros, missed = n - len(values), positives - has.sum(axis=0)
 
-    def by_feature(x: NDArray) -> sparse.csr_array:
-        """[n_features, n_patterns]; its product with the patterns sums x over each attribute."""
-        return sparse.csr_array((x, pattern, indptr), shape=(len(stored), len(patterns)))
-
-    fires = by_feature((values > 0).astype(np.float64))
-    n_fires, hits = fires.sum(axis=1)[:, None], fires @ patterns
-
-    # Mann-Whitney's U from ranks; zeros that are not stored share the mean of 1, ..., n_zeros.
-    at_zero = (n_zeros + 1) / 2
-    above = _ranks(values, indptr) + np.repeat((n_zeros - at_zero).ravel(), stored)
-    u = by_feature(above) @ patterns + at_zero * positives - positives * (positives + 1) / 2
+    # Mann-Whitney's U from ranks; the zeros that are not stored share the mean of 1, ..., n_zeros.
+    ranks = (rankdata(values) + n_zeros) @ has + missed * (n_zeros + 1) / 2
+    u = ranks - positives * (positives + 1) / 2
 
     # Deviations from the mean before squares and products: nothing large cancels.
-    values = values.astype(np.float64)
-    mean = by_feature(values).sum(axis=1)[:, None] / n
-    values -= np.repeat(mean.ravel(), stored)
-    squares = by_feature(values**2).sum(axis=1)[:, None] + n_zeros * mean**2
-    squares[squares <= 1e-24 * n * mean**2] = np.nan  # constant, but for rounding
-    at_zeros = np.where(n_zeros > 0, positives - hits, 0)  # stored values of sparse codes fire
-    covariance = by_feature(values) @ patterns - mean * at_zeros
-
+    mean = values.sum() / n
+    values = values - mean
+    square = values @ values + n_zeros * mean**2
+    square = square if square > 1e-24 * n * mean**2 else np.nan  # constant, but for rounding
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "correlation": ratio(covariance, squares, variance(positives, positives, n)),
-            "auc": u / (positives * (n - positives)),
-            "precision": hits / n_fires,
-            "recall": hits / positives,
-            "f1": 2 * hits / (n_fires + positives),
-            "mean_activation": mean + covariance / positives,
-        }
-
-
-def _ranks(values: NDArray, indptr: NDArray) -> NDArray:
-    """Rank of each value within its feature, from 1; ties share their mean rank."""
-    order = np.empty(len(values), dtype=np.int64)
-    for start, end in pairwise(indptr.tolist()):
-        order[start:end] = start + np.argsort(values[start:end])
-    ascending = values[order]
-    new = np.ones(len(values) + 1, dtype=bool)
-    new[1:-1] = ascending[1:] != ascending[:-1]
-    new[indptr] = True  # a feature's first value does not tie with the last of the one before
-    ties = np.flatnonzero(new)  # where each group of equal values begins, and where the last ends
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat((ties[:-1] + ties[1:] + 1) / 2, np.diff(ties))
-    return ranks - np.repeat(indptr[:-1], np.diff(indptr))
+        auc = u / (positives * (n - positives))
+        covariance = values @ has - mean * missed
+        return ratio(covariance, square, variance(positives, positives, n)), auc
 
 
 def as_dense(matrix) -> NDArray:

@@ -9,7 +9,7 @@ three ways take turns on one thread:
 
 * `roc_auc_score` of one feature and one attribute after the other: AUC alone;
 * each feature ranked once, zeros and all, and one matrix product: AUC alone;
-* `interpretability.score`: all six scores.
+* `interpretability.score`: both scores.
 
 The second size is that of ML-20M's test positions. There attributes belong to one of 27,000 items,
 or are drawn anew at each position, so that few positions are alike: the harder case. Everything
@@ -95,7 +95,7 @@ def small(every_pair: bool) -> None:
     heading(SMALL)
     print(f"roc_auc_score, pair by pair     {loop:8.2f} s       1 x  AUC, {how}")
     print(f"each feature ranked, a product  {ranking:8.2f} s  {loop / ranking:6.0f} x  AUC")
-    print(f"interpretability.score          {ours:8.2f} s  {loop / ours:6.0f} x  all six scores")
+    print(f"interpretability.score          {ours:8.2f} s  {loop / ours:6.0f} x  both scores")
     print(
         f"largest difference of an AUC: {abs(auc[tuple(np.transpose(pairs))] - looped).max():.1e}"
         f" from roc_auc_score, {abs(auc - ranked).max():.1e} from ranks"
