@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.metrics.pairwise import cosine_similarity
 
 from seqsae_utils import run
-from seqsae_utils.interpretability import atlas
+from seqsae_utils.apps import atlas
 
 HOSTILE = [
     "</script><script>window.hacked = 1</script>",

@@ -15,8 +15,9 @@ import torch
 from playwright.sync_api import expect
 
 from seqsae_utils import control, recommender, run
-from seqsae_utils.control import Scenario, desk, scenarios
-from seqsae_utils.control.desk import pages, widgets
+from seqsae_utils.apps import desk
+from seqsae_utils.apps.desk import pages, widgets
+from seqsae_utils.control import Scenario, scenarios
 
 PROJECT = Path(__file__).parents[1]
 HOSTILE = "</div><img src=x onerror='window.hacked = 1'>七人 & \"<b>\""
@@ -297,9 +298,7 @@ def test_a_refused_scenario_stays_to_be_mended(engine):
 
 
 def test_the_package_needs_no_widgets():
-    code = (
-        "import sys; from seqsae_utils.control import desk; assert 'ipywidgets' not in sys.modules"
-    )
+    code = "import sys; from seqsae_utils.apps import desk; assert 'ipywidgets' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
 
 

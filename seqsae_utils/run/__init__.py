@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..claims import publish
 from ..data import load_raw
-from ..interpretability import atlas as pages
+from ..apps import atlas as pages
 from ..workspace import (
     STAGES,
     StageError,
