@@ -646,7 +646,8 @@ def test_an_impossible_dial_is_refused(target, max_dose, message):
 
 def test_the_dial_turns_each_user_alone(model, users, attribute_matrix, directions):
     histories, has_it = users[0], attribute_matrix[:, 0]
-    found = control.dial(model, "blocks.0", STD, directions[0], has_it, histories, 0.5)
+    share_of = control.shares_along(model, "blocks.0", STD, directions[0], has_it, histories)
+    found = control.solve(share_of, 0.5, len(histories))
     assert found["dose"].nunique() > 5
     for i in (0, 7, 24):
         step = torch.from_numpy(2.5 * found.loc[i, "dose"] * directions[0]).float()
@@ -661,18 +662,24 @@ def test_who_has_seen_nearly_all_is_dialled_no_seen_item(model, directions):
     has_it = np.zeros(N_ITEMS + 1)
     has_it[[7, *range(9, N_ITEMS + 1)]] = 1
     histories = [np.array([i for i in range(1, N_ITEMS + 1) if i not in (7, 8)])]
-    found = control.dial(model, "blocks.0", STD, directions[0], has_it, histories, 0.8)
+    share_of = control.shares_along(model, "blocks.0", STD, directions[0], has_it, histories)
+    found = control.solve(share_of, 0.8, 1)
     assert found["share"].tolist() == [0.1] and not found["reached"].any()
 
 
-def test_dial_errors_by_hand(model, users, attribute_matrix, directions):
+def test_dial_errors_by_hand(model, users, attribute_matrix, directions, monkeypatch):
     arguments = model, "blocks.0", STD, directions[0], attribute_matrix[:, 0]
     errors = control.dial_errors(*arguments, users[0], users[0], [0.5, 0.2])
     assert len(errors) == 25 * 3 * 2
+    monkeypatch.setattr("seqsae_utils.control.dial.USERS_AT_A_TIME", 10)
+    parts = control.dial_errors(*arguments, users[0][:10], users[0], [0.5, 0.2])
+    solved = [table[table["how"] == "dial"].sort_values(["target", "user"]) for table in
+              (errors, parts)]  # fmt: skip
+    pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in solved))
     found, draws = control.dial_summary(errors)
     assert found["how"].tolist() == ["dial", "one dose", "untouched"] * 2
     by = found.set_index(["how", "target"])
-    dialled = control.dial(*arguments, users[0], 0.5)
+    dialled = control.solve(control.shares_along(*arguments, users[0]), 0.5, 25)
     assert by.loc[("dial", 0.5), "error"] == pytest.approx(dialled["error"].mean())
     untouched = np.abs(dialled["share_before"] - 0.5)
     assert by.loc[("untouched", 0.5), "error"] == pytest.approx(untouched.mean())

@@ -65,39 +65,26 @@ def solve(
     return found.assign(reached=found["error"] <= 0.5 / k + 1e-9)
 
 
-def dial(
+def shares_along(
     model: nn.Module,
     site: str,
     std: float,
     direction: NDArray,
     has_attribute: NDArray,
     histories: list[NDArray],
-    target: float,
-    max_dose: float = 8.0,
     k: int = 10,
-) -> pd.DataFrame:
-    """`solve` for many users at once: how far along a direction [d_in] each of them must go.
+) -> Callable[[NDArray], NDArray]:
+    """What `solve` turns: from a strength for each user to the attribute's share in each list.
 
-    `has_attribute` is [n_items + 1] of 0 and 1; of its items each list of `k` shall hold the share
-    `target`.
+    Steered is along a direction [d_in]; `has_attribute` is [n_items + 1] of 0 and 1, and lists
+    have `k` places.
     """
-    parts = []
-    for start in range(0, len(histories), USERS_AT_A_TIME):
-        some = histories[start : start + USERS_AT_A_TIME]
-        share_of = _share_of(model, site, std, direction, has_attribute, some, k)
-        with remembered(model, site):
-            parts.append(solve(share_of, target, len(some), max_dose, k))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _share_of(model, site, std, direction, has_attribute, histories, k=10):
-    """From a strength for each user to the attribute's share in each user's list."""
     along = torch.from_numpy(np.asarray(direction, np.float32))
 
     def share_of(doses: NDArray) -> NDArray:
         by_user = torch.from_numpy(doses.astype(np.float32))[:, None, None]
         scores = steered_scorer(model, site, direction_delta(along, by_user, std))(histories)
-        return has_attribute[best(unseen(scores, histories), k)].mean(axis=1)
+        return has_attribute[best(unseen(scores, histories), k)].mean(axis=1, dtype=float)
 
     return share_of
 
@@ -130,23 +117,27 @@ def dial_errors(
     """
     steering = model, site, std, direction, has_attribute
     grid, some = np.linspace(-max_dose, max_dose, 33), choosing[:USERS_AT_A_TIME]
-    share_of = _share_of(*steering, some)
+    share_of = shares_along(*steering, some)
     with remembered(model, site):
         means = np.array([share_of(np.full(len(some), dose)).mean() for dose in grid])
     tables = []
-    for target in targets:
-        dialled = dial(*steering, judging, target, max_dose)
-        dose = grid[np.abs(means - target).argmin()]
-        shares = {
-            "dial": dialled["share"],
-            "one dose": _share_of(*steering, judging)(np.full(len(judging), dose)),
-            "untouched": dialled["share_before"],
-        }
-        table = pd.DataFrame(shares).rename_axis("user").reset_index()
-        table = table.melt("user", var_name="how", value_name="share").assign(target=target)
-        tables.append(table.assign(error=(table["share"] - target).abs()))
-    found = pd.concat(tables, ignore_index=True).drop(columns="share")
-    return found.assign(reached=found["error"] <= 0.05 + 1e-9)
+    for start in range(0, len(judging), USERS_AT_A_TIME):
+        some = judging[start : start + USERS_AT_A_TIME]
+        share_of = shares_along(*steering, some)
+        with remembered(model, site):
+            for target in targets:
+                solved = solve(share_of, target, len(some), max_dose)
+                one = np.full(len(some), grid[np.abs(means - target).argmin()])
+                shares = {
+                    "dial": solved["share"],
+                    "one dose": share_of(one),
+                    "untouched": solved["share_before"],
+                }
+                table = pd.DataFrame(shares).assign(user=start + solved.index, target=target)
+                tables.append(table.melt(["target", "user"], [*shares], "how", "share"))
+    found = pd.concat(tables, ignore_index=True)
+    error = (found.pop("share") - found["target"]).abs()
+    return found.assign(error=error, reached=error <= 0.05 + 1e-9)
 
 
 def dial_summary(errors: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArray]]:
