@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.metrics.pairwise import cosine_similarity
 
 from seqsae_utils import run
-from seqsae_utils.interpretability import atlas
+from seqsae_utils.apps import atlas
 
 HOSTILE = [
     "</script><script>window.hacked = 1</script>",
@@ -269,13 +269,13 @@ def features_of(page) -> list[int]:
 
 def in_order(world) -> pd.DataFrame:
     """Living features, those that fire most first, as the list has them when it opens."""
-    living = world["features"].drop(DEAD).round({"density": 3})
-    return living.sort_values("density", ascending=False, kind="stable")
+    alive = world["features"].drop(DEAD).round({"density": 3})
+    return alive.sort_values("density", ascending=False, kind="stable")
 
 
-def test_the_list_shows_all_living_features(opened, world):
-    page, living = opened(), in_order(world)
-    assert features_of(page) == living["feature"].tolist()
+def test_the_list_shows_all_alive_features(opened, world):
+    page, alive = opened(), in_order(world)
+    assert features_of(page) == alive["feature"].tolist()
     assert page.locator("h1:visible").inner_text() == 'Feature atlas of Toy <&"'
     assert "30 features of a sparse autoencoder, 1 of them dead" in page.inner_text("#summary")
 
@@ -350,9 +350,9 @@ def test_a_column_sorts_and_reverses(opened, world, column, how):
     press()
     descending = column == "correlation"  # numbers begin with the largest
     assert head.get_attribute("aria-sort") == ("descending" if descending else "ascending")
-    living = world["features"].drop(DEAD).replace({"label": {"": "zzz"}})  # unnamed ones last
-    expected = living.sort_values(column, ascending=not descending, kind="stable")
-    assert living[column].is_unique
+    alive = world["features"].drop(DEAD).replace({"label": {"": "zzz"}})  # unnamed ones last
+    expected = alive.sort_values(column, ascending=not descending, kind="stable")
+    assert alive[column].is_unique
     assert features_of(page) == expected["feature"].tolist()
     press()
     assert head.get_attribute("aria-sort") == ("ascending" if descending else "descending")

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from seqsae_utils import control, metrics, resampling, sae
 from seqsae_utils.activations import Normalisation, hooked
 from seqsae_utils.control import Edit
-from seqsae_utils.recommender import CausalTransformer, Config, rank_items
+from seqsae_utils.recommender import CausalTransformer, Config, best, rank_items, unseen
 from seqsae_utils.resampling import N_DRAWS
 
 D_IN, D_SAE, N_ITEMS = 16, 40, 30
@@ -302,6 +302,54 @@ def test_what_is_remembered_is_what_would_be_computed(model, users, monkeypatch)
     assert sum(calls) == 3
 
 
+class Masked(torch.nn.Module):
+    """States times their mask, or doubled, as a tuple; it counts how often it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.calls = torch.nn.Identity(), 0
+        self.block.forward = self.compute
+
+    def compute(self, states, mask=None, double=False):
+        self.calls += 1
+        return (states * (1.0 if mask is None else mask) * (2.0 if double else 1.0),)
+
+
+def test_what_is_remembered_was_asked_with_all_the_same_arguments():
+    model, states = Masked(), torch.ones(2, 3)
+    masks = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 1.0])
+    with control.remembered(model, "block"):
+        for arguments, options in [
+            ((states, masks[0]), {}), ((states, masks[1]), {}), ((states,), {"mask": masks[0]}),
+            ((states,), {"mask": masks[1]}), ((states,), {}), ((states, None, True), {}),
+            ((states,), {"double": True}), ((states.double(),), {"double": True}),
+        ]:  # fmt: skip
+            calls = model.calls
+            expected = model.compute(*arguments, **options)
+            for _ in range(2):
+                found = model.block(*arguments, **options)
+                torch.testing.assert_close(found, expected, rtol=0, atol=0)
+            assert model.calls == calls + 2, "computed here, and once when it was asked first"
+
+
+def test_what_is_remembered_is_not_changed_in_place():
+    """Neither by who gave the states, nor by a block that goes on with the result."""
+    model, states = Masked(), torch.ones(2, 3)
+    with control.remembered(model, "block"):
+        model.block(states)[0].mul_(5)
+        assert model.block(states)[0].eq(1).all() and model.calls == 1
+        states.mul_(3)
+        assert model.block(states)[0].eq(3).all() and model.calls == 2
+
+
+def test_arguments_that_cannot_be_compared_are_not_remembered():
+    model, states = Masked(), torch.ones(2, 3)
+    with control.remembered(model, "block"):
+        for _ in range(3):
+            model.block(states, None, np.True_)
+    assert model.calls == 3
+
+
 # The sweep
 
 
@@ -493,17 +541,6 @@ def test_sweeps_of_other_attributes_are_compared_draw_by_draw(swept, attribute_m
     )
 
 
-def test_at_equal_gain_by_hand():
-    swept = made_up_sweep({"half": [(0, 0.1, 1), (1, 0.5, 3)], "never": [(0, 0.1, 1), (1, 0.2, 1)]})
-    matrix = np.array([[0, 0], [1, 0], [0, 1]])
-    found = control.at_gain(swept, ["Noir", "War"], matrix, np.array([0, 4, 8]), 8, gain=0.2)
-    assert found["method"].tolist() == ["half"]  # half way between the doses
-    row = found.iloc[0]
-    assert row["kept"] == pytest.approx(0.75)
-    assert row["others"] == pytest.approx(0.2)  # what Noir gains, War loses
-    assert row["novelty"] == pytest.approx((0.1 + 0.5) / 2 / 3)  # item 1: one bit of three
-
-
 # Which feature does what
 
 
@@ -609,24 +646,40 @@ def test_an_impossible_dial_is_refused(target, max_dose, message):
 
 def test_the_dial_turns_each_user_alone(model, users, attribute_matrix, directions):
     histories, has_it = users[0], attribute_matrix[:, 0]
-    found = control.dial(model, "blocks.0", STD, directions[0], has_it, histories, 0.5)
+    share_of = control.shares_along(model, "blocks.0", STD, directions[0], has_it, histories)
+    found = control.solve(share_of, 0.5, len(histories))
     assert found["dose"].nunique() > 5
     for i in (0, 7, 24):
         step = torch.from_numpy(2.5 * found.loc[i, "dose"] * directions[0]).float()
         scorer = control.steered_scorer(model, "blocks.0", lambda h, s=step: s.expand_as(h))
-        lists = control.top(scorer(histories[i : i + 1]), histories[i : i + 1])
+        lists = best(unseen(scorer(histories[i : i + 1]), histories[i : i + 1]))
         assert has_it[lists].mean() == pytest.approx(found.loc[i, "share"])
     assert found["error"].mean() < np.abs(found["share_before"] - 0.5).mean()
 
 
-def test_dial_errors_by_hand(model, users, attribute_matrix, directions):
+def test_who_has_seen_nearly_all_is_dialled_no_seen_item(model, directions):
+    """Two items are left: the best share that ten places can have of either is a tenth."""
+    has_it = np.zeros(N_ITEMS + 1)
+    has_it[[7, *range(9, N_ITEMS + 1)]] = 1
+    histories = [np.array([i for i in range(1, N_ITEMS + 1) if i not in (7, 8)])]
+    share_of = control.shares_along(model, "blocks.0", STD, directions[0], has_it, histories)
+    found = control.solve(share_of, 0.8, 1)
+    assert found["share"].tolist() == [0.1] and not found["reached"].any()
+
+
+def test_dial_errors_by_hand(model, users, attribute_matrix, directions, monkeypatch):
     arguments = model, "blocks.0", STD, directions[0], attribute_matrix[:, 0]
     errors = control.dial_errors(*arguments, users[0], users[0], [0.5, 0.2])
     assert len(errors) == 25 * 3 * 2
+    monkeypatch.setattr("seqsae_utils.control.dial.USERS_AT_A_TIME", 10)
+    parts = control.dial_errors(*arguments, users[0][:10], users[0], [0.5, 0.2])
+    solved = [table[table["how"] == "dial"].sort_values(["target", "user"]) for table in
+              (errors, parts)]  # fmt: skip
+    pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in solved))
     found, draws = control.dial_summary(errors)
     assert found["how"].tolist() == ["dial", "one dose", "untouched"] * 2
     by = found.set_index(["how", "target"])
-    dialled = control.dial(*arguments, users[0], 0.5)
+    dialled = control.solve(control.shares_along(*arguments, users[0]), 0.5, 25)
     assert by.loc[("dial", 0.5), "error"] == pytest.approx(dialled["error"].mean())
     untouched = np.abs(dialled["share_before"] - 0.5)
     assert by.loc[("untouched", 0.5), "error"] == pytest.approx(untouched.mean())
@@ -662,27 +715,20 @@ def test_moments_by_hand():
         6: sequence_of(".................."),  # never does
         7: sequence_of("....xxx"),  # too short
     }
-    found = control.moments(sequences, ONE_HAS_IT)
-    assert found.values.tolist() == [
-        ["stated", 4, 0, 12],
-        ["inferred", 4, 0, 15],
-        ["none", 6, 0, 12],
-    ]
+    assert control.moments(sequences, ONE_HAS_IT).values.tolist() == [[4, 0, 12]]
     late = {4: sequence_of("........................xx.x......")}
     assert control.moments(late, ONE_HAS_IT).values.tolist() == [
-        ["stated", 4, 0, 22],  # 23 to 27
-        ["stated", 4, 0, 23],  # also where the target has none
-        ["inferred", 4, 0, 26],
-        ["none", 4, 0, 12],  # the first of 12 and 18
+        [4, 0, 22],  # 23 to 27
+        [4, 0, 23],  # also where the target has none
     ]
 
 
 def test_no_moment_depends_on_the_item_that_is_to_be_found():
-    """Whatever was taken there, it is a moment of the same kind: also among the earlier ones."""
+    """Whatever was taken there, it is a moment: also among the earlier ones."""
     rng = np.random.default_rng(14)
     matrix = np.array([[0, 0], [1, 0], [0, 1], [0, 0]])
-    n_changed, kinds = 0, set()
-    for user in range(60):
+    n_changed = 0
+    for user in range(200):
         items = rng.choice([1, 2, 3], size=40, p=[0.15, 0.1, 0.75])
         for row in control.moments({user: items}, matrix).itertuples(index=False):
             for other in (1, 2, 3):
@@ -691,17 +737,13 @@ def test_no_moment_depends_on_the_item_that_is_to_be_found():
                 found = control.moments({user: changed}, matrix)
                 assert (found == list(row)).all(axis=1).any(), f"{row} with {other} there"
                 n_changed += other != items[row.at]
-            kinds.add(row.kind)
-    assert kinds == set(control.KINDS) and n_changed > 100
+    assert n_changed > 100
 
 
 def test_serve_ranks_what_came_next(model, methods, attribute_matrix):
     rng = np.random.default_rng(12)
     sequences = {u: 1 + rng.permutation(N_ITEMS)[:20] for u in range(6)}
-    columns = ["kind", "user", "attribute", "at"]
-    found = pd.DataFrame(
-        [("stated", 2, 1, 12), ("none", 4, 1, 9), ("none", 5, 0, 7)], columns=columns
-    )
+    found = pd.DataFrame({"user": [2, 4, 5], "attribute": [1, 1, 0], "at": [12, 9, 7]})
     results = control.serve(model, "blocks.0", sequences, found, methods, [1.0, 2.0])
     assert len(results) == 3 * len(methods) * 2
     for row in results.itertuples():
@@ -714,21 +756,20 @@ def test_serve_ranks_what_came_next(model, methods, attribute_matrix):
         change = metrics.ndcg(ranks[row.dose])[0] - metrics.ndcg(ranks[0.0])[0]
         assert row.change == pytest.approx(change)
     table, draws = control.served(results)
-    row = table.query("kind == 'none' and method == 'sae' and dose == 2").iloc[0]
-    same = results.query("kind == 'none' and method == 'sae' and dose == 2")["change"]
-    assert (row["moments"], row["users"]) == (2, 2)
+    row = table.query("method == 'sae' and dose == 2").iloc[0]
+    same = results.query("method == 'sae' and dose == 2")["change"]
+    assert (row["moments"], row["users"]) == (3, 3)
     assert row["change"] == pytest.approx(same.mean())
     assert row["low"] <= row["change"] <= row["high"]
-    expected = resampling.draws(2) @ same.to_numpy() / 2
-    np.testing.assert_allclose(draws["none", "sae", 2.0], expected)
+    expected = resampling.draws(3) @ same.to_numpy() / 3
+    np.testing.assert_allclose(draws["sae", 2.0], expected)
 
 
 def test_a_user_with_many_moments_is_drawn_with_all_of_them():
     """Ten moments of one user say no more than one: the interval spans both users."""
-    rows = [("none", 1, 0, i, "sae", 1.0, 0.0, 1.0) for i in range(10)] + [
-        ("none", 2, 0, 0, "sae", 1.0, 0.0, -1.0)
-    ]
-    columns = ["kind", "user", "attribute", "at", "method", "dose", "ndcg", "change"]
+    rows = [(1, 0, i, "sae", 1.0, 0.0, 1.0) for i in range(10)]
+    rows.append((2, 0, 0, "sae", 1.0, 0.0, -1.0))
+    columns = ["user", "attribute", "at", "method", "dose", "ndcg", "change"]
     row = control.served(pd.DataFrame(rows, columns=columns))[0].iloc[0]
     assert (row["low"], row["high"]) == (-1.0, 1.0)
     assert row["change"] == pytest.approx(9 / 11)
@@ -751,17 +792,6 @@ def test_held_out_items_never_enter_the_edit(model, dictionary, users):
     np.testing.assert_array_equal(first.lists, second.lists)
     assert first.rank.tolist() != second.rank.tolist()
     assert set(lengths) == {max(map(len, histories))}
-
-
-def test_the_top_holds_what_nobody_has_seen(model, users):
-    histories = users[0]
-    scores = model.next_item_scores(histories)
-    kept = scores.clone()
-    found = control.top(scores, histories, k=5)
-    assert torch.equal(scores, kept)
-    for row, history, items in zip(scores.numpy(), histories, found, strict=True):
-        unseen = [i for i in np.argsort(-row) if i > 0 and i not in history]
-        assert items.tolist() == unseen[:5]
 
 
 # Settings and numbers
@@ -791,20 +821,3 @@ def test_an_unknown_attribute_names_the_nearest(attribute_matrix):
     message = "attribute 'Musicals': .* nearest: 'Musical'; all of them: Noir, War, Musical"
     with pytest.raises(ValueError, match=message):
         control.pick_attributes("War|Musicals", NAMES, attribute_matrix)
-
-
-def test_headline_by_hand():
-    rows = [("sae", a, d, s, s / 10) for a, base in {"War": 0.2, "Noir": 0.4}.items()
-            for d, s in {-4.0: 0.0, 0.0: base, 4.0: base + 0.3}.items()]  # fmt: skip
-    curves = pd.DataFrame(rows, columns=["method", "attribute", "dose", "share", "ndcg"])
-    found = control.headline(curves, strong=4.0)
-    assert list(found) == ["sae"]
-    assert list(found["sae"]) == ["War", "Noir", "mean"]
-    expected = {
-        "share_at_0": 0.2,
-        "share_at_strong": 0.5,
-        "ndcg_at_0": 0.02,
-        "ndcg_at_strong": 0.05,
-    }
-    assert found["sae"]["War"] == pytest.approx(expected)
-    assert found["sae"]["mean"]["share_at_strong"] == pytest.approx(0.6)

@@ -15,8 +15,9 @@ import torch
 from playwright.sync_api import expect
 
 from seqsae_utils import control, recommender, run
-from seqsae_utils.control import Scenario, desk, scenarios
-from seqsae_utils.control.desk import pages, widgets
+from seqsae_utils.apps import desk
+from seqsae_utils.apps.desk import pages, widgets
+from seqsae_utils.control import Scenario, scenarios
 
 PROJECT = Path(__file__).parents[1]
 HOSTILE = "</div><img src=x onerror='window.hacked = 1'>七人 & \"<b>\""
@@ -117,7 +118,8 @@ def test_what_carries_an_item_is_value_times_direction_times_head(engine, attrib
 def test_the_push_of_the_edits_tells_which_logits_move(engine, attribute):
     """The direct reading is an approximation; it must be a good one."""
     engine.turn(attribute, 2.0)
-    push = (engine.after.code - engine.before.code) @ engine.push
+    directions = (engine.after.code - engine.before.code) @ engine.dictionary.W_dec
+    push = (directions @ engine.model.head.T).detach()
     change = engine.after.scores[1:] - engine.before.scores[1:]
     assert np.corrcoef(push[1:], change)[0, 1] > 0.8
 
@@ -159,7 +161,7 @@ def test_undo_goes_back_through_all_that_was_done(engine, attribute):
         lambda: engine.choose(other),
         lambda: engine.suppress(attribute),
         lambda: engine.compose("\n".join(engine.dataset.titles[3:6])),
-        lambda: engine.play(Scenario("quiet", features={engine.living[0]: -1.0})),
+        lambda: engine.play(Scenario("quiet", features={engine.alive[0]: -1.0})),
     ]
     seen = [snapshot(engine)]
     for step in steps:
@@ -223,12 +225,12 @@ def test_a_title_that_lacks_its_year_must_be_the_only_one(engine):
         (lambda d: d.turn("Dessert", 1.0), "attribute 'Dessert' has no knob; nearest: 'Desert'"),
         (lambda d: d.turn("Desert", np.inf), "'Desert': a knob cannot stand at inf"),
         (lambda d: d.turn("Desert", np.nan), "'Desert': a knob cannot stand at nan"),
-        (lambda d: d.turn("Desert", "much"), "a dose is a number, not 'much'"),
+        (lambda d: d.turn("Desert", "much"), "a strength is a number, not 'much'"),
         (lambda d: d.turn(10**6, 1.0), "feature 1000000: the SAE has features 0 to"),
         (lambda d: d.turn(d.feature("-3"), 1.0), "feature -3: the SAE has features 0 to"),
         (lambda d: d.feature("Desserts"), "no feature 'Desserts'; nearest labels: 'Desert'"),
         (lambda d: d.suppress("Dessert"), "attribute 'Dessert' has no knob"),
-        (lambda d: d.dial("Dessert", 0.5), "attribute 'Dessert': no item has it; nearest"),
+        (lambda d: d.dial("Dessert", 0.5), "attribute 'Dessert' has no knob; nearest"),
         (lambda d: d.dial("Desert", 1.5), "target 1.5: a share lies between 0 and 1"),
         (lambda d: d.play(Scenario(turn={"Dessert": 1})), "attribute 'Dessert' has no knob"),
     ],
@@ -243,15 +245,19 @@ def test_what_cannot_be_done_changes_nothing(engine, action, message):
 
 def test_a_dead_feature_is_refused(engine):
     dead = engine.features["feature"][engine.features["density"] == 0]
-    assert len(dead) and not {*dead} & {*engine.living}
+    assert len(dead) and not {*dead} & {*engine.alive}
     with pytest.raises(ValueError, match="is dead: it never fires"):
         engine.turn(int(dead.iloc[0]), 1.0)
 
 
 def test_who_has_seen_nearly_all_gets_a_short_list(engine):
     engine.compose("\n".join(engine.dataset.titles[5:]))
-    assert engine.lists()["item_before"].tolist() == [*engine.before.items, *[0] * 6]
-    assert {*engine.before.items} == {1, 2, 3, 4}
+    items = engine.lists()["item_before"].tolist()
+    assert {*items[:4]} == {1, 2, 3, 4} and items[4:] == [0] * 6
+    assert {*engine.reasons()["item"]} == {1, 2, 3, 4}
+    shares = engine.shares().set_index("attribute")["before"]
+    held = engine.dataset.attribute_matrix[1:5].sum(axis=0) / 10  # as the evaluation counts
+    assert shares[engine.dataset.attributes].tolist() == pytest.approx(held.tolist())
     page = pages.lists(engine.lists(), engine.reasons(), set())
     assert page.count("<tr>") == 11 and "nan" not in page
 
@@ -297,9 +303,7 @@ def test_a_refused_scenario_stays_to_be_mended(engine):
 
 
 def test_the_package_needs_no_widgets():
-    code = (
-        "import sys; from seqsae_utils.control import desk; assert 'ipywidgets' not in sys.modules"
-    )
+    code = "import sys; from seqsae_utils.apps import desk; assert 'ipywidgets' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
 
 

@@ -108,7 +108,7 @@ DIALLED = rows(
     error_low=0.01, error_high=0.2, reached=[0.9, 0.5],
 )  # fmt: skip
 SERVED = rows(
-    {"kind": list(control.KINDS), "method": ["sae", "boost"], "dose": [0.5, 1.0]},
+    {"method": ["sae", "boost"], "dose": [0.5, 1.0, 2.0]},
     change=[0.02, 0.05, -0.01], low=-0.02, high=0.06,
 )  # fmt: skip
 

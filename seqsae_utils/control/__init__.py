@@ -4,9 +4,7 @@ from . import scenarios
 from .curves import (
     Sweep,
     areas,
-    at_gain,
     drawn_areas,
-    headline,
     measure,
     pick_attributes,
     remembered,
@@ -14,7 +12,7 @@ from .curves import (
     side_effects,
     sweep,
 )
-from .dial import dial, dial_errors, dial_summary, solve, top
+from .dial import dial_errors, dial_summary, shares_along, solve
 from .edits import Delta, Edit, direction_delta, sae_delta, steered, steered_scorer
 from .methods import (
     METHODS,
@@ -33,13 +31,13 @@ from .methods import (
     unit,
 )
 from .scenarios import Scenario
-from .serving import KINDS, moments, serve, served
+from .serving import moments, serve, served
 
 __all__ = [
-    "KINDS", "METHODS", "Delta", "Edit", "Method", "Scenario", "Sweep", "areas", "at_gain",
-    "boost", "by_effect", "combine", "dial", "dial_errors", "dial_summary", "direction_delta",
-    "directions", "drawn_areas", "expected_top", "headline", "mean_difference", "measure",
-    "moments", "one_feature", "permuted", "pick_attributes", "probe", "remembered", "sae_delta",
-    "scenarios", "serve", "served", "several_features", "share", "side_effects", "solve",
-    "steered", "steered_scorer", "sweep", "top", "turn", "unit",
+    "METHODS", "Delta", "Edit", "Method", "Scenario", "Sweep", "areas", "boost", "by_effect",
+    "combine", "dial_errors", "dial_summary", "direction_delta", "directions",
+    "drawn_areas", "expected_top", "mean_difference", "measure", "moments", "one_feature",
+    "permuted", "pick_attributes", "probe", "remembered", "sae_delta", "scenarios", "serve",
+    "served", "several_features", "share", "shares_along", "side_effects",
+    "solve", "steered", "steered_scorer", "sweep", "turn", "unit",
 ]  # fmt: skip

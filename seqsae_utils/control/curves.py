@@ -1,14 +1,14 @@
-"""What an edit does to recommendations, dose by dose: what is gained, what it costs, who pays."""
+"""What an edit does to recommendations, strength by strength: what is gained and what it costs."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import metrics
@@ -31,15 +31,19 @@ def remembered(model: nn.Module, site: str) -> Iterator[None]:
     """While the block runs, the module at `site` repeats itself when it is asked the same.
 
     For many edits of the same users: what comes out of the site, before it is edited, is the same
-    each time.
+    each time. The same are tensors of equal values and equal numbers, texts and None, all of
+    them; where there is anything else, the module computes.
     """
     module = find_site(model, site)
     compute, kept = module.forward, []
 
-    def forward(x, *inputs, **options):
-        if not (kept and torch.equal(kept[0], x)):
-            kept[:] = x, compute(x, *inputs, **options)
-        return kept[1]
+    def forward(*inputs, **options):
+        asked = {**dict(enumerate(inputs)), **options}
+        known = kept and kept[0].keys() == asked.keys()
+        if not (known and all(_same(kept[0][name], asked[name]) for name in asked)):
+            asked = {name: _copy(value) for name, value in asked.items()}
+            kept[:] = asked, compute(*inputs, **options)
+        return _copy(kept[1])
 
     module.forward = forward
     try:
@@ -48,8 +52,20 @@ def remembered(model: nn.Module, site: str) -> Iterator[None]:
         del module.forward
 
 
-@dataclass(frozen=True)
-class Sweep:
+def _same(a, b) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return (a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b)
+    return type(a) is type(b) and isinstance(a, (int, float, str, type(None))) and a == b
+
+
+def _copy(value):
+    """A tensor, or a tuple of some, that nobody else can change in place."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return tuple(map(_copy, value)) if type(value) is tuple else value
+
+
+class Sweep(NamedTuple):
     """Rankings of the same users under every setting.
 
     settings : DataFrame with the columns method, attribute, dose; dose 0 is the untouched model
@@ -72,57 +88,47 @@ def sweep(
     names: list[str],
     k: int = 10,
 ) -> Sweep:
-    """Rank the catalogue for all users by each method, for each attribute and dose.
+    """Rank the catalogue for all users by each method, for each attribute and strength.
 
     Parameters
     ----------
     users
         Histories, and the item [n_users] that each took next.
-    methods
-        Name -> method. All are given the same users and doses.
-    attributes
-        Names of the attributes to steer, out of `names`, which the methods' columns are.
+    attributes, names
+        The attributes to steer; and all of them, in the order of the methods' columns.
     doses
-        Dose 0 is measured once for all, on the untouched model.
+        Strengths; 0 is measured once for all, on the untouched model.
     """
     doses = sorted({0.0, *doses})
     settings = [(m, a, d) for m in methods for a in attributes for d in doses]
-    scorers = {
-        (m, a, d): methods[m](names.index(a), d) if d else model.next_item_scores
-        for m, a, d in settings
-    }
     histories, targets = users
     # Filled in place: thousands of small results, each kept where it came to be, would cut the
     # memory between them into pieces too small for the next batch.
     lists = np.empty((len(settings), len(targets), k), np.int32)
     rank = np.empty((len(settings), len(targets)), np.int32)
     starts = range(0, len(targets), USERS_AT_A_TIME)
-    bar = tqdm(total=len(starts) * len(settings), desc="doses", leave=False)
-    for start in starts:
-        some = slice(start, start + USERS_AT_A_TIME)
-        with remembered(model, site):
-            untouched = rank_items(model.next_item_scores, histories[some], targets[some], k)
-            for i, setting in enumerate(settings):
-                ranking = untouched
-                if setting[2]:
-                    ranking = rank_items(scorers[setting], histories[some], targets[some], k)
-                lists[i, some], rank[i, some] = ranking.lists, ranking.rank
-                bar.update()
-    bar.close()
+    with tqdm(total=len(starts) * len(settings), desc="strengths", leave=False) as bar:
+        for start in starts:
+            some = slice(start, start + USERS_AT_A_TIME)
+            with remembered(model, site):
+                untouched = rank_items(model.next_item_scores, histories[some], targets[some], k)
+                for i, (method, attribute, dose) in enumerate(settings):
+                    ranking = untouched
+                    if dose:
+                        scorer = methods[method](names.index(attribute), dose)
+                        ranking = rank_items(scorer, histories[some], targets[some], k)
+                    lists[i, some], rank[i, some] = ranking.lists, ranking.rank
+                    bar.update()
     return Sweep(pd.DataFrame(settings, columns=["method", "attribute", "dose"]), lists, rank)
 
 
 def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.DataFrame:
     """What each setting does, averaged over users.
 
-    Returns
-    -------
-    pandas.DataFrame
-        The settings, with share (of the steered attribute in the lists) and ndcg_change (against
-        the same users' untouched lists), each with ``_low`` and ``_high`` (95 %, bootstrap over
-        users), ndcg, coverage, diversity.
+    Returns the settings, with ndcg, coverage, diversity; share (of the steered attribute in the
+    lists) and ndcg_change (against the same users' untouched lists), both with ``_low`` and
+    ``_high`` (95 %, bootstrap over users).
     """
-    n_items = len(attribute_matrix) - 1
     shares, ndcg = _by_user(swept, names, attribute_matrix)
     untouched = ndcg[swept.settings["dose"] == 0][0]
     rows = []
@@ -131,13 +137,8 @@ def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.Dat
         for name, values in {"share": of_share, "ndcg_change": of_ndcg - untouched}.items():
             low, high = interval(drawn_means(values))
             row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
-        rows.append(
-            row
-            | {
-                "coverage": metrics.coverage(lists, n_items),
-                "diversity": metrics.diversity(lists),
-            }
-        )
+        row["coverage"] = metrics.coverage(lists, len(attribute_matrix) - 1)
+        rows.append(row | {"diversity": metrics.diversity(lists)})
     return swept.settings.join(pd.DataFrame(rows))
 
 
@@ -154,38 +155,15 @@ def side_effects(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> p
 
 def _by_user(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> tuple[NDArray, NDArray]:
     """Share of the steered attribute in each list, and NDCG@k: both [n_settings, n_users]."""
-    k = swept.lists.shape[2]
     columns = [names.index(attribute) for attribute in swept.settings["attribute"]]
     shares = [
         attribute_matrix[lists, column].mean(axis=1)
         for lists, column in zip(swept.lists, columns, strict=True)
     ]
-    return np.array(shares), metrics.ndcg(swept.rank, k)
+    return np.array(shares), metrics.ndcg(swept.rank, swept.lists.shape[2])
 
 
-FINE = 20  # points between two doses
-
-
-def _frontier(shares: NDArray, ndcg: NDArray, gains: NDArray) -> NDArray:
-    """Most of the NDCG that is kept at each gain or more, as a share of that at the first dose.
-
-    `shares` and `ndcg` are [..., n_doses], with ascending doses from 0; between two of them both
-    are taken to change evenly. 0 at a gain that no dose reaches. Returns [..., n_gains].
-    """
-    n_doses = shares.shape[-1]
-    at = np.linspace(0, n_doses - 1, (n_doses - 1) * FINE + 1)
-    left = np.minimum(at.astype(int), n_doses - 2)
-    part = at - left
-
-    def between(values):
-        return values[..., left] * (1 - part) + values[..., left + 1] * part
-
-    gained = between(shares) - shares[..., :1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        kept = between(ndcg) / ndcg[..., :1]
-    return np.stack(
-        [np.where(gained >= gain - 1e-9, kept, 0.0).max(axis=-1) for gain in gains], axis=-1
-    )
+FINE = 20  # points between two strengths
 
 
 def drawn_areas(
@@ -198,8 +176,9 @@ def drawn_areas(
     """The area under kept NDCG@k against gained share, in each draw of the users.
 
     1 if gains were free, 0 if there were none. Gains run from 0 to `most`, in share of the list;
-    at each gain counts the best NDCG among the doses that gain at least as much. Gains that are
-    not reached score 0.
+    at each gain counts the best NDCG, as a share of the untouched one, among the strengths from 0
+    that gain at least as much; between two strengths share and NDCG are taken to change evenly.
+    Gains that are not reached score 0.
 
     Returns
     -------
@@ -207,7 +186,7 @@ def drawn_areas(
         A row for each method, attribute and draw (the index). Draw 0 is every user once, draws
         from 1 on are those of `resampling.draws`. Columns: pareto_area; kept_at_20, the share of
         NDCG that is kept at a gain of 20 points; and share_gain_at_strong, the change of the
-        attribute's share at the dose `strong`, where one is given.
+        attribute's share at the strength `strong`, where one is given.
     """
     shares, ndcg = _by_user(swept, names, attribute_matrix)
     n_users = shares.shape[1]
@@ -215,15 +194,19 @@ def drawn_areas(
     shares, ndcg = shares @ counts.T, ndcg @ counts.T
     gains = np.append(np.linspace(0, most, 31), 0.2)
     tables = {}
-    up = swept.settings[swept.settings["dose"] >= 0]
+    up = swept.settings[swept.settings["dose"] >= 0].sort_values("dose", kind="stable")
     for key, curve in up.groupby(["method", "attribute"], sort=False):
-        order = curve.sort_values("dose").index
-        kept = _frontier(shares[order].T, ndcg[order].T, gains)
-        area = np.trapezoid(kept[:, :-1], gains[:-1], axis=1) / most
-        tables[key] = pd.DataFrame({"pareto_area": area, "kept_at_20": kept[:, -1]})
+        at = np.arange((len(curve) - 1) * FINE + 1) / FINE
+        between = np.array([np.interp(at, range(len(curve)), one) for one in np.eye(len(curve))])
+        gained = (shares[curve.index] - shares[curve.index[0]]).T @ between
+        with np.errstate(invalid="ignore", divide="ignore"):
+            kept = ndcg[curve.index].T @ between / ndcg[curve.index[0]][:, None]
+        best = [np.where(gained >= gain - 1e-9, kept, 0.0).max(axis=1) for gain in gains]
+        area = np.trapezoid(best[:-1], gains[:-1], axis=0) / most
+        tables[key] = pd.DataFrame({"pareto_area": area, "kept_at_20": best[-1]})
         if strong is not None:
-            (at,) = curve.index[curve["dose"] == strong]
-            tables[key]["share_gain_at_strong"] = shares[at] - shares[order[0]]
+            (there,) = curve.index[curve["dose"] == strong]
+            tables[key]["share_gain_at_strong"] = shares[there] - shares[curve.index[0]]
     return pd.concat(tables, names=["method", "attribute", "draw"])
 
 
@@ -242,8 +225,7 @@ def areas(
     Returns
     -------
     by_attribute
-        A row for each method and attribute: the columns of `drawn`, each with its interval (95 %,
-        bootstrap over users).
+        A row for each method and attribute: the columns of `drawn` with their intervals.
     by_method
         A row for each method: the means over attributes with their intervals; lead, by how much
         the area exceeds that of the method `against`; wins, the number of attributes on which it
@@ -252,88 +234,32 @@ def areas(
     draws
         ``<method>.<column>`` -> the mean over attributes in each draw [n_draws].
     """
-    by_attribute = pd.DataFrame(
-        {"method": method, "attribute": attribute} | _with_intervals(table)
-        for (method, attribute), table in drawn.groupby(["method", "attribute"], sort=False)
-    )
     means = drawn.groupby(["method", "draw"], sort=False).mean()
-    rival = means.loc[against, "pareto_area"]
-    rival_by_attribute = by_attribute.set_index("attribute").query("method == @against")
-    rows, found = [], {}
-    for method, of_method in by_attribute.groupby("method", sort=False):
-        own, area = means.loc[method], of_method.set_index("attribute")["pareto_area"]
-        rows.append(
-            {"method": method}
-            | _with_intervals(own.assign(lead=own["pareto_area"] - rival))
-            | {
-                "wins": int((area >= rival_by_attribute["pareto_area"]).sum()),
-                "cheap": int((of_method["kept_at_20"] >= 0.9).sum()),
-                "share_cheap": float((of_method["kept_at_20"] >= 0.9).mean()),
-            }
-        )
-        found |= {f"{method}.{name}": own[name].to_numpy()[1:] for name in own}
-    return by_attribute, pd.DataFrame(rows), found
+    area, by_attribute = means["pareto_area"], with_intervals(drawn)
+    by_method = with_intervals(means.assign(lead=area.sub(area[against], level="draw")))
+    rival = by_attribute.query("method == @against").set_index("attribute")["pareto_area"]
+    wins = by_attribute["pareto_area"] >= by_attribute["attribute"].map(rival)
+    cheap = (by_attribute["kept_at_20"] >= 0.9).groupby(by_attribute["method"], sort=False)
+    by_method["wins"] = wins.groupby(by_attribute["method"], sort=False).sum().to_numpy()
+    by_method["cheap"], by_method["share_cheap"] = cheap.sum().to_numpy(), cheap.mean().to_numpy()
+    found = {
+        f"{method}.{name}": own[name].to_numpy()[1:]
+        for method, own in means.groupby("method", sort=False)
+        for name in own
+    }
+    return by_attribute, by_method, found
 
 
-def _with_intervals(table: pd.DataFrame) -> dict[str, float]:
-    """The first value of each column, and the 95 % interval of the others, which are draws."""
-    row = {}
-    for name in table:
-        values = table[name].to_numpy()
-        low, high = interval(values[1:])
-        row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
-    return row
+def with_intervals(drawn: pd.DataFrame) -> pd.DataFrame:
+    """Draw 0 of each column, with ``_low`` and ``_high``, the 95 % interval of all other draws.
 
-
-def at_gain(
-    swept: Sweep,
-    names: list[str],
-    attribute_matrix: NDArray,
-    popularity: NDArray,
-    n_users: int,
-    gain: float = 0.2,
-) -> pd.DataFrame:
-    """Side effects of each method where all have gained as much, between the doses around that.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each method and attribute that gains at least as much at some dose: ndcg, kept
-        (share of the untouched NDCG), others (mean absolute change of the other attributes'
-        shares), coverage, novelty, diversity; between two doses all are taken to change evenly.
+    The last level of the index is ``draw``; the others become columns.
     """
-    shares, ndcg = _by_user(swept, names, attribute_matrix)
-    untouched = int(np.flatnonzero(swept.settings["dose"] == 0)[0])
-    before = share(swept.lists[untouched], attribute_matrix).mean(axis=0)
-    rows = []
-    up = swept.settings[swept.settings["dose"] >= 0]
-    for (method, attribute), curve in up.groupby(["method", "attribute"], sort=False):
-        order = curve.sort_values("dose").index
-        gained = shares[order].mean(axis=1) - shares[order[0]].mean()
-        if not (gained >= gain).any():
-            continue
-        stop = int((gained >= gain).argmax())
-        part = (gain - gained[stop - 1]) / (gained[stop] - gained[stop - 1])
-        found = []
-        for at in order[stop - 1 : stop + 1]:
-            lists = swept.lists[at]
-            change = np.abs(share(lists, attribute_matrix).mean(axis=0) - before)
-            found.append(
-                [
-                    ndcg[at].mean(),
-                    ndcg[at].mean() / ndcg[untouched].mean(),
-                    np.delete(change, names.index(attribute)).mean(),
-                    metrics.coverage(lists, len(attribute_matrix) - 1),
-                    metrics.novelty(lists, popularity, n_users),
-                    metrics.diversity(lists),
-                ]
-            )
-        mixed = (1 - part) * np.array(found[0]) + part * np.array(found[1])
-        columns = ["ndcg", "kept", "others", "coverage", "novelty", "diversity"]
-        rows.append(
-            {"method": method, "attribute": attribute} | dict(zip(columns, mixed, strict=True))
-        )
-    return pd.DataFrame(rows)
+    others = drawn.drop(0, level="draw").groupby(drawn.index.names[:-1], sort=False)
+    low, high = others.quantile(0.025), others.quantile(0.975)
+    parts = {"": drawn.xs(0, level="draw"), "_low": low, "_high": high}
+    wide = pd.concat([part.add_suffix(end) for end, part in parts.items()], axis=1)
+    return wide[[name + end for name in drawn for end in parts]].reset_index()
 
 
 def pick_attributes(wanted: str, names: list[str], attribute_matrix: NDArray) -> list[str]:
@@ -349,22 +275,3 @@ def pick_attributes(wanted: str, names: list[str], attribute_matrix: NDArray) ->
         if name not in names:
             raise ValueError(f"attribute {name!r}: no item has it; {name_nearest(name, names)}")
     return chosen
-
-
-def headline(curves: pd.DataFrame, strong: float) -> dict[str, dict]:
-    """The numbers of a sweep for ``metrics.json``: method -> attribute -> share and ndcg.
-
-    Each at dose 0 and at the strong dose: share_at_0, share_at_strong, ndcg_at_0, ndcg_at_strong.
-    ``mean`` is the mean over the attributes.
-    """
-    found: dict[str, dict] = {}
-    mean = curves.groupby(["method", "dose"], sort=False)[["share", "ndcg"]].mean().reset_index()
-    curves = pd.concat([curves, mean.assign(attribute="mean")])
-    for (method, attribute), curve in curves.groupby(["method", "attribute"], sort=False):
-        at = curve.set_index("dose")
-        found.setdefault(method, {})[attribute] = {
-            f"{name}_at_{when}": at.loc[dose, name]
-            for name in ("share", "ndcg")
-            for when, dose in {"0": 0.0, "strong": strong}.items()
-        }
-    return found

@@ -1,4 +1,4 @@
-"""The dial: not how far a knob is turned, but what the list should hold; the dose is solved for."""
+"""The dial: a user says what the list should hold, and the strength is solved for."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from ..resampling import drawn_means, interval
-from .curves import USERS_AT_A_TIME, remembered
-from .edits import steered
+from ..recommender import best, unseen
+from ..resampling import drawn_means
+from .curves import USERS_AT_A_TIME, remembered, with_intervals
+from .edits import direction_delta, steered_scorer
 
-#: Of the bisection: a dose is found to 1/128 of the largest.
+#: Of the bisection: a strength is found to 1/128 of the largest.
 STEPS = 8
 
 
@@ -23,33 +24,24 @@ def solve(
     max_dose: float = 8.0,
     k: int = 10,
 ) -> pd.DataFrame:
-    """The dose that brings each user's list nearest to a share of an attribute, by bisection.
+    """The strength that brings each user's list nearest to a share of an attribute, by bisection.
 
-    A list of ten moves in steps of ten points, and not every dose that is larger brings more. So
-    the nearest share that was met on the way is kept, with the smaller dose where two are as near;
-    a list that is there already is left alone.
+    A list of ten moves in steps of ten points, and a larger strength does not always bring more.
+    So the nearest share that was met on the way is kept, with the smaller strength where two are
+    as near; a list that is there already is left alone.
 
     Parameters
     ----------
     share_of
-        From a dose for each user [n_users] to the attribute's share in each user's list [n_users].
-    target
-        Share to reach, from 0 to 1.
-    max_dose
-        The dose is sought between this and its negative.
-    k
-        Places in a list.
+        From strengths [n_users] to the attribute's share in each user's list [n_users].
+    target, max_dose, k
+        Share to reach, from 0 to 1; strengths are sought up to this, either way; places in a list.
 
     Returns
     -------
     pandas.DataFrame
         A row for each user: share_before, dose, share, error (how far the share is off the
         target), reached (whether that is no more than half a place).
-
-    Raises
-    ------
-    ValueError
-        If the target is no share, or the largest dose is not a positive number.
     """
     if not 0 <= target <= 1:
         raise ValueError(f"target {target}: a share lies between 0 and 1 (40 % is 0.4)")
@@ -58,62 +50,41 @@ def solve(
     before = share_of(np.zeros(n_users))
     up = before < target
     low, high = np.zeros(n_users), np.where(up, max_dose, -max_dose)
-    best = pd.DataFrame({"share_before": before, "dose": 0.0, "share": before})
-    best["error"] = (best["share"] - target).abs()
+    found = pd.DataFrame({"share_before": before, "dose": 0.0, "share": before})
+    found["error"] = np.abs(before - target)
     dose = np.where(before == target, 0.0, high)
     for _ in range(STEPS):
         share = share_of(dose)
         error = np.abs(share - target)
-        nearer = (error < best["error"]) | (
-            (error == best["error"]) & (np.abs(dose) < best["dose"].abs())
-        )
-        best.loc[nearer, ["dose", "share", "error"]] = np.c_[dose, share, error][nearer]
+        smaller = np.abs(dose) < found["dose"].abs()
+        nearer = (error < found["error"]) | (error == found["error"]) & smaller
+        found.loc[nearer, ["dose", "share", "error"]] = np.c_[dose, share, error][nearer]
         beyond = np.where(up, share >= target, share <= target)
         low, high = np.where(beyond, low, dose), np.where(beyond, dose, high)
         dose = np.where(before == target, 0.0, (low + high) / 2)
-    return best.assign(reached=best["error"] <= 0.5 / k + 1e-9)
+    return found.assign(reached=found["error"] <= 0.5 / k + 1e-9)
 
 
-def dial(
+def shares_along(
     model: nn.Module,
     site: str,
     std: float,
     direction: NDArray,
     has_attribute: NDArray,
     histories: list[NDArray],
-    target: float,
-    max_dose: float = 8.0,
     k: int = 10,
-) -> pd.DataFrame:
-    """`solve` for many users at once: how far along a direction [d_in] each of them must go.
+) -> Callable[[NDArray], NDArray]:
+    """What `solve` turns: from a strength for each user to the attribute's share in each list.
 
-    Parameters
-    ----------
-    has_attribute
-        [n_items + 1] of 0 and 1; of its items each list of `k` shall hold the share `target`.
+    Steered is along a direction [d_in]; `has_attribute` is [n_items + 1] of 0 and 1, and lists
+    have `k` places.
     """
-    parts = []
-    for start in range(0, len(histories), USERS_AT_A_TIME):
-        some = histories[start : start + USERS_AT_A_TIME]
-        with remembered(model, site):
-            share_of = _share_of(model, site, std, direction, has_attribute, some, k)
-            parts.append(solve(share_of, target, len(some), max_dose, k=k))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _share_of(model, site, std, direction, has_attribute, histories, k=10):
-    """From a dose for each user to the attribute's share in each user's list."""
-    step = std * torch.from_numpy(np.asarray(direction, np.float32))
+    along = torch.from_numpy(np.asarray(direction, np.float32))
 
     def share_of(doses: NDArray) -> NDArray:
         by_user = torch.from_numpy(doses.astype(np.float32))[:, None, None]
-
-        def delta(hidden: Tensor) -> Tensor:
-            return (by_user * step).to(hidden.device).expand_as(hidden)
-
-        with steered(model, site, delta):
-            lists = top(model.next_item_scores(histories), histories, k)
-        return has_attribute[lists].mean(axis=1)
+        scores = steered_scorer(model, site, direction_delta(along, by_user, std))(histories)
+        return has_attribute[best(unseen(scores, histories), k)].mean(axis=1, dtype=float)
 
     return share_of
 
@@ -134,7 +105,7 @@ def dial_errors(
     Parameters
     ----------
     choosing, judging
-        Histories of the users who choose the one dose for all, and of those whose lists count.
+        Histories of the users who choose the one strength for all, and of those whose lists count.
 
     Returns
     -------
@@ -144,24 +115,29 @@ def dial_errors(
         `judging`), error (absolute, in share of the list), reached (whether the list is within
         half a place of the target).
     """
-    arguments = model, site, std, direction, has_attribute
-    grid = np.linspace(-max_dose, max_dose, 33)
+    steering = model, site, std, direction, has_attribute
+    grid, some = np.linspace(-max_dose, max_dose, 33), choosing[:USERS_AT_A_TIME]
+    share_of = shares_along(*steering, some)
     with remembered(model, site):
-        some = choosing[:USERS_AT_A_TIME]
-        share_of = _share_of(*arguments, some)
         means = np.array([share_of(np.full(len(some), dose)).mean() for dose in grid])
     tables = []
-    for target in targets:
-        dialled = dial(*arguments, judging, target, max_dose)
-        dose = grid[np.abs(means - target).argmin()]
-        share = _share_of(*arguments, judging)(np.full(len(judging), dose))
-        for how, values in {
-            "dial": dialled["share"], "one dose": share, "untouched": dialled["share_before"],
-        }.items():  # fmt: skip
-            error = np.abs(np.asarray(values) - target)
-            by_user = {"user": range(len(error)), "error": error, "reached": error <= 0.05 + 1e-9}
-            tables.append(pd.DataFrame({"how": how, "target": target, **by_user}))
-    return pd.concat(tables, ignore_index=True)
+    for start in range(0, len(judging), USERS_AT_A_TIME):
+        some = judging[start : start + USERS_AT_A_TIME]
+        share_of = shares_along(*steering, some)
+        with remembered(model, site):
+            for target in targets:
+                solved = solve(share_of, target, len(some), max_dose)
+                one = np.full(len(some), grid[np.abs(means - target).argmin()])
+                shares = {
+                    "dial": solved["share"],
+                    "one dose": share_of(one),
+                    "untouched": solved["share_before"],
+                }
+                table = pd.DataFrame(shares).assign(user=start + solved.index, target=target)
+                tables.append(table.melt(["target", "user"], [*shares], "how", "share"))
+    found = pd.concat(tables, ignore_index=True)
+    error = (found.pop("share") - found["target"]).abs()
+    return found.assign(error=error, reached=error <= 0.05 + 1e-9)
 
 
 def dial_summary(errors: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArray]]:
@@ -178,22 +154,9 @@ def dial_summary(errors: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArra
         (how, target) -> the mean error in each draw of users [n_draws].
     """
     by_user = errors.groupby(["how", "target", "user"], sort=False)[["error", "reached"]].mean()
-    rows, found = [], {}
-    for (how, target), values in by_user.groupby(["how", "target"], sort=False):
-        row = {"how": how, "target": target}
-        for name in values:
-            drawn = drawn_means(values[name].to_numpy())
-            low, high = interval(drawn)
-            row |= {name: values[name].mean(), f"{name}_low": low, f"{name}_high": high}
-            if name == "error":
-                found[how, target] = drawn
-        rows.append(row)
-    return pd.DataFrame(rows), found
-
-
-def top(scores: Tensor, histories: list[NDArray], k: int = 10) -> NDArray:
-    """The k best items [n_users, k] by scores [n_users, n_items + 1] that no history holds."""
-    scores = scores.clone()
-    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-    scores[rows, np.concatenate(histories)] = -torch.inf
-    return scores.topk(k, dim=1).indices.numpy()
+    drawn = {
+        key: pd.DataFrame(np.vstack([values.mean(), drawn_means(values)]), columns=values.columns)
+        for key, values in by_user.groupby(["how", "target"], sort=False)
+    }
+    table = with_intervals(pd.concat(drawn, names=["how", "target", "draw"]))
+    return table, {key: values["error"].to_numpy()[1:] for key, values in drawn.items()}

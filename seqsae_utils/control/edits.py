@@ -37,12 +37,10 @@ MODES = {
 class Edit:
     """What happens to one feature at each position that is edited.
 
-    ``add`` a value, to activate it where it is silent; ``set`` it to a value, whatever it was;
-    ``scale`` it, by 0 to suppress it; or ``clamp`` it: no more than the value.
-
-    All values except that of ``scale`` are in standard deviations of the hidden states
-    (`SAE.std`). ``add`` may leave the range that the feature takes by itself: below zero it steers
-    away from the direction.
+    ``add`` a value, to activate it where it is silent, or below zero to steer away from it;
+    ``set`` it to a value, whatever it was; ``scale`` it, by 0 to suppress it; or ``clamp`` it: no
+    more than the value. Values are in standard deviations of the hidden states (`SAE.std`), but
+    for that of ``scale``.
     """
 
     feature: int
@@ -84,12 +82,15 @@ def sae_delta(sae: SAE, edits: list[Edit]) -> Delta:
     return delta
 
 
-def direction_delta(direction: Tensor, dose: float, std: float) -> Delta:
-    """Add a direction [d_in] of norm 1 at every position: `dose` standard deviations `std` long."""
+def direction_delta(direction: Tensor, dose: float | Tensor, std: float) -> Delta:
+    """Add a direction [d_in] of norm 1 at every position: `dose` standard deviations `std` long.
+
+    `dose` is one strength, or one for each user, [n_users, 1, 1].
+    """
     step = std * dose * direction
     if not torch.isfinite(step).all():
         raise ValueError(
-            f"dose {dose} of this direction is not finite; a difference of means is NaN for an "
+            "a step along this direction is not finite; a difference of means is NaN for an "
             "attribute that no position, or every position, has"
         )
     return lambda hidden: step.to(hidden.device).expand_as(hidden)

@@ -1,8 +1,8 @@
 """Ways to steer towards an attribute: SAE features, and what they must be held against.
 
-A method says how the catalogue is scored when an attribute is turned by a dose. All but `boost`
-add a direction to the hidden states, so their doses have one unit: the standard deviation of the
-hidden states (`SAE.std`). Features and directions are chosen on the SAE users.
+A method says how the catalogue is scored when an attribute is turned by a strength. All but `boost`
+(re-ranking) add a direction to the hidden states, so their strengths have one unit: the standard
+deviation of the hidden states (`SAE.std`). Features and directions are chosen on the SAE users.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ..activations import ridge
 from ..recommender import Scorer
 from .edits import direction_delta, steered_scorer
 
-#: From the column of an attribute and a dose to how the catalogue is then scored.
+#: From the column of an attribute and a strength to how the catalogue is then scored.
 Method = Callable[[int, float], Scorer]
 
 #: What is compared, and how to call it.
@@ -38,9 +38,9 @@ METHODS = {
 
 
 def turn(model: nn.Module, site: str, std: float, directions: NDArray) -> Method:
-    """Add the dose along a direction for each attribute [n_attributes, d_in], at all positions.
+    """Add the strength along a direction for each attribute [n_attributes, d_in], everywhere.
 
-    For the decoder's row of a feature this is the edit that adds the dose to the feature.
+    For the decoder's row of a feature this is the edit that adds the strength to the feature.
     """
     rows = torch.from_numpy(np.asarray(directions, np.float32))
 
@@ -51,10 +51,10 @@ def turn(model: nn.Module, site: str, std: float, directions: NDArray) -> Method
 
 
 def boost(model: nn.Module, attribute_matrix: NDArray) -> Method:
-    """Add the dose to the score of each item with the attribute: nothing is steered.
+    """Re-ranking: add the strength to the score of each item with the attribute.
 
-    With a dose that grows, its items move up past ever better ones, as in a re-ranking that trades
-    relevance for a quota.
+    Nothing is steered. As the strength grows, these items pass ever better ones, as in a
+    re-ranking that trades relevance for a quota.
     """
     has = torch.from_numpy(attribute_matrix.T.astype(np.float32))
 
@@ -73,9 +73,9 @@ def unit(directions: NDArray) -> NDArray:
 def mean_difference(states: NDArray, attributes: NDArray) -> NDArray:
     """Supervised directions [n_attributes, d_in]: mean with the attribute minus mean without.
 
-    Each has norm 1. The baseline that sparse autoencoders often lose to (arXiv 2501.17148).
-    `states` is [n_positions, d_in], `attributes` [n_positions, n_attributes] of 0 and 1; one that
-    no position has, or every position, has no direction: NaN.
+    Each has norm 1; NaN where no position, or every position, has the attribute. The baseline that
+    sparse autoencoders often lose to (arXiv 2501.17148). `states` is [n_positions, d_in],
+    `attributes` [n_positions, n_attributes] of 0 and 1.
     """
     with np.errstate(invalid="ignore"):
         with_it = attributes.T @ states / attributes.sum(axis=0)[:, None]
@@ -94,21 +94,12 @@ def probe(states: NDArray, attributes: NDArray) -> NDArray:
 def by_effect(gained: NDArray, attribute_matrix: NDArray, importance: NDArray) -> NDArray:
     """Correlation over items of what each direction gives them with who has the attribute.
 
-    A direction that gives much to all items, or to a few of those with the attribute, gets little:
-    what counts is that it parts those that have it from those that have not.
+    A direction that gives much to all items, or to a few with the attribute, gets little.
 
-    Parameters
-    ----------
-    gained
-        [n_directions, n_items + 1], logits; see `interpretability.measured_effect`
-    attribute_matrix
-        [n_items + 1, n_attributes]
-    importance
-        [n_items + 1], how much each item counts: those that are never near a list, next to nothing
-
-    Returns
-    -------
-    array [n_directions, n_attributes], 0 where nothing is gained or nobody has the attribute
+    `gained` [n_directions, n_items + 1] is logits, see `interpretability.measured_effect`;
+    `attribute_matrix` is [n_items + 1, n_attributes]; `importance` [n_items + 1] is how much each
+    item counts, see `expected_top`. Returns [n_directions, n_attributes], 0 where nothing is
+    gained or no item has the attribute.
     """
     weight = importance[1:] / importance[1:].sum()
     x, y = gained[:, 1:], attribute_matrix[1:].astype(float)
@@ -124,22 +115,13 @@ def combine(
     """A few features whose effects add up to a gain of the attribute's items, and of no others.
 
     Features join one by one, the one whose effect explains most of what is still missing, and
-    their weights are fitted anew: orthogonal matching pursuit [1]_ with a ridge.
-
-    Parameters
-    ----------
-    gained, importance
-        As for `by_effect`.
-    attribute
-        [n_items + 1] of 0 and 1
-    n_features
-        How many at most.
-    penalty
-        Of the ridge, in units of the mean square of a feature's effect.
+    their weights are fitted anew: orthogonal matching pursuit [1]_ with a ridge, whose `penalty`
+    is in units of the mean square of a feature's effect. `gained` and `importance` are as for
+    `by_effect`, `attribute` is [n_items + 1] of 0 and 1.
 
     Returns
     -------
-    features, weights : [n], the features in the order in which they joined
+    features, weights : [n], at most `n_features`, in the order in which they joined
 
     References
     ----------
@@ -178,7 +160,7 @@ def several_features(
 ) -> pd.DataFrame:
     """Knobs of several SAE features for each attribute, from `combine`.
 
-    Weights are such that a dose of 1 adds a vector of length 1: `decoder` is [d_sae, d_in].
+    Weights are such that a strength of 1 adds a vector of length 1: `decoder` is [d_sae, d_in].
     Attributes that no item has get no knob.
     """
     tables = []
@@ -205,17 +187,16 @@ def permuted(
     rng = np.random.default_rng(seed)
     order = 1 + np.argsort(-popularity[1:], kind="stable")
     found = attribute_matrix.copy()
-    for start in range(0, len(order), block):
-        items = order[start : start + block]
+    for items in np.split(order, range(block, len(order), block)):
         found[items] = attribute_matrix[rng.permutation(items)]
     return found
 
 
 def directions(knobs: pd.DataFrame, decoder: NDArray, names: list[str]) -> NDArray:
-    """What a dose of 1 of each attribute's knob adds to a normalised state: [n_attributes, d_in].
+    """What a strength of 1 of each attribute's knob adds, in units of `SAE.std`.
 
     `knobs` has a row for each attribute and feature: attribute, feature, weight; `decoder` is
-    [d_sae, d_in]. NaN where an attribute has no knob.
+    [d_sae, d_in]. Returns [n_attributes, d_in], NaN where an attribute has no knob.
     """
     rows = knobs["weight"].to_numpy()[:, None] * decoder[knobs["feature"]]
     return pd.DataFrame(rows).groupby(knobs["attribute"].to_numpy()).sum().reindex(names).to_numpy()

@@ -4,16 +4,15 @@ A scenario is a few lines of YAML under its name, each of them optional but one:
 
     family evening:
       about: more for children, nothing that frightens
-      turn: {Children's: 3, Animation: 2}   # attribute: dose
-      features: {102: 1.5}                  # number of a feature: dose
+      turn: {Children's: 3, Animation: 2}   # attribute: strength
+      features: {102: 1.5}                  # number of a feature: strength
       suppress: [Horror, 76]                # attributes, or numbers of features
 
 The knobs of attributes are a table with a row for each attribute and feature (attribute, feature,
-weight): to turn an attribute by a dose adds dose * weight to each of its features.
+weight): to turn an attribute by a strength adds strength * weight to each of its features.
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from numbers import Real
@@ -25,18 +24,18 @@ import yaml
 
 from ..recommender import Ranking
 from ..sae import SAE
-from ..workspace import fsync, name_nearest
+from ..workspace import name_nearest, write_text
 from .curves import share
 from .edits import Delta, Edit, sae_delta
 
-#: What a scenario may say, and how it is written.
+#: What a scenario may say: its type, that of what is in it, and how it is written.
 FORMS = {
-    "about": (str, "a line of text"),
-    "turn": (dict, "attribute: dose"),
-    "features": (dict, "number of a feature: dose"),
-    "suppress": (list, "a list of attributes or numbers of features"),
+    "about": (str, str, "a line of text"),
+    "turn": (dict, str, "attribute: strength"),
+    "features": (dict, int, "number of a feature: strength"),
+    "suppress": (list, (str, int), "a list of attributes or numbers of features"),
 }
-#: Larger doses would leave no trace of the user; states are of the order of 1.
+#: Larger strengths would leave no trace of the user; states are of the order of 1.
 LARGEST = 100.0
 #: Where suppression holds a feature, times its weight: Horror's share of ML-1M's lists falls from
 #: 6.4 % to 0.9 % (at 0, to 4.3 %).
@@ -45,10 +44,10 @@ SUPPRESSED = -2.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """Where the knobs stand; doses are in units of the normalised space.
+    """Where the knobs stand; strengths are in standard deviations of the hidden states.
 
-    turn : attribute -> dose
-    features : number of a feature -> dose
+    turn : attribute -> strength
+    features : number of a feature -> strength
     suppress : attributes, and numbers of features, that are silenced
     """
 
@@ -59,13 +58,13 @@ class Scenario:
     suppress: tuple[str | int, ...] = ()
 
     def __post_init__(self):
-        for knob, dose in (*self.turn.items(), *self.features.items()):
-            if isinstance(dose, bool) or not isinstance(dose, Real):
-                raise ValueError(f"{knob!r}: a dose is a number, not {dose!r}")
-            if not abs(dose) <= LARGEST:  # which NaN is not either
+        for knob, value in (*self.turn.items(), *self.features.items()):
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ValueError(f"{knob!r}: a strength is a number, not {value!r}")
+            if not abs(value) <= LARGEST:  # which NaN is not either
                 raise ValueError(
-                    f"{knob!r}: a knob cannot stand at {dose}; "
-                    f"doses go from -{LARGEST:g} to {LARGEST:g}"
+                    f"{knob!r}: a knob cannot stand at {value}; "
+                    f"strengths go from -{LARGEST:g} to {LARGEST:g}"
                 )
 
     def check(self, knobs: pd.DataFrame, features: pd.DataFrame) -> None:
@@ -74,20 +73,17 @@ class Scenario:
         `features` has a row for each feature of the dictionary: feature, density (0: dead).
         """
         attributes = knobs["attribute"].unique().tolist()
-        named = [what for what in self.suppress if isinstance(what, str)]
-        for attribute in (*self.turn, *named):
-            if attribute not in attributes:
-                nearest = name_nearest(attribute, attributes)
-                raise ValueError(f"attribute {attribute!r} has no knob; {nearest}")
         density = features.set_index("feature")["density"]
-        for feature in (*self.features, *(w for w in self.suppress if not isinstance(w, str))):
-            if feature not in density.index:
+        for what in (*self.turn, *self.features, *self.suppress):
+            if isinstance(what, str):
+                if what not in attributes:
+                    nearest = name_nearest(what, attributes)
+                    raise ValueError(f"attribute {what!r} has no knob; {nearest}")
+            elif what not in density:
+                raise ValueError(f"feature {what}: the SAE has features 0 to {density.index.max()}")
+            elif density[what] == 0:
                 raise ValueError(
-                    f"feature {feature}: the SAE has features 0 to {density.index.max()}"
-                )
-            if density[feature] == 0:
-                raise ValueError(
-                    f"feature {feature} is dead: it never fires, so nobody knows what it does"
+                    f"feature {what} is dead: it never fires, so nobody knows what it does"
                 )
 
     def edits(self, knobs: pd.DataFrame) -> list[Edit]:
@@ -95,10 +91,9 @@ class Scenario:
 
         Suppressed are the features that speak for an attribute; one whose weight is negative
         speaks against it, and stays. Silence alone does little, because what a feature does not
-        say others do: at 0, the feature of Horror leaves two thirds of its share of ML-1M's lists.
-        So it is set below 0, to `SUPPRESSED`.
+        say others do: so it is set below 0, to `SUPPRESSED`.
         """
-        added: dict[int, float] = dict(self.features)
+        added = dict(self.features)
         held = {what: SUPPRESSED for what in self.suppress if not isinstance(what, str)}
         columns = ["attribute", "feature", "weight"]
         for attribute, feature, weight in knobs[columns].itertuples(index=False):
@@ -106,9 +101,22 @@ class Scenario:
                 added[feature] = added.get(feature, 0.0) + self.turn[attribute] * weight
             if attribute in self.suppress and weight > 0:  # shared features: the lowest value holds
                 held[feature] = min(held.get(feature, 0.0), SUPPRESSED * weight)
-        return [Edit(int(f), float(value), "set") for f, value in held.items()] + [
-            Edit(int(f), float(dose)) for f, dose in added.items()
+        return [Edit(int(feature), float(value), "set") for feature, value in held.items()] + [
+            Edit(int(feature), float(value)) for feature, value in added.items()
         ]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win; this one refuses them."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                text = f"{key.value!r} comes a second time"
+                raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def read(file: Path) -> dict[str, Scenario]:
@@ -128,8 +136,7 @@ def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
         nearest right key.
     """
     try:
-        _refuse_repeated_keys(yaml.compose(text, yaml.SafeLoader), source)
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1
         raise ValueError(f"{source}: line {line} is not YAML: {error.problem}") from None
@@ -137,42 +144,30 @@ def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
         raise ValueError(f"{source} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{source}: expected names, each with {', '.join(FORMS)} below it")
-    return {name: _scenario(name, given, source) for name, given in content.items()}
+    found = {}
+    for name, given in content.items():
+        try:
+            found[name] = _scenario(name, given)
+        except ValueError as error:
+            raise ValueError(f"{source}: {name!r}: {error}") from None
+    return found
 
 
-def _scenario(name: str, given: dict, source: str) -> Scenario:
-    where = f"{source}: {name!r}"
+def _scenario(name: str, given: dict) -> Scenario:
     if not isinstance(name, str):
-        raise ValueError(f"{where}: a name is text; put it in quotes")
+        raise ValueError("a name is text; put it in quotes")
     if not isinstance(given, dict) or not {*given} - {"about"}:
-        raise ValueError(f"{where} turns nothing; it takes {', '.join(FORMS)}")
+        raise ValueError(f"it turns nothing; it takes {', '.join(FORMS)}")
     for key, value in given.items():
         if key not in FORMS:
-            raise ValueError(f"{where}: no key {key!r}; {name_nearest(str(key), [*FORMS])}")
-        kind, written = FORMS[key]
+            raise ValueError(f"no key {key!r}; {name_nearest(str(key), [*FORMS])}")
+        kind, inside, written = FORMS[key]
         if not isinstance(value, kind):
-            raise ValueError(f"{where}: {key} is {value!r}, expected {written}")
-    for key, kinds in {"turn": str, "features": int, "suppress": (str, int)}.items():
-        for knob in given.get(key, ()):
-            if isinstance(knob, bool) or not isinstance(knob, kinds):
-                raise ValueError(f"{where}: {key} has {knob!r}, expected {FORMS[key][1]}")
-    try:
-        return Scenario(name, **given | {"suppress": tuple(given.get("suppress", ()))})
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _refuse_repeated_keys(node: yaml.Node | None, source: str, depth: int = 3) -> None:
-    """YAML would let the last one win. Below the doses nothing is read, so nothing is looked at."""
-    if not isinstance(node, yaml.MappingNode) or not depth:
-        return
-    seen = set()
-    for key, value in node.value:
-        if str(key.value) in seen:
-            line = key.start_mark.line + 1
-            raise ValueError(f"{source}: line {line} has {key.value!r} a second time")
-        seen.add(str(key.value))
-        _refuse_repeated_keys(value, source, depth - 1)
+            raise ValueError(f"{key} is {value!r}, expected {written}")
+        for knob in value:
+            if isinstance(knob, bool) or not isinstance(knob, inside):
+                raise ValueError(f"{key} has {knob!r}, expected {written}")
+    return Scenario(name, **given | {"suppress": tuple(given.get("suppress", ()))})
 
 
 def write(scenario: Scenario) -> str:
@@ -183,11 +178,10 @@ def write(scenario: Scenario) -> str:
       turn: {War: -2.0}
       suppress: [Horror, 7]
     """
-    given = {key: value for key, value in asdict(scenario).items() if value and key != "name"}
-    if scenario.suppress:
-        given["suppress"] = list(scenario.suppress)
+    given = asdict(scenario) | {"suppress": list(scenario.suppress)}
+    name, given = given.pop("name"), {key: value for key, value in given.items() if value}
     return yaml.safe_dump(
-        {scenario.name: given}, sort_keys=False, allow_unicode=True, default_flow_style=None
+        {name: given}, sort_keys=False, allow_unicode=True, default_flow_style=None
     )
 
 
@@ -217,20 +211,19 @@ def apply(
         A row for each user and attribute: user, attribute, and its share of the list, before and
         after.
     """
-    delta = sae_delta(dictionary, scenario.edits(knobs))
+    edits = {"before": None, "after": sae_delta(dictionary, scenario.edits(knobs))}
     shares = {
         when: share(ranking_of(edit).lists, attribute_matrix).ravel()
-        for when, edit in {"before": None, "after": delta}.items()
+        for when, edit in edits.items()
     }
     rows = {"user": np.repeat(users, len(names)), "attribute": np.tile(names, len(users))}
     return pd.DataFrame(rows | shares)
 
 
 def log(file: Path, scenario: Scenario, knobs: pd.DataFrame, effect: pd.DataFrame) -> None:
-    """Append to a log what was applied to whom, and what came of it: one line of JSON.
+    """Add to a log what was applied to whom, and what came of it: one line of JSON.
 
-    `effect` is what `apply` returned; the line has the mean of the shares over its users. The
-    line is written at once, and starts anew where a kill left half of one: see `read_log`.
+    `effect` is what `apply` returned; the line has the mean of the shares over its users.
     """
     mean = effect.groupby("attribute", sort=False)[["before", "after"]].mean().round(6)
     line = {
@@ -239,21 +232,10 @@ def log(file: Path, scenario: Scenario, knobs: pd.DataFrame, effect: pd.DataFram
         "edits": [asdict(edit) for edit in scenario.edits(knobs)],
         **mean.to_dict(),
     }
-    text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
-    with open(file, "ab+", buffering=0) as lines:
-        if lines.tell():
-            lines.seek(-1, os.SEEK_END)
-            text = text if lines.read(1) == b"\n" else "\n" + text
-        lines.write(text.encode())
-    fsync(file)
+    before = file.read_text() if file.is_file() else ""
+    write_text(file, before + json.dumps(line, allow_nan=False) + "\n")
 
 
 def read_log(file: Path) -> list[dict]:
-    """The lines of a log, oldest first; half a line, which a kill may leave, is passed over."""
-    found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:  # the beginning of an object is never valid JSON
-            continue
-    return found
+    """The lines of a log, oldest first."""
+    return [json.loads(line) for line in file.read_text().splitlines()]

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from ..control import KINDS, METHODS
+from ..control import METHODS
 from . import BLUE, GREEN, GREY, ORANGE, PAGE, SKY
 
 #: The lines of figures in which few methods stand for all.
@@ -36,7 +36,7 @@ def dose_response(curves: pd.DataFrame) -> plt.Figure:
                 low, high = curve[f"{column}_low"], curve[f"{column}_high"]
                 axis.fill_between(dose, low, high, color=color, alpha=0.1, linewidth=0)
         axis.axvline(0, color=GREY, linestyle=":", linewidth=1)
-        axis.set(xlabel="dose (normalised units)", ylabel=label)
+        axis.set(xlabel="strength (standard deviations)", ylabel=label)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure
 
@@ -55,14 +55,9 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
             curve = curves[(curves["attribute"] == attribute) & (curves["method"] == method)]
             curve = curve[curve["dose"] >= 0].sort_values("dose")
             axis.plot(
-                curve["share"],
-                curve["ndcg"],
-                line,
-                marker="o",
-                markersize=3,
-                color=color,
+                curve["share"], curve["ndcg"], line, marker="o", markersize=3, color=color,
                 label=METHODS[method],
-            )
+            )  # fmt: skip
         axis.set(title=attribute)
     for axis in axes[:, 0]:
         axis.set(ylabel="NDCG@10")
@@ -122,10 +117,10 @@ def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> 
 
 
 def dial(table: pd.DataFrame) -> plt.Figure:
-    """How far lists are off the share that was asked for: solved for each user, or one dose."""
+    """How far lists are off the share that was asked for: solved for each user, or not."""
     labels = {
         "dial": ("solved for each user", BLUE, "o-"),
-        "one dose": ("one dose for all", ORANGE, "s--"),
+        "one dose": ("one strength for all", ORANGE, "s--"),
         "untouched": ("untouched", GREY, "^:"),
     }
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7), layout="constrained")
@@ -145,23 +140,16 @@ def dial(table: pd.DataFrame) -> plt.Figure:
 
 
 def serving(table: pd.DataFrame) -> plt.Figure:
-    """Change of NDCG@10 as a knob is turned: when it was asked for, and when it was not."""
-    figure, axes = plt.subplots(
-        1, len(KINDS), figsize=(PAGE, 3.0), layout="constrained", sharey=True
-    )
-    titles = {"stated": "stated intent", "inferred": "inferred intent", "none": "no intent"}
-    for axis, kind in zip(axes, KINDS, strict=True):
-        for method, rows in table[table["kind"] == kind].groupby("method", sort=False):
-            color, line = LINES.get(method, (BLUE, "-"))
-            axis.plot(
-                rows["dose"], rows["change"], line, marker="o", markersize=3, color=color,
-                label=METHODS[method],
-            )  # fmt: skip
-            axis.fill_between(
-                rows["dose"], rows["low"], rows["high"], color=color, alpha=0.12, linewidth=0
-            )
-        axis.axhline(0, color=GREY, linestyle=":", linewidth=1)
-        axis.set(title=titles[kind], xlabel="dose")
-    axes[0].set(ylabel="change of NDCG@10")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    """Change of NDCG@10 as a knob is turned at moments at which it was asked for."""
+    figure, axis = plt.subplots(figsize=(0.6 * PAGE, 3.0), layout="constrained")
+    for method, rows in table.groupby("method", sort=False):
+        color, line = LINES.get(method, (BLUE, "-"))  # the knobs may be another
+        axis.plot(
+            rows["dose"], rows["change"], line, marker="o", markersize=3, color=color,
+            label=METHODS[method],
+        )  # fmt: skip
+        axis.fill_between(rows["dose"], rows["low"], rows["high"], color=color, alpha=0.12, lw=0)
+    axis.axhline(0, color=GREY, linestyle=":", linewidth=1)
+    axis.set(xlabel="strength", ylabel="change of NDCG@10")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

@@ -14,7 +14,6 @@ monosemanticity.py   all features: how much each is about one thing
 about.py             popularity, year, place in the history, single items
 names.py             labels with evidence, and their test by prediction
 features.py          what single features read and promote, and how far the two agree
-atlas.py             a page for every feature, to be opened in a browser
 """
 
 from .about import about

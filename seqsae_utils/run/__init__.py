@@ -19,9 +19,9 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from ..apps import atlas as pages
 from ..claims import publish
 from ..data import load_raw
-from ..interpretability import atlas as pages
 from ..workspace import (
     STAGES,
     StageError,

@@ -27,7 +27,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 from seqsae_utils import control, recommender
-from seqsae_utils.control.desk import Desk, widgets
+from seqsae_utils.apps.desk import Desk, widgets
 
 AIM, TURNS = 100, 200
 CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(

@@ -110,23 +110,21 @@ def lists(table: pd.DataFrame, reasons: pd.DataFrame, turned: set[str]) -> str:
 
 
 def _item(name: str, attributes: str, turned: set[str]) -> str:
-    shown = ", ".join(
-        f"<b>{escape(a)}</b>" if a in turned else escape(a) for a in attributes.split("|")
-    )
+    shown = ", ".join(_attribute(each, turned) for each in attributes.split("|"))
     return f'<div class="name">{escape(name)}</div><div class="small soft">{shown}</div>'
+
+
+def _attribute(name: str, turned: set[str]) -> str:
+    return f"<b>{escape(name)}</b>" if name in turned else escape(name)
 
 
 def _why(reasons: list) -> str:
     chips = "".join(
         f'<span{" class=turned" if abs(r.turned) > 1e-6 else ""} title="feature {r.feature}">'
-        f"{escape(_named(r.label, r.feature))} {r.carries:+.1f}</span>"
+        f"{escape(r.label if r.label != 'unnamed' else f'#{r.feature}')} {r.carries:+.1f}</span>"
         for r in reasons
     )
     return f'<div class="why">{chips}</div>'
-
-
-def _named(label: str, feature: int) -> str:
-    return label if label != "unnamed" else f"#{feature}"
 
 
 def _move(row) -> str:
@@ -147,9 +145,7 @@ def shares(table: pd.DataFrame, turned: set[str]) -> str:
             continue
         way = "up" if row.after > row.before else "down" if row.after < row.before else "same"
         change = f"{row.before:.0%} → " * (way != "same")
-        name = (
-            f"<b>{escape(row.attribute)}</b>" if row.attribute in turned else escape(row.attribute)
-        )
+        name = _attribute(row.attribute, turned)
         rows.append(
             f'<div class="share" data-attribute="{escape(row.attribute)}"><span>{name}</span>'
             f'<span class="bar {way}"><i style="width:{row.after:.0%}"></i>'

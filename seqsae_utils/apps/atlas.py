@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .. import activations, data, recommender, sae
-from ..workspace import Workspace, fsync
+from ..workspace import Workspace, write_text
 
 TEMPLATE = Path(__file__).with_name("atlas.html")
 #: The line of the template that gives way to the content.
@@ -75,21 +75,16 @@ def write(
 
     Parameters
     ----------
-    file
-        Where to.
     label
         Name of the dataset, for the heading.
     features
         One row a feature, in the order of the dictionary: feature, density, and what else is
         known of it (`COLUMNS`). The page leaves out a column that is lacking.
-    directions
-        [d_sae, d_in], decoder directions
-    head
-        [n_items + 1, d_in], the tied item embedding; row 0 is padding
-    codes
-        [n_positions, d_sae] of the test users
-    index
-        Whose the positions are: user, item, position; sorted by user and position.
+    directions, head
+        Decoder directions [d_sae, d_in]; item embedding [n_items + 1, d_in], row 0 is padding.
+    codes, index
+        [n_positions, d_sae] of the test users; and whose the positions are: user, item, position,
+        sorted by user and position.
     items
         The catalogue: item (1 to n_items), title, attributes (joined by ``|``), year.
 
@@ -107,10 +102,7 @@ def write(
     # A title may hold what ends a script; in JSON, and nowhere else, this is the same character.
     text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     page = TEMPLATE.read_text(encoding="utf-8").replace(PLACE, text.replace("<", "\\u003c"))
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    fsync(temporary)
-    temporary.replace(file)
+    write_text(file, page)
 
 
 def content(label, features, directions, head, codes, index, items) -> dict:
@@ -122,7 +114,7 @@ def content(label, features, directions, head, codes, index, items) -> dict:
     user, item, position = (index[name].to_numpy() for name in ("user", "item", "position"))
     tops, codes, pages = _top_items(codes, item), sparse.csc_array(codes), []
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
-    living = np.asarray((codes > 0).sum(axis=0)).ravel() > 0
+    alive = np.asarray((codes > 0).sum(axis=0)).ravel() > 0
     for feature, direction in enumerate(directions):
         rows, values = _column_of(codes, feature)
         pages.append(
@@ -133,7 +125,7 @@ def content(label, features, directions, head, codes, index, items) -> dict:
                 "top": tops[feature],
                 "histories": _histories(rows, values, user, item, position),
                 **_promoted(direction, head),
-                "nearest": _nearest(unit, living, feature),
+                "nearest": _nearest(unit, alive, feature),
             }
         )
     shown = _shown(pages)
@@ -242,11 +234,11 @@ def _promoted(direction: NDArray, head: NDArray) -> dict[str, list]:
     return {name: [[int(i) + 1, _short(logits[i])] for i in best] for name, best in found.items()}
 
 
-def _nearest(unit: NDArray, living: NDArray, feature: int) -> list[list]:
-    """The living features whose directions are most alike: [feature, cosine]."""
+def _nearest(unit: NDArray, alive: NDArray, feature: int) -> list[list]:
+    """The alive features whose directions are most alike: [feature, cosine]."""
     cosine = unit @ unit[feature]
     order = np.argsort(-cosine, kind="stable")
-    order = order[living[order] & (order != feature)][:N_NEAREST]
+    order = order[alive[order] & (order != feature)][:N_NEAREST]
     return [[int(other), round(float(cosine[other]), 2)] for other in order]
 
 

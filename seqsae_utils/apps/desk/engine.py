@@ -7,18 +7,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from ... import data, recommender, sae
-from ...workspace import StageError, Workspace, name_nearest
-from ..curves import share
-from ..dial import solve
-from ..edits import Edit, sae_delta, steered
-from ..scenarios import Scenario
+from ...control import Edit, Scenario, sae_delta, share, solve, steered
+from ...workspace import StageError, Workspace
 
 #: Length of a list, and features that are named for each of its items.
 N_ITEMS, N_REASONS = 10, 3
-#: Users that can be chosen, and the largest dose of a knob.
+#: Users that can be chosen, and the largest strength of a knob.
 N_USERS, MAX_DOSE = 1_000, 8.0
 
 
@@ -35,8 +33,8 @@ class State:
 class View:
     """What the model makes of a history: the list, and what it is made from.
 
-    items : [at most N_ITEMS] best first; rank : [n_items + 1] among unseen items, from 1;
-    scores : [n_items + 1]; code : [d_sae] of the state that predicts, edits included
+    items : [N_ITEMS] best first, 0 where none is left; rank : [n_items + 1] among unseen items,
+    from 1; scores : [n_items + 1]; code : [d_sae] of the state that predicts, edits included
     """
 
     items: np.ndarray
@@ -75,13 +73,9 @@ class Desk:
         self.counted = [*self.dataset.attributes, "popular"]
         names = self.features["label"].fillna("").replace("", "unnamed")
         self.names = dict(zip(self.features["feature"], names, strict=True))
-        self.living = self.features.loc[self.features["density"] > 0, "feature"].tolist()
+        self.alive = self.features.loc[self.features["density"] > 0, "feature"].tolist()
         self.sequences = dict(list(self.dataset.sequences("test").items())[:N_USERS])
         self._words = [_words(title) for title in self.dataset.titles]
-        head = self.model.head.detach()
-        directions = self.dictionary.W_dec.detach()
-        #: [d_sae, n_items + 1]: what a unit of a feature adds to an item, over the average item.
-        self.push = directions @ (head - head[1:].mean(dim=0)).T
         self.past: list[State] = []
         self._turned = None
         user = next(iter(self.sequences))
@@ -135,33 +129,35 @@ class Desk:
         number = re.match(r"\s*#?(-?\d+)\b(?!s)", text)
         if number:
             return int(number[1])
-        labels = {self.names[feature]: feature for feature in reversed(self.living)}
+        labels = {self.names[feature]: feature for feature in reversed(self.alive)}
         if text.strip() not in labels:
             near = difflib.get_close_matches(text, [*labels], n=3, cutoff=0.0)
             raise ValueError(f"no feature {text!r}; nearest labels: {', '.join(map(repr, near))}")
         return labels[text.strip()]
 
     def turn(self, knob: str | int, dose: float) -> None:
-        """Turn an attribute, or a feature by its number, to a dose; 0 takes it out."""
+        """Turn an attribute, or a feature by its number, to a strength; 0 takes it out."""
         kind = "turn" if isinstance(knob, str) else "features"
         turned = {**getattr(self.state.scenario, kind), knob: dose}
         if dose == 0:
             del turned[knob]
-        self._knobs(replace(self.state.scenario, **{kind: turned}), knob)
+        self.play(replace(self.state.scenario, **{kind: turned}), knob)
 
     def suppress(self, attribute: str, on: bool = True) -> None:
         """Silence an attribute, or let it be heard again."""
         kept = [what for what in self.state.scenario.suppress if what != attribute]
-        suppressed = tuple(kept + [attribute] * on)
-        self._knobs(replace(self.state.scenario, suppress=suppressed))
+        self.play(replace(self.state.scenario, suppress=tuple(kept + [attribute] * on)))
 
-    def play(self, scenario: Scenario) -> None:
-        """Put the knobs where a scenario has them, all of them."""
-        self._knobs(scenario)
+    def play(self, scenario: Scenario, knob: str | int | None = None) -> None:
+        """Put the knobs where a scenario has them, all of them; `knob` names one that moved."""
+        scenario.check(self.knobs, self.features)
+        self._go(replace(self.state, scenario=scenario), knob)
 
     def dial(self, attribute: str, target: float) -> float:
         """Turn an attribute until it has the share `target` of the list; returns the share."""
-        column, scenario = self.column(attribute), self.state.scenario
+        scenario = self.state.scenario
+        replace(scenario, turn={attribute: 0.0}).check(self.knobs, self.features)
+        column = self.counted.index(attribute)
 
         def share_of(doses: np.ndarray) -> np.ndarray:
             turned = {**scenario.turn, attribute: float(doses[0])}
@@ -169,7 +165,6 @@ class Desk:
             items = self._look(self.state.history, edits).items
             return self.matrix[items, column].mean(keepdims=True)
 
-        replace(scenario, turn={attribute: 0.0}).check(self.knobs, self.features)
         (found,) = solve(share_of, target, 1, MAX_DOSE).itertuples()
         self.turn(attribute, round(found.dose, 3))
         return found.share
@@ -193,18 +188,16 @@ class Desk:
         """
         rows = {"place": np.arange(1, N_ITEMS + 1)}
         described = self.dataset.items.set_index("item")
-        for when, view in {"before": self.before, "after": self.after}.items():
-            items = pd.Series(view.items).reindex(range(N_ITEMS), fill_value=0)
-            rows[f"item_{when}"] = items
+        for when, view in self._views.items():
+            rows[f"item_{when}"] = view.items
             for name in ("title", "attributes"):
-                rows[f"{name}_{when}"] = items.map(described[name]).fillna("")
-        table = pd.DataFrame(rows)
-        gone, come = table["item_before"], table["item_after"]
-        table["rank_before"] = np.where(come > 0, self.before.rank[come], np.nan)
-        table["rank_after"] = np.where(gone > 0, self.after.rank[gone], np.nan)
-        change = self.after.scores[1:] - self.before.scores[1:]
-        table["logit_change"] = np.where(come > 0, change[come - 1], np.nan)
-        return table
+                rows[f"{name}_{when}"] = described[name].reindex(view.items, fill_value="").tolist()
+        gone, come = self.before.items, self.after.items
+        rows["rank_before"] = np.where(come > 0, self.before.rank[come], np.nan)
+        rows["rank_after"] = np.where(gone > 0, self.after.rank[gone], np.nan)
+        with np.errstate(invalid="ignore"):  # an empty place has no logit
+            rows["logit_change"] = self.after.scores[come] - self.before.scores[come]
+        return pd.DataFrame(rows)
 
     def reasons(self) -> pd.DataFrame:
         """The features that carry each item of the list after, those that carry most first.
@@ -213,12 +206,13 @@ class Desk:
         item, and turned: what of it the edits brought. A direction is read as if it went straight
         to the head; blocks in between may do more with it, so these are not shares of the logit.
         """
-        push = self.push[:, self.after.items]
+        items, head = self.after.items[self.after.items > 0], self.model.head.detach()
+        push = self.dictionary.W_dec.detach() @ (head[items] - head[1:].mean(dim=0)).T
         carries, features = (self.after.code[:, None] * push).topk(N_REASONS, dim=0)
         turned = ((self.after.code - self.before.code)[:, None] * push).gather(0, features)
         table = pd.DataFrame(
             {
-                "item": np.repeat(self.after.items, N_REASONS),
+                "item": np.repeat(items, N_REASONS),
                 "feature": features.T.ravel(),
                 "carries": carries.T.ravel(),
                 "turned": turned.T.ravel(),
@@ -229,9 +223,12 @@ class Desk:
 
     def shares(self) -> pd.DataFrame:
         """Share of each attribute in the list before and after: attribute, before, after."""
-        views = {"before": self.before, "after": self.after}
-        shares = {when: share(view.items[None], self.matrix)[0] for when, view in views.items()}
+        shares = {when: share(view.items, self.matrix) for when, view in self._views.items()}
         return pd.DataFrame({"attribute": self.counted, **shares})
+
+    @property
+    def _views(self) -> dict[str, View]:
+        return {"before": self.before, "after": self.after}
 
     @property
     def attributes(self) -> list[str]:
@@ -243,18 +240,7 @@ class Desk:
         rows = self.knobs[self.knobs["attribute"] == attribute].itertuples()
         return ", ".join(f"{r.weight:+.2f} of {r.feature} ({self.names[r.feature]})" for r in rows)
 
-    def column(self, attribute: str) -> int:
-        """Where an attribute's share can be counted; `ValueError` where it cannot."""
-        if attribute not in self.counted:
-            nearest = name_nearest(attribute, self.counted)
-            raise ValueError(f"attribute {attribute!r}: no item has it; {nearest}")
-        return self.counted.index(attribute)
-
     # How it is done
-
-    def _knobs(self, scenario: Scenario, knob: str | int | None = None) -> None:
-        scenario.check(self.knobs, self.features)
-        self._go(replace(self.state, scenario=scenario), knob)
 
     def _go(self, state: State, knob: str | int | None = None) -> None:
         """To another state: what may fail comes first, so that a failure changes nothing."""
@@ -281,15 +267,11 @@ class Desk:
         edited, std = code.clone(), self.dictionary.std
         for edit in edits:
             edited[edit.feature] += std * edit.change(code[edit.feature] / std)
-        unseen = scores[0].clone()
-        unseen[items] = -torch.inf
-        if unseen.isnan().any():
+        if scores.isnan().any():
             raise ValueError("the model has no answer any more: a knob stands too far out")
-        order = unseen.argsort(descending=True, stable=True)
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(1, len(order) + 1)
-        best = order[: min(N_ITEMS, int((unseen > -torch.inf).sum()))]
-        return View(best.numpy(), rank, scores[0].numpy(), edited)
+        unseen = recommender.unseen(scores, [items])
+        rank = rankdata(-unseen[0], "min").astype(int)
+        return View(recommender.best(unseen, N_ITEMS)[0].numpy(), rank, scores[0].numpy(), edited)
 
 
 def _words(title: str) -> frozenset[str]:

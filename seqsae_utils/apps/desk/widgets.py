@@ -3,9 +3,8 @@
 import ipywidgets as ipw
 import torch
 
+from ...control import Scenario, scenarios
 from ...workspace import StageError, project
-from .. import scenarios
-from ..scenarios import Scenario
 from . import pages
 from .engine import MAX_DOSE, N_ITEMS, Desk, State
 
@@ -110,7 +109,7 @@ class Page:
         turn = self._button(
             "Turn until it is", lambda: self._dialled(what.value, share.value / 100)
         )
-        note = "Say what the list shall hold, in per cent; the dose is found."
+        note = "Say what the list shall hold, in per cent; the strength is found."
         return [ipw.HTML(pages.heading("The dial", note)), what, share, turn]
 
     def _turn(self, attribute: str, dose: float) -> None:
@@ -119,22 +118,22 @@ class Page:
             self.desk.turn(attribute, dose)
 
     def _dialled(self, attribute: str, target: float) -> str:
-        """Turn; what to say where no dose gets there."""
+        """Turn; what to say where no strength gets there."""
         share = self.desk.dial(attribute, target)
         if abs(share - target) <= 0.5 / N_ITEMS + 1e-9:
             return ""
         return (
             f"{attribute} comes to {share:.0%}, not {target:.0%}: "
-            f"no dose up to {MAX_DOSE:g} brings it nearer"
+            f"no strength up to {MAX_DOSE:g} brings it nearer"
         )
 
     def _features(self) -> list[ipw.Widget]:
-        names = [f"{f} · {self.desk.names[f]}" for f in self.desk.living]
+        names = [f"{f} · {self.desk.names[f]}" for f in self.desk.alive]
         self.feature = ipw.Combobox(
             options=names, placeholder="its number, or its label", description="Feature",
             continuous_update=False, layout=WIDE,
         )  # fmt: skip
-        self.dose = _slider("dose")
+        self.dose = _slider("strength")
         self._on(self.feature, lambda _: self._chosen())
         self._on(self.dose, lambda dose: self.desk.turn(self._chosen(), dose))
         note = "Single features, by the labels of the atlas."
