@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .. import activations, data, recommender, sae
-from ..workspace import Workspace, fsync
+from ..workspace import Workspace, write_text
 
 TEMPLATE = Path(__file__).with_name("atlas.html")
 #: The line of the template that gives way to the content.
@@ -107,10 +107,7 @@ def write(
     # A title may hold what ends a script; in JSON, and nowhere else, this is the same character.
     text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     page = TEMPLATE.read_text(encoding="utf-8").replace(PLACE, text.replace("<", "\\u003c"))
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    fsync(temporary)
-    temporary.replace(file)
+    write_text(file, page)
 
 
 def content(label, features, directions, head, codes, index, items) -> dict:

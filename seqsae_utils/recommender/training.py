@@ -1,6 +1,5 @@
 """Training a transformer: visible, resumable, stopped where users that it has not seen say so."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -162,7 +161,10 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    state = _State(model, optimizer, checkpoint, _fingerprint(model, training, sequences))
+    given = asdict(model.config) | asdict(training)
+    del given["max_epochs"], given["patience"]  # these may still be changed between two epochs
+    given |= {"sequences": sequences, "validation": validation, "weights": model.state_dict()}
+    state = _State(model, optimizer, Checkpoint(checkpoint, train, **given))
     shown = {"initial": state.epoch, "total": training.max_epochs, "desc": "epochs", "leave": False}
     with tqdm(**shown, **({} if progress else {"disable": True})) as bar:
         while state.epoch < training.max_epochs and state.epochs_without_gain < training.patience:
@@ -233,22 +235,11 @@ def _batches(model, sequences, size: int, rng) -> Iterator[list[np.ndarray]]:
         yield [cut[i] for i in batches[batch]]
 
 
-def _fingerprint(model: Transformer, training: Training, sequences: list[np.ndarray]) -> dict:
-    """What the state between two epochs depends on; the number of epochs may still be changed."""
-    settings = asdict(model.config) | asdict(training)
-    del settings["max_epochs"], settings["patience"]
-    lengths = np.array([len(sequence) for sequence in sequences])
-    digest = hashlib.sha256(lengths.tobytes())
-    digest.update(np.concatenate(sequences).astype(np.int64).tobytes())
-    return settings | {"sequences": digest.hexdigest()}
-
-
 class _State:
     """Everything that training needs to go on: weights, Adam's moments, best weights, history."""
 
-    def __init__(self, model: nn.Module, optimizer, file: Path | None, fingerprint: dict):
-        self.model, self.optimizer = model, optimizer
-        self.checkpoint = Checkpoint(file, fingerprint)
+    def __init__(self, model: nn.Module, optimizer, checkpoint: Checkpoint):
+        self.model, self.optimizer, self.checkpoint = model, optimizer, checkpoint
         self.history: list[dict] = []
         self.best = copies(model.state_dict())
         if found := self.checkpoint.load({"model": model}, optimizer):
@@ -269,4 +260,4 @@ class _State:
         if self.epochs_without_gain == 0:
             self.best = copies(self.model.state_dict())
         modules = {"model": self.model, "best": self.best}
-        self.checkpoint.save(modules, self.optimizer, self.history)
+        self.checkpoint.save(self.history, modules, self.optimizer)
