@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .fingerprint import changes, digest, fingerprint
@@ -44,7 +44,7 @@ class Checkpoint:
         # One entry: safetensors writes several in an order that differs from run to run.
         metadata = {"state": f"{_checksum(text, tensors)} {text}"}
         with replacing(self.file) as temporary:
-            save_file(copies(tensors), temporary, metadata)
+            temporary.write_bytes(save(copies(tensors), metadata))
 
     def load(self, modules: dict[str, nn.Module] | None = None, adam=None):
         """Fill modules and optimizer; returns the progress and all tensors by group, or None.
