@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import log_softmax
 
-from seqsae_utils import checkpoint, metrics, recommender
+from seqsae_utils import metrics, recommender
 from seqsae_utils.recommender import Config, Training, Transformer, losses, pieces, training
 from seqsae_utils.workspace import seed_everything
 

@@ -207,15 +207,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        command, overrides, given = options.command, dict(options.p), ()
+        command, overrides = options.command, dict(options.p)
         if command in ("atlas", "desk") and overrides:
             raise RunError(f"`{command}` shows what the notebooks left, and has no parameters")
         if command in ("notebooks", "claims") and (options.profile != "ml-100k" or overrides):
             raise RunError(f"`{command}` shows what is committed, and has no profile or parameters")
         if command == "seeds":
             n, jobs = options.n, options.jobs
-            given = 5 if n is None else n, 2 if jobs is None else jobs
-        globals()[command](options.profile, overrides, *given)
+            seeds(options.profile, overrides, 5 if n is None else n, 2 if jobs is None else jobs)
+        else:
+            globals()[command](options.profile, overrides)
     except KeyboardInterrupt:
         print("\ninterrupted; the next run goes on from here", file=sys.stderr)
         return 130

@@ -27,7 +27,7 @@ def normalise(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.outputs.sort(key=lambda output: output.get("name") == "stderr")
     # One stream for each stretch, without what carriage returns have overwritten.
     book, _ = CoalesceStreamsPreprocessor().preprocess(book, {})
-    for cell in (cell for cell in book.cells if cell.cell_type == "code"):
+    for cell in _code_cells(book):
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
@@ -49,17 +49,14 @@ def with_outputs(
         If the two do not have the same code cells. Parameters that the runner injected into the
         copy are left out.
     """
-    own, done = (
-        [
-            cell
-            for cell in cells
-            if cell.cell_type == "code"
-            and "injected-parameters" not in cell.metadata.get("tags", [])
-        ]
-        for cells in (book.cells, executed.cells)
-    )
+    own, done = _code_cells(book), _code_cells(executed)
+    done = [c for c in done if "injected-parameters" not in c.metadata.get("tags", [])]
     if [cell.source for cell in own] != [cell.source for cell in done]:
         raise ValueError("its code cells are not those of its executed copy")
     for cell, copy in zip(own, done, strict=True):
         cell.outputs = copy.outputs
     return normalise(book)
+
+
+def _code_cells(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in book.cells if cell.cell_type == "code"]
