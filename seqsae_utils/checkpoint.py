@@ -1,14 +1,16 @@
-"""The state of a training in one file, so that a killed one goes on as if nothing had happened."""
+"""The state of a piece of work in one file, so that it goes on after a kill as if nothing was."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from .workspace import fsync
+from .fingerprint import changes, digest, fingerprint
+from .workspace import replacing
 
 
 class Checkpoint:
@@ -18,63 +20,75 @@ class Checkpoint:
     ----------
     file
         Where it lies; None keeps nothing.
-    fingerprint
-        What the training depends on, as JSON has it: a file of another training is refused.
+    work, inputs
+        What is done, and with what, see `fingerprint`: a file of other work is refused.
     """
 
-    def __init__(self, file: Path | None, fingerprint: dict):
-        self.file, self.fingerprint = file, json.loads(json.dumps(fingerprint))
+    def __init__(self, file: Path | None, work: Callable, **inputs):
+        self.file = file
+        self.fingerprint = fingerprint(work, **inputs) if file else {}
 
-    def save(self, modules: dict[str, nn.Module | dict[str, Tensor]], optimizer, progress) -> None:
-        """Weights of modules (or plain tensors), Adam's moments, and what JSON can hold."""
+    def save(
+        self, progress, modules: dict[str, nn.Module | dict[str, Tensor]] | None = None, adam=None
+    ) -> None:
+        """What JSON can hold, weights of modules (or plain tensors), and Adam's moments."""
         if self.file is None:
             return
         tensors = {}
-        for group, module in modules.items():
+        for group, module in (modules or {}).items():
             state = module.state_dict() if isinstance(module, nn.Module) else module
             tensors |= {f"{group}/{name}": tensor for name, tensor in state.items()}
-        for i, moments in optimizer.state_dict()["state"].items():
+        for i, moments in (adam.state_dict()["state"] if adam else {}).items():
             tensors |= {f"adam/{i}/{name}": tensor for name, tensor in moments.items()}
-        temporary = self.file.with_name(self.file.name + ".tmp")
+        text = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
         # One entry: safetensors writes several in an order that differs from run to run.
-        metadata = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
-        save_file(copies(tensors), temporary, metadata={"training": metadata})
-        fsync(temporary)
-        temporary.replace(self.file)
+        metadata = {"state": f"{_checksum(text, tensors)} {text}"}
+        with replacing(self.file) as temporary:
+            temporary.write_bytes(save(copies(tensors), metadata))
 
-    def load(self, modules: dict[str, nn.Module], optimizer):
+    def load(self, modules: dict[str, nn.Module] | None = None, adam=None):
         """Fill modules and optimizer; returns the progress and all tensors by group, or None.
 
         Raises
         ------
         ValueError
-            If the file belongs to a training of other data or settings, which it names.
+            If the file is damaged, or belongs to work with other inputs or code, which it names.
         """
         if self.file is None or not self.file.is_file():
             return None
-        with safe_open(self.file, framework="pt") as file:
-            metadata = json.loads(file.metadata()["training"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        theirs, ours = metadata["fingerprint"], self.fingerprint
-        if theirs != ours:
-            differing = [key for key in ours if ours[key] != theirs.get(key)]
+        checksum, text, tensors = "", "", {}
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                checksum, _, text = file.metadata()["state"].partition(" ")
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError):
+            pass
+        if checksum != _checksum(text, tensors):
+            raise ValueError(f"{self.file} is damaged: remove it to start anew")
+        found = json.loads(text)
+        if different := changes(self.fingerprint, found["fingerprint"]):
             raise ValueError(
-                f"{self.file} is the checkpoint of another training, with other "
-                f"{', '.join(differing)}: remove it to start anew"
+                f"{self.file} is the checkpoint of another training, with other {different}: "
+                "remove it to start anew"
             )
         groups: dict[str, dict] = {}
         for key, tensor in tensors.items():
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = tensor
-        for name, module in modules.items():
+        for name, module in (modules or {}).items():
             module.load_state_dict(groups[name])
         moments: dict[int, dict] = {}
         for name, tensor in groups.pop("adam", {}).items():
             index, key = name.split("/")
             moments.setdefault(int(index), {})[key] = tensor
-        parameters = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": parameters})
-        return metadata["progress"], groups
+        if adam:
+            parameters = adam.state_dict()["param_groups"]
+            adam.load_state_dict({"state": moments, "param_groups": parameters})
+        return found["progress"], groups
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    return digest([text, dict(sorted(tensors.items()))])
 
 
 def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

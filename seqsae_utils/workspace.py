@@ -12,20 +12,17 @@ import json
 import os
 import random
 import shutil
-import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-# Idle OpenMP threads that spin make small matrices 14 times slower on a busy laptop. Read by
-# torch when it is first imported, so it is set here, in the module that everything imports first.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pandas as pd
 import torch
 
 from . import __version__
+from .fingerprint import fingerprint
 
 #: The stages in their order, each with the notebook that writes it.
 STAGES = {
@@ -71,17 +68,27 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is complete or not there: to a temporary name first, then renamed."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give another name to write to; the file gets its own in one step when the block ends.
+
+    So it is complete, or as it was before, however the block ends.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    yield temporary
     fsync(temporary)
     temporary.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text (UTF-8) that is complete or not there, see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON that is complete or not there, see `write_text`.
+    """Write JSON that is complete or not there, see `replacing`.
 
     Floats keep six significant digits, so that two runs compare byte for byte and readers
     are not offered digits that mean nothing.
@@ -186,11 +193,15 @@ class Workspace:
         return self.manifest("data")["label"]
 
     def manifest(self, stage: str) -> dict:
-        """The manifest of a stage; raises `StageError` where there is none."""
+        """The manifest of a stage; raises `StageError` where none fits this version."""
         path = self.artifacts / stage / "manifest.json"
         if not path.is_file():
             raise StageError(f"{path.parent} is missing: {self._repair(stage)}")
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        if found["version"].split(".")[:2] != __version__.split(".")[:2]:
+            versions = f"version {found['version']}, this is {__version__}"
+            raise StageError(f"{path.parent} was written by {versions}: {self._repair(stage)}")
+        return found
 
     def load(self, stage: str) -> Path:
         """Folder of a complete stage, after every file and the chain before it has been checked.
@@ -198,8 +209,9 @@ class Workspace:
         Raises
         ------
         StageError
-            If the stage is missing, a file differs from its checksum, or a stage that it was
-            made from has been made again since. The message says which command repairs it.
+            If the stage is missing or another version's, a file differs from its checksum, or a
+            stage that it was made from has been made again since. The message says which command
+            repairs it.
         """
         folder = self.artifacts / stage
         for name, expected in self.manifest(stage)["files"].items():
@@ -226,13 +238,22 @@ class Workspace:
         return f"run `make paper PROFILE={self.profile}`, or notebook {STAGES[stage]}"
 
     @contextmanager
-    def save(self, stage: str, *, reads=(), parameters=None, seed=None, label=None, resume=False):
+    def save(
+        self,
+        stage: str,
+        *,
+        reads=(),
+        parameters=None,
+        seed=None,
+        label=None,
+        resume: Callable | None = None,
+    ):
         """Give an empty folder to write a stage into, and put it in place when the block ends.
 
         Until then it is called ``<stage>.partial``. An error in the block, or a kill, leaves the
-        stage as it was before. With ``resume=True`` a partial folder of the same parameters,
-        seed, inputs and code is handed out as it was left, so that long work can go on from the
-        ``*.checkpoint`` files that it left there; once the stage is done they are removed.
+        stage as it was before. With `resume` a partial folder of the same fingerprint is handed
+        out as it was left, so that long work can go on from the ``*.checkpoint`` files that it left
+        there; once the stage is done they are removed.
 
         Parameters
         ----------
@@ -242,6 +263,9 @@ class Workspace:
             What the manifest shall say of how it was made.
         label
             Name of the dataset for figures; only the first stage gives one.
+        resume
+            The function that does the long work. Its code counts, see `fingerprint`: files check
+            themselves too, but they only refuse, and each would have to be removed by hand.
         """
         manifest = {
             "stage": stage,
@@ -253,9 +277,9 @@ class Workspace:
             "reads": {name: sha256(self.artifacts / name / "manifest.json") for name in reads},
         }
         partial = self.artifacts / f"{stage}.partial"
-        claim = json.dumps({**manifest, "code": _code_digest()})
+        claim = json.dumps(fingerprint(resume, **manifest)) if resume else ""
         claim_file = partial / "claim.json"
-        if not (resume and claim_file.is_file() and claim_file.read_text() == claim):
+        if not (claim and claim_file.is_file() and claim_file.read_text() == claim):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             claim_file.write_text(claim)
@@ -263,7 +287,7 @@ class Workspace:
         yield partial
 
         claim_file.unlink()
-        for checkpoint in partial.rglob("*.checkpoint"):
+        for checkpoint in partial.rglob("*.checkpoint*"):
             checkpoint.unlink()
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         for path in files:
@@ -292,27 +316,10 @@ class Workspace:
 
         Returns the numbers as written.
         """
-        file = self.artifacts / "draws" / f"{stage}.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{stage}.tmp")
-        pd.DataFrame(draws or {}).to_parquet(temporary)
-        fsync(temporary)
-        temporary.replace(file)
+        with replacing(self.artifacts / "draws" / f"{stage}.parquet") as temporary:
+            pd.DataFrame(draws or {}).to_parquet(temporary)
         path = self.artifacts / "metrics.json"
         metrics = json.loads(path.read_text()) if path.is_file() else {}
         metrics[stage] = _plain(numbers)
         write_json(path, {name: metrics[name] for name in STAGES if name in metrics})
         return metrics[stage]
-
-
-def _code_digest() -> str:
-    """One SHA-256 over the package's source: half-done work of other code is not continued.
-
-    Only modules that are loaded count, and no figures: another caption must not throw away a day.
-    """
-    name = __name__.partition(".")[0]
-    loaded = {m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == name and m.__file__}
-    digest = hashlib.sha256()
-    for path in sorted(path for path in loaded if f"{os.sep}figures{os.sep}" not in path):
-        digest.update(Path(path).read_bytes())
-    return digest.hexdigest()

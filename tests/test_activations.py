@@ -1,11 +1,13 @@
 """Hidden states are those of the plain model, each with the right name, and probes are honest."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -245,7 +247,8 @@ def test_the_index_lies_beside_the_states_and_is_small(model, sequences, tmp_pat
     assert {str(dtype) for dtype in index.dtypes} == {"int32"}
     saved = pd.read_parquet(tmp_path / "x_index.parquet")
     pd.testing.assert_frame_equal(saved, index)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x_index.parquet"]
+    names = ["x.npy", "x.npy.checkpoint", "x_index.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_the_index_names_every_interaction_once(model, sequences, tmp_path):
@@ -430,9 +433,9 @@ def harvest_until_killed(place: str, time: int, folder: str) -> None:
     [
         ("forward", 2, N_PIECES),  # nothing noted yet
         ("forward", 6, N_PIECES - 4),
-        ("fsync", 4, N_PIECES - 2),  # rows written, and the note of them not
-        ("replace", 7, 0),  # all done, and nothing in its place
-        ("replace", 8, N_PIECES),  # states without an index: nobody can say whose they are
+        ("fsync", 4, N_PIECES - 2),  # rows written, and the checkpoint not
+        ("replace", 6, 0),  # all done, and nothing in its place
+        ("replace", 7, N_PIECES),  # states without an index: nobody can say whose they are
     ],
 )
 def test_a_killed_harvest_goes_on(tmp_path, uninterrupted, place, time, forwards_left):
@@ -464,7 +467,7 @@ def interrupt(folder: Path, monkeypatch, at: int = 6) -> None:
     model.register_forward_pre_hook(stop)
     with pytest.raises(Interrupted):
         activations.harvest(model, fresh_sequences(), "blocks.0", folder / "x.npy", batch_size=1)
-    assert set(contents(folder)) == {"x.npy.partial", "x.npy.progress"}
+    assert set(contents(folder)) == {"x.npy.partial", "x.npy.checkpoint"}
 
 
 def other(what: str) -> tuple[nn.Module, dict, str, dict]:
@@ -549,16 +552,29 @@ def test_the_file_is_one_that_numpy_writes(uninterrupted, tmp_path):
     assert (tmp_path / "again.npy").read_bytes() == uninterrupted["x.npy"]
 
 
-def harvest_onto_a_full_disk(promises: bool, folder: str) -> None:
-    """Harvest where files may have 700 bytes; print how many forward passes, and the error."""
+def test_without_room_for_all_states_none_is_written(model, sequences, tmp_path, monkeypatch):
+    forwards, full = count_forwards(model), SimpleNamespace(free=N_POSITIONS * 8 * 4 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    with pytest.raises(OSError, match="no room for 1,184 bytes of hidden states, 1,183 are free"):
+        activations.harvest(model, sequences, "blocks.0", tmp_path / "x.npy", batch_size=1)
+    assert len(forwards) == 1 and not contents(tmp_path)
+    full.free += 1
+    assert len(activations.harvest(model, sequences, "blocks.0", tmp_path / "x.npy"))
+
+
+def harvest_onto_a_full_disk(folder: str) -> None:
+    """Harvest where files may have 6,000 bytes; print how many forward passes, and the error."""
     import resource
 
-    if not promises:
-        del os.posix_fallocate
     harvesting.CHECKPOINT_BATCHES = 2
-    model, sequences = fresh_model(), fresh_sequences()
-    forwards = count_forwards(model)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
+    model, sequences = fresh_model(d_model=64), fresh_sequences()
+    forwards, create = count_forwards(model), harvesting._create
+
+    def then_fill(*arguments):
+        create(*arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+
+    harvesting._create = then_fill
     try:
         activations.harvest(model, sequences, "blocks.0", Path(folder, "x.npy"), batch_size=1)
     except OSError as error:
@@ -566,31 +582,19 @@ def harvest_onto_a_full_disk(promises: bool, folder: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of files are those of Linux")
-@pytest.mark.parametrize("promises", [True, False], ids=["room promised", "no promises"])
-def test_a_full_disk_is_an_error_and_no_signal(tmp_path, promises):
-    """A limit on the size of files stands for the disk: half of the states fit."""
-    run = run_here(f"t.harvest_onto_a_full_disk({promises}, {str(tmp_path)!r})")
+def test_a_disk_that_fills_up_is_an_error_and_no_signal(tmp_path):
+    """A limit on the size of files stands for the disk: over half of the states fit."""
+    run = run_here(f"t.harvest_onto_a_full_disk({str(tmp_path)!r})")
     assert run.returncode == 0, run.stderr
     forwards, _, message = run.stdout.partition(" ")
-    if promises:  # before any work
-        assert forwards == "1" and not contents(tmp_path)
-        assert "no room for 1,312 bytes of hidden states: File too large" in message
-    else:  # when it is full; what was noted is still there to go on from
-        assert 1 < int(forwards) < N_PIECES and "File too large" in message
-        assert set(contents(tmp_path)) == {"x.npy.partial", "x.npy.progress"}
-    index = activations.harvest(fresh_model(), fresh_sequences(), "blocks.0", tmp_path / "x.npy", 1)
-    assert len(index) == N_POSITIONS
-
-
-def test_a_file_system_that_promises_no_room_is_written_to(
-    model, sequences, tmp_path, monkeypatch, uninterrupted
-):
-    def refuse(*args):
-        raise OSError(harvesting.errno.EOPNOTSUPP, "Operation not supported")
-
-    monkeypatch.setattr(os, "posix_fallocate", refuse)
-    activations.harvest(model, sequences, "blocks.0", tmp_path / "x.npy", batch_size=1)
-    assert contents(tmp_path) == uninterrupted
+    assert 1 < int(forwards) < N_PIECES and "File too large" in message
+    assert set(contents(tmp_path)) == {"x.npy.partial", "x.npy.checkpoint"}
+    model = fresh_model(d_model=64)
+    again = count_forwards(model)
+    activations.harvest(model, fresh_sequences(), "blocks.0", tmp_path / "x.npy", 1)
+    assert len(again) < N_PIECES  # it went on
+    activations.harvest(model, fresh_sequences(), "blocks.0", tmp_path / "alone.npy", 1)
+    assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "alone.npy").read_bytes()
 
 
 def peak_memory() -> int:

@@ -225,7 +225,7 @@ def test_the_command_writes_the_atlas_of_a_profile(smoke, monkeypatch, capsys):
     ("arguments", "message"),
     [
         ([], "data is missing: run `make paper PROFILE=ml-100k`"),
-        (["--profile", "smok"], "did you mean 'smoke'?"),
+        (["--profile", "smok"], "nearest: 'smoke'"),
         (["-p", "k", "4"], "has no parameters"),
     ],
 )

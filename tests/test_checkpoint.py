@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from seqsae_utils import fingerprint, sae
 from seqsae_utils.checkpoint import Checkpoint
 
 
@@ -28,10 +29,10 @@ def step(module, optimizer) -> torch.Tensor:
 
 
 def test_what_was_saved_comes_back_moments_included(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "a.checkpoint", {"sizes": (3, 2)})
+    checkpoint = Checkpoint(tmp_path / "a.checkpoint", sae.train, sizes=(3, 2))
     saved, other = trained(0), trained(1)
     extra = {"silent": torch.arange(4.0)}
-    checkpoint.save({"module": saved[0], "more": extra}, saved[1], [7, ["history"]])
+    checkpoint.save([7, ["history"]], {"module": saved[0], "more": extra}, saved[1])
     progress, groups = checkpoint.load({"module": other[0]}, other[1])
     assert progress == [7, ["history"]]
     assert torch.equal(groups["more"]["silent"], extra["silent"])
@@ -42,21 +43,52 @@ def test_what_was_saved_comes_back_moments_included(tmp_path):
 def test_the_same_state_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         module, optimizer = trained(0)
-        Checkpoint(tmp_path / name, {}).save({"module": module}, optimizer, 1)
+        Checkpoint(tmp_path / name, sae.train).save(1, {"module": module}, optimizer)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_without_a_file_there_is_nothing_to_go_on_from(tmp_path):
     module, optimizer = trained(0)
-    assert Checkpoint(tmp_path / "none", {}).load({"module": module}, optimizer) is None
-    nowhere = Checkpoint(None, {})
-    nowhere.save({"module": module}, optimizer, 1)
+    assert Checkpoint(tmp_path / "none", sae.train).load({"module": module}, optimizer) is None
+    nowhere = Checkpoint(None, sae.train)
+    nowhere.save(1, {"module": module}, optimizer)
     assert nowhere.load({"module": module}, optimizer) is None
 
 
 def test_a_file_of_another_training_is_refused_by_the_name_of_what_differs(tmp_path):
     file = tmp_path / "a.checkpoint"
-    module, optimizer = trained(0)
-    Checkpoint(file, {"seed": 0, "d": 3}).save({"module": module}, optimizer, 1)
+    Checkpoint(file, sae.train, seed=0, d=3).save(1)
+    assert Checkpoint(file, sae.train, seed=0, d=3).load() == (1, {})
     with pytest.raises(ValueError, match="another training, with other seed: remove it"):
-        Checkpoint(file, {"seed": 1, "d": 3}).load({"module": module}, optimizer)
+        Checkpoint(file, sae.train, seed=1, d=3).load()
+
+
+def test_a_file_of_other_code_is_refused_and_figures_are_not_its_code(tmp_path, monkeypatch):
+    file = tmp_path / "a.checkpoint"
+    Checkpoint(file, sae.train).save(1)
+    edited(monkeypatch, "figures/sae.py")
+    assert Checkpoint(file, sae.train).load() == (1, {})
+    edited(monkeypatch, "sae/variants.py")
+    with pytest.raises(ValueError, match="with other sae/variants.py: remove it"):
+        Checkpoint(file, sae.train).load()
+
+
+def edited(monkeypatch, path: str) -> None:
+    """As if the package had been loaded with one word more in the docstring of a file."""
+    text = fingerprint.LOADED[path].replace('"""', '"""More. ', 1)
+    monkeypatch.setitem(fingerprint.LOADED, path, text)
+
+
+def test_one_flipped_bit_is_refused(tmp_path):
+    file = tmp_path / "a.checkpoint"
+    module, optimizer = trained(0)
+    Checkpoint(file, sae.train).save(1, {"module": module}, optimizer)
+    good = file.read_bytes()
+    for place in range(0, len(good), 5):
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="a.checkpoint is damaged: remove it to start anew"):
+            Checkpoint(file, sae.train).load({"module": module}, optimizer)
+    file.write_bytes(good)
+    assert Checkpoint(file, sae.train).load({"module": module}, optimizer)

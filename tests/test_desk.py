@@ -309,7 +309,7 @@ def test_the_package_needs_no_widgets():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--profile", "smok"], "did you mean 'smoke'?"), (["-p", "k", "4"], "has no parameters")],
+    [(["--profile", "smok"], "nearest: 'smoke'"), (["-p", "k", "4"], "has no parameters")],
 )
 def test_the_command_refuses_what_it_does_not_know(arguments, message, capsys):
     assert run.main(["desk", *arguments]) == 1

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import seqsae_utils
 from seqsae_utils import claims, run, workspace
 from seqsae_utils.run import changes, parameters, trainings
 from seqsae_utils.run.clean import normalise, with_outputs
@@ -38,7 +39,8 @@ def hand_on(profile, stage, text, reads=()):
     (figures / f"{stage}.csv").write_text(text)
     (artifacts / "draws").mkdir(exist_ok=True)
     (artifacts / "draws" / f"{stage}.parquet").write_text(text)
-    manifest = dict(stage=stage, profile=profile, label="Toy", parameters={}, seed=0, version="1")
+    manifest = dict(stage=stage, profile=profile, label="Toy", parameters={}, seed=0)
+    manifest["version"] = "VERSION"
     manifest["reads"] = {name: sha256(artifacts / name / "manifest.json") for name in reads}
     manifest["files"] = {"content.txt": sha256(folder / "content.txt")}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -88,7 +90,9 @@ def project(tmp_path, monkeypatch) -> Path:
     package = root / "seqsae_utils"
     (package / "data").mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "workspace.py").write_text(FAKE_WORKSPACE)
+    (package / "workspace.py").write_text(
+        FAKE_WORKSPACE.replace("VERSION", seqsae_utils.__version__)
+    )
     (package / "data/__init__.py").write_text("from .source import TEXT\n")
     (package / "data/source.py").write_text("TEXT = 'abc'\n")
     (package / "recommender.py").write_text("from .metrics import size\n")
@@ -222,7 +226,7 @@ def test_the_profile_is_the_name_of_its_file(project):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["-p", "rat", "1"], "no notebook has a parameter 'rat'; did you mean 'rate'?"),
+        (["-p", "rat", "1"], "no notebook has a parameter 'rat'; nearest: 'rate'; all"),
         (["-p", "size", "big"], "parameter 'size' is 'big', but the notebooks declare `size: int`"),
         (["-p", "size", "2.5"], "parameter 'size' is 2.5"),
         (["-p", "size", "true"], "parameter 'size' is True"),
@@ -230,13 +234,13 @@ def test_the_profile_is_the_name_of_its_file(project):
         (["-p", "size", " "], "parameter 'size' is None"),
         (["-p", "size", "[1"], "parameter 'size' is '[1': line 1, not YAML: "),
         (["-p", "size", "\x00"], "parameter 'size' is '\\x00': not YAML: "),
-        (["-p", "size ", "1"], "no notebook has a parameter 'size '; did you mean 'size'? Known: "),
-        (["-p", "", ""], "no notebook has a parameter ''. Known: n_jobs, name, profile, rate, "),
-        (["-p", "qqqq", "1"], "no notebook has a parameter 'qqqq'. Known: "),
-        (["--profile", "toi"], "no profile 'toi'; did you mean 'toy'? Known: tiny, toy"),
-        (["--profile", "a toy"], "no profile 'a toy'; did you mean 'toy'? Known: tiny, toy"),
-        (["--profile", "qqqq"], "no profile 'qqqq'. Known: tiny, toy"),
-        (["--profile", ""], "no profile ''. Known: tiny, toy"),
+        (["-p", "size ", "1"], "no notebook has a parameter 'size '; nearest: 'size'; all "),
+        (["-p", "", ""], "no notebook has a parameter ''; nearest: "),
+        (["-p", "qqqq", "1"], "of them: n_jobs, name, profile, rate, "),
+        (["--profile", "toi"], "no profile 'toi'; nearest: 'toy'; all of them: tiny, toy"),
+        (["--profile", "a toy"], "no profile 'a toy'; nearest: 'toy'; all of them: tiny, toy"),
+        (["--profile", "qqqq"], "no profile 'qqqq'; nearest: "),
+        (["--profile", ""], "no profile ''; nearest: "),
     ],
 )
 def test_a_wrong_parameter_or_profile_is_refused_before_anything_runs(
@@ -252,8 +256,8 @@ def test_a_wrong_parameter_or_profile_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("siz: 3\n", "no notebook has a parameter 'siz'; did you mean 'size'?"),
-        ("1: 3\n", "no notebook has a parameter 1. Known: "),
+        ("siz: 3\n", "no notebook has a parameter 'siz'; nearest: 'size'"),
+        ("1: 3\n", "no notebook has a parameter 1; nearest: "),
         ("size: 3\nrate: [1\n", "toy.yaml: line 3, not YAML: "),
         ("size = 3\n", "toy.yaml: expected lines `key: value`, found 'size = 3'"),
     ],
@@ -269,7 +273,10 @@ def test_outside_of_the_project_there_is_no_profile(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     assert run.main(["paper", "--profile", "toy"]) == 1
     shown = capsys.readouterr().err
-    assert "no profile 'toy': there is none here; start in the folder of the project\n" in shown
+    assert (
+        "no profile 'toy'; there is none to choose from here; start in the folder of the project\n"
+        in shown
+    )
 
 
 def test_a_failed_notebook_is_not_taken_for_built(built, capsys):
@@ -390,40 +397,19 @@ def test_how_many_run_at_once_is_no_reason_to_run_again(project):
 def test_tables_over_trainings_are_no_product_of_a_notebook(project):
     folder = project / "figures/toy"
     (folder / "tables").mkdir(parents=True)
-    for name in ("trainings.csv", "draws.parquet", "claims.csv", "metrics.json", "a.png", "tables/claims.csv"):
+    for name in (
+        "trainings.csv",
+        "draws.parquet",
+        "claims.csv",
+        "metrics.json",
+        "a.png",
+        "tables/claims.csv",
+    ):
         (folder / name).write_text("1")
     found = {
         path.relative_to(folder).as_posix() for path in run._figures(workspace.Workspace("toy"))
     }
     assert found == {"a.png", "tables/claims.csv"}
-
-
-@pytest.mark.parametrize(
-    "source, package, expected",
-    [
-        ("import seqsae_utils.sae as s", "", {"sae"}),
-        ("from seqsae_utils import data, figures", "", {"data", "figures"}),
-        ("from seqsae_utils.data import load", "", {"data", "data.load"}),
-        ("%matplotlib inline\nimport numpy, os.path", "", set()),
-        ("from . import metrics\nfrom .sae import SAE", "", {"metrics", "sae", "sae.SAE"}),
-        ("from .formats import read\nfrom ..workspace import project", "data",
-         {"data.formats", "data.formats.read", "workspace", "workspace.project"}),
-        ("def f():\n    from seqsae_utils import control", "", {"control"}),
-    ],
-)  # fmt: skip
-def test_imports_are_found(source, package, expected):
-    found = changes.imports(source, ".".join(["seqsae_utils"] + [package] * bool(package)))
-    assert found - {"seqsae_utils"} == {f"seqsae_utils.{name}" for name in expected}
-
-
-def test_of_a_folder_only_what_is_imported_counts(project):
-    package = project / "seqsae_utils"
-    (package / "figures").mkdir()
-    (package / "figures/__init__.py").write_text("from ..metrics import size\n")
-    for name in ("data", "sae"):
-        (package / f"figures/{name}.py").write_text("from . import size\n")
-    found = changes.modules("from seqsae_utils.figures import sae as plots")
-    assert list(found) == ["__init__.py", "figures/__init__.py", "figures/sae.py", "metrics.py"]
 
 
 def test_a_value_of_an_unknown_type_is_passed_on():
@@ -665,4 +651,4 @@ def test_claims_are_put_where_they_are_read(capsys, monkeypatch):
     monkeypatch.setattr(run, "publish", shown.append)
     assert run.main(["claims"]) == 0 and shown == [workspace.project()]
     assert run.main(["claims", "-p", "k", "8"]) == 1
-    assert "of every profile" in capsys.readouterr().err
+    assert "shows what is committed, and has no profile or parameters" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from sklearn.metrics import r2_score
 
 from seqsae_utils import sae
 from seqsae_utils.activations import Normalisation, cost_of_replacing, hooked, overlap
+from seqsae_utils.fingerprint import LOADED
 from seqsae_utils.recommender import CausalTransformer
 from seqsae_utils.recommender import Config as RecommenderConfig
 from seqsae_utils.workspace import seed_everything
@@ -567,14 +568,19 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(variant, planted, 
 
 def test_the_checkpoint_of_another_training_is_refused(planted, tmp_path):
     states, _ = planted
-    file = tmp_path / "training.checkpoint"
+    file, config = tmp_path / "training.checkpoint", CONFIGS["topk"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sae.training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
-        sae.train(sae.create(CONFIGS["topk"]), states, SHORT, file)
+        sae.fit(states, config, SHORT, file)
     with pytest.raises(ValueError, match="another training, with other k: remove it"):
-        sae.train(sae.create(replace(CONFIGS["topk"], k=4)), states, SHORT, file)
-    with pytest.raises(ValueError, match="another training, with other states: remove it"):
-        sae.train(sae.create(CONFIGS["topk"]), states + 1, SHORT, file)
+        sae.fit(states, replace(config, k=4), SHORT, file)
+    one_value = states.copy()
+    one_value[-1, -1] += 1
+    for other in (states + 1, 2 * states, one_value):
+        with pytest.raises(ValueError, match="another training, with other states: remove it"):
+            sae.fit(other, config, SHORT, file)
+    with pytest.raises(ValueError, match="another training, with other weights: remove it"):
+        sae.train(sae.create(config), states, SHORT, file)
 
 
 def test_the_median_is_where_the_sum_of_distances_is_least():
@@ -823,6 +829,22 @@ def test_a_sweep_goes_on_where_it_was_killed_and_is_the_same_in_two_processes(
     assert len(trained) == 1
     changed = sae.sweep(runs, states[:2_000] + 1, *arguments[1:], tmp_path / "one")
     assert len(trained) == 4 and not set(changed["run"]) & set(one["run"])
+
+
+def test_a_sweep_measures_anew_on_other_held_out_states_and_with_other_code(
+    runs, planted, tmp_path, monkeypatch
+):
+    states, _ = planted
+    arguments = (runs[:1], states[:2_000])
+    first = sae.sweep(*arguments, states[2_000:3_000], tmp_path)
+    other = sae.sweep(*arguments, states[3_000:4_000], tmp_path)
+    assert first["explained_variance"][0] != other["explained_variance"][0]
+    alone = sae.sweep(*arguments, states[3_000:4_000], tmp_path / "alone")
+    pd.testing.assert_frame_equal(other, alone)
+    for path, same in (("figures/sae.py", True), ("sae/variants.py", False)):
+        monkeypatch.setitem(LOADED, path, LOADED[path] + "# better")
+        again = sae.sweep(*arguments, states[2_000:3_000], tmp_path)
+        assert (again["run"][0] == first["run"][0]) == same
 
 
 # The scale of the states lies in the weights

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from seqsae_utils import workspace
+from seqsae_utils import sae, workspace
+from seqsae_utils.fingerprint import LOADED
 from seqsae_utils.workspace import StageError, Workspace
 
 
@@ -95,30 +96,58 @@ def test_the_same_content_written_again_keeps_the_chain(ws):
     assert ws.load("recommender")
 
 
-@pytest.mark.parametrize("k, found", [(8, ["claim.json", "epoch.txt"]), (16, ["claim.json"])])
-def test_half_done_work_goes_on_only_with_the_same_parameters(ws, k, found):
-    with pytest.raises(KeyboardInterrupt), ws.save("sae", parameters={"k": 8}) as folder:
+def interrupt(ws, **how) -> None:
+    with pytest.raises(KeyboardInterrupt), ws.save("sae", **how) as folder:
         (folder / "epoch.txt").write_text("3")
         raise KeyboardInterrupt
-    with ws.save("sae", parameters={"k": k}, resume=True) as folder:
+
+
+@pytest.mark.parametrize("k, found", [(8, ["claim.json", "epoch.txt"]), (16, ["claim.json"])])
+def test_half_done_work_goes_on_only_with_the_same_parameters(ws, k, found):
+    interrupt(ws, parameters={"k": 8}, resume=sae.fit)
+    with ws.save("sae", parameters={"k": k}, resume=sae.fit) as folder:
         assert sorted(path.name for path in folder.iterdir()) == found
 
 
-def test_half_done_work_is_discarded_unless_asked_for(ws):
-    with pytest.raises(KeyboardInterrupt), ws.save("sae") as folder:
-        (folder / "epoch.txt").write_text("3")
-        raise KeyboardInterrupt
-    with ws.save("sae") as folder:
+@pytest.mark.parametrize("before, after", [(sae.fit, None), (None, sae.fit)])
+def test_half_done_work_is_discarded_unless_asked_for(ws, before, after):
+    interrupt(ws, resume=before)
+    with ws.save("sae", resume=after) as folder:
         assert not (folder / "epoch.txt").exists()
 
 
-def test_half_done_work_of_other_code_is_discarded(ws, monkeypatch):
-    with pytest.raises(KeyboardInterrupt), ws.save("sae") as folder:
-        (folder / "epoch.txt").write_text("3")
-        raise KeyboardInterrupt
-    monkeypatch.setattr(workspace, "_code_digest", lambda: "other code")
-    with ws.save("sae", resume=True) as folder:
-        assert not (folder / "epoch.txt").exists()
+@pytest.mark.parametrize(
+    "path, kept",
+    [
+        ("figures/sae.py", True),
+        ("control/desk/pages.py", True),
+        ("sae/variants.py", False),
+        ("workspace.py", False),
+    ],
+)
+def test_half_done_work_goes_on_if_its_own_code_is_the_same(ws, monkeypatch, path, kept):
+    interrupt(ws, resume=sae.fit)
+    monkeypatch.setitem(LOADED, path, LOADED[path] + "# another caption")
+    with ws.save("sae", resume=sae.fit) as folder:
+        assert (folder / "epoch.txt").exists() == kept
+
+
+def test_checkpoints_are_no_part_of_a_stage(ws):
+    with ws.save("sae", resume=sae.fit) as folder:
+        for name in ("kept.checkpoint", "kept.checkpoint.tmp", "weights"):
+            (folder / name).touch()
+    assert list(ws.manifest("sae")["files"]) == ["weights"]
+
+
+@pytest.mark.parametrize("version, refused", [("0.1.0", True), ("0.2.9", False)])
+def test_a_stage_of_an_older_version_is_refused(ws, version, refused):
+    path = ws.artifacts / "data" / "manifest.json"
+    path.write_text(path.read_text().replace(workspace.__version__, version))
+    if not refused:
+        assert ws.load("data")
+    else:
+        with pytest.raises(StageError, match=r"version 0.1.0, this is .*: run `make paper PROFILE"):
+            ws.load("data")
 
 
 def test_records_are_merged_in_the_order_of_the_stages(ws):

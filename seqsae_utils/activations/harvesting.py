@@ -1,9 +1,8 @@
 """The hidden states of all interactions, written to a file batch by batch."""
 
 import errno
-import hashlib
-import json
 import os
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checkpoint import Checkpoint
 from ..hooks import hooked
-from ..workspace import fsync, name_nearest, write_json
+from ..workspace import fsync, name_nearest, replacing
 
 #: How hidden states may be stored. Half precision takes half the disk and keeps three digits.
 DTYPES = ("float32", "float16")
@@ -51,8 +51,8 @@ def harvest(
 
     A harvest that was killed goes on where it was when it is called again with the same model,
     sequences and settings, and one that was finished is not repeated; the files are the same bytes
-    as without the interruption. While it lasts, they are called ``<file>.partial`` and
-    ``<file>.progress``.
+    as without the interruption. ``<file>.checkpoint`` says how far it is; while it lasts, the
+    states are in ``<file>.partial``.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ def harvest(
         but hidden states [batch, length, d_in]; if a state does not fit `dtype`; if the model's
         `pad` leaves items out or turns them round.
     OSError
-        If the disk has no room for all states: before the first is written, where the file
-        system can tell.
+        If the disk has no room for all states, before the first is written; if it fills up later,
+        and then a harvest goes on once there is room.
     """
     n_positions = sum(map(len, sequences.values()))
     if not n_positions:
@@ -88,22 +88,31 @@ def harvest(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; {name_nearest(dtype, list(DTYPES))}")
     device = next(model.parameters()).device
-    fingerprint = _fingerprint(model, sequences, site, batch_size, dtype, str(device))
-    index_file = file.with_name(f"{file.stem}_index.parquet")
-    if file.is_file() and index_file.is_file():
-        index = pd.read_parquet(index_file)
-        if index.attrs.get("harvest") == fingerprint:
-            return index
+    given = {"model": model, "sequences": sequences, "site": site, "device": str(device)}
+    given |= {"batch_size": batch_size, "dtype": dtype}
+    checkpoint = Checkpoint(file.with_name(f"{file.name}.checkpoint"), harvest, **given)
+    partial, index_file = (
+        file.with_name(name) for name in (f"{file.name}.partial", f"{file.stem}_index.parquet")
+    )
     n_pieces = sum(-(-len(sequence) // model.max_length) for sequence in sequences.values())
     n_batches = -(-n_pieces // batch_size)
+    try:
+        (n_done, n_rows), _ = checkpoint.load() or ([0, 0], {})
+    except ValueError:  # of other states, or damaged: these are made anew
+        n_done = n_rows = 0
+    if not partial.is_file():
+        if n_done == n_batches and file.is_file() and index_file.is_file():
+            return pd.read_parquet(index_file)
+        n_done = n_rows = 0
     seen: list[Tensor] = []
     model.eval()
     with (
-        _Rows(file, n_positions, np.dtype(dtype), fingerprint) as rows,
         hooked(model, site, lambda hidden: seen.append(hidden.clone())),
-        tqdm(total=n_batches, initial=rows.batches, desc=f"harvest {site}", leave=False) as bar,
+        tqdm(total=n_batches, initial=n_done, desc=f"harvest {site}", leave=False) as bar,
     ):
-        for batch in _batches(sequences, model.max_length, batch_size, rows.batches):
+        for done, batch in enumerate(
+            _batches(sequences, model.max_length, batch_size, n_done), start=n_done + 1
+        ):
             items = model.pad(batch)
             if not np.array_equal(items[items > 0].numpy(), np.concatenate(batch)):
                 raise ValueError(f"{type(model).__name__}.pad does not keep items and their order")
@@ -114,11 +123,26 @@ def harvest(
                     f"site {site!r} returns {shapes or 'nothing'} in a forward pass, expected one "
                     f"output [{items.shape[0]}, {items.shape[1]}, d_in]; a block has it: 'blocks.0'"
                 )
-            rows.append(seen.pop().cpu()[items > 0].float().numpy())
+            rows = _stored(seen.pop().cpu()[items > 0].float().numpy(), dtype)
+            if done == 1:
+                checkpoint.file.unlink(missing_ok=True)
+                _create(partial, (n_positions, rows.shape[1]), dtype)
+            # Plain writes: pages of a map count as memory of this process, and there a full disk
+            # would end Python by a signal.
+            with open(partial, "r+b") as states:
+                states.seek((n_rows - n_positions) * rows[0].nbytes, os.SEEK_END)
+                states.write(rows)
+            n_rows += len(rows)
+            if done == n_batches:
+                index_file.unlink(missing_ok=True)  # from here on, one would be of these states
+            if done % CHECKPOINT_BATCHES == 0 or done == n_batches:
+                fsync(partial)
+                checkpoint.save([done, n_rows])
             bar.update()
-        index = _index(sequences)
-        index.attrs["harvest"] = fingerprint
-        rows.finish(index, index_file)
+    partial.replace(file)
+    index = _index(sequences)
+    with replacing(index_file) as temporary:
+        index.to_parquet(temporary, index=False)
     return index
 
 
@@ -143,99 +167,25 @@ def _index(sequences: dict[int, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(table, copy=False)
 
 
-def _fingerprint(model: nn.Module, sequences: dict[int, np.ndarray], *settings) -> str:
-    """SHA-256 of all that the hidden states depend on."""
-    built = [repr(model), repr(getattr(model, "config", None))]
-    digest = hashlib.sha256(json.dumps([*settings, *built]).encode())
-    for name, weights in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    for user, sequence in sequences.items():
-        digest.update(np.array([user, len(sequence)], dtype=np.int64))
-        digest.update(np.ascontiguousarray(sequence, dtype=np.int64))
-    return digest.hexdigest()
+def _stored(rows: NDArray, dtype: str) -> NDArray:
+    """Rows [n, d_in] as they are stored; values that do not fit `dtype` are refused."""
+    with np.errstate(over="ignore"):
+        stored = rows.astype(dtype)
+    lost = np.isinf(stored) & np.isfinite(rows)
+    if lost.any():
+        raise ValueError(
+            f"{lost.sum()} values of a batch do not fit {dtype}, the largest is "
+            f"{np.abs(rows[lost]).max():g} (at most {np.finfo(dtype).max:g} fits): "
+            "store them as float32"
+        )
+    return stored
 
 
-class _Rows:
-    """A ``.npy`` file that grows batch by batch, and is there under its name when it is complete.
-
-    Plain writes, no memory map: what was written does not count as memory of this process, and a
-    full disk is an `OSError` where a map would end Python by a signal.
-    """
-
-    def __init__(self, file: Path, n_rows: int, dtype: np.dtype, fingerprint: str):
-        self.file, self.n_rows, self.dtype, self.fingerprint = file, n_rows, dtype, fingerprint
-        self.partial = file.with_name(file.name + ".partial")
-        self.progress = file.with_name(file.name + ".progress")
-        self.batches = 0
-        self.stream = None
-        noted = json.loads(self.progress.read_text()) if self.progress.is_file() else {}
-        if noted.get("fingerprint") == fingerprint and self.partial.is_file():
-            self.stream = open(self.partial, "r+b")
-            self.stream.seek(noted["offset"])
-            self.batches = noted["batches"]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        if self.stream:
-            self.stream.close()
-
-    def append(self, rows: NDArray) -> None:
-        """Write the rows [n, d_in] of one batch after those that are there."""
-        if self.stream is None:
-            self._create(rows.shape[1])
-        with np.errstate(over="ignore"):
-            stored = rows.astype(self.dtype)
-        lost = np.isinf(stored) & np.isfinite(rows)
-        if lost.any():
-            raise ValueError(
-                f"{lost.sum()} values of a batch do not fit {self.dtype}, the largest is "
-                f"{np.abs(rows[lost]).max():g} (at most {np.finfo(self.dtype).max:g} fits): "
-                "store them as float32"
-            )
-        self.stream.write(stored)
-        self.batches += 1
-        if self.batches % CHECKPOINT_BATCHES == 0:
-            self.note_progress()
-
-    def note_progress(self) -> None:
-        """Say how far the file is, once all of that is on the disk."""
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        note = {"fingerprint": self.fingerprint, "batches": self.batches}
-        write_json(self.progress, note | {"offset": self.stream.tell()})
-
-    def finish(self, index: pd.DataFrame, index_file: Path) -> None:
-        """Put states and index in their place; the index comes last and vouches for both."""
-        self.note_progress()
-        temporary = index_file.with_name(index_file.name + ".tmp")
-        index.to_parquet(temporary, index=False)
-        fsync(temporary)
-        index_file.unlink(missing_ok=True)
-        self.partial.replace(self.file)
-        temporary.replace(index_file)
-        self.progress.unlink()
-
-    def _create(self, d_in: int) -> None:
-        """Start the file, and take the room for all of it: better no harvest than half of one."""
-        self.progress.unlink(missing_ok=True)
-        self.stream = open(self.partial, "w+b")
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": (self.n_rows, d_in),
-        }
-        np.lib.format.write_array_header_1_0(self.stream, header)
-        size = self.stream.tell() + self.n_rows * d_in * self.dtype.itemsize
-        if not hasattr(os, "posix_fallocate"):
-            return  # macOS, Windows: a full disk is met later, by a write
-        try:
-            os.posix_fallocate(self.stream.fileno(), 0, size)
-        except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-                return  # a file system that cannot promise room
-            self.partial.unlink()
-            message = f"no room for {size:,} bytes of hidden states: {os.strerror(error.errno)}"
-            raise OSError(error.errno, message, str(self.file)) from None
+def _create(file: Path, shape: tuple[int, int], dtype: str) -> None:
+    """An ``.npy`` file for all rows, if the disk has room: better no harvest than half of one."""
+    file.unlink(missing_ok=True)
+    size, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(file.parent).free
+    if size > free:
+        message = f"no room for {size:,} bytes of hidden states, {free:,} are free"
+        raise OSError(errno.ENOSPC, message, str(file))
+    np.lib.format.open_memmap(file, "w+", dtype, shape)

@@ -1,6 +1,5 @@
 """Training a transformer: visible, resumable, stopped where users that it has not seen say so."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -161,7 +160,10 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    keeper = Checkpoint(checkpoint, _fingerprint(model, training, sequences))
+    given = asdict(model.config) | asdict(training)
+    del given["max_epochs"], given["patience"]  # these may still be changed between two epochs
+    given |= {"sequences": sequences, "validation": validation, "weights": model.state_dict()}
+    keeper = Checkpoint(checkpoint, train, **given)
     history, best = [], copies(model.state_dict())
     if found := keeper.load({"model": model}, optimizer):
         history, best = found[0], found[1]["best"]
@@ -174,7 +176,7 @@ def train(
             history.append({"epoch": len(history) + 1, "loss": loss, "ndcg@10": ndcg})
             if _waited(history) == 0:
                 best = copies(model.state_dict())
-            keeper.save({"model": model, "best": best}, optimizer, history)
+            keeper.save(history, {"model": model, "best": best}, optimizer)
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{ndcg:.4f}")
     model.load_state_dict(best)
@@ -242,13 +244,3 @@ def _batches(model, sequences, size: int, rng) -> Iterator[list[np.ndarray]]:
     batches = np.split(np.arange(len(cut)), np.flatnonzero(np.diff(ends)) + 1)
     for batch in rng.permutation(len(batches)):
         yield [cut[i] for i in batches[batch]]
-
-
-def _fingerprint(model: Transformer, training: Training, sequences: list[np.ndarray]) -> dict:
-    """What the state between two epochs depends on; the number of epochs may still be changed."""
-    settings = asdict(model.config) | asdict(training)
-    del settings["max_epochs"], settings["patience"]
-    lengths = np.array([len(sequence) for sequence in sequences])
-    digest = hashlib.sha256(lengths.tobytes())
-    digest.update(np.concatenate(sequences).astype(np.int64).tobytes())
-    return settings | {"sequences": digest.hexdigest()}

@@ -136,20 +136,20 @@ def paper(profile: str, overrides: dict) -> None:
         gather(workspace)
 
 
-def notebooks() -> None:
+def notebooks(profile: str, overrides: dict) -> None:
     """Execute the notebooks with the profile ml-100k and copy their outputs back.
 
     The text cells stay as they are now: they may have been edited since the execution.
     """
-    for name, parameters in resolve("ml-100k", {}).items():
+    for name, parameters in resolve(profile, overrides).items():
         for key, (_, default) in declared(notebook(name)).items():
             if parameters[key] != default:
                 raise RunError(
                     f"{name} has {key} = {default!r}, the profile ml-100k {parameters[key]!r}: "
                     "a notebook's defaults are that profile"
                 )
-    paper("ml-100k", {})
-    books, runs = {}, Workspace("ml-100k").runs
+    paper(profile, overrides)
+    books, runs = {}, Workspace(profile).runs
     for name in STAGES.values():
         paths = (notebook(name), runs / f"{name}.ipynb")
         try:
@@ -169,8 +169,6 @@ def data(profile: str, overrides: dict) -> None:
 
 def atlas(profile: str, overrides: dict) -> None:
     """Write the atlas of a profile's features: one HTML file, to be opened in any browser."""
-    if overrides:
-        raise RunError("the atlas shows what notebook 5 left behind, and has no parameters")
     resolve(profile, {})  # refuses a profile that nobody knows
     file = pages.build(Workspace(profile))
     print(f"{os.path.relpath(file)}: {file.stat().st_size / 1e6:.1f} MB")
@@ -181,8 +179,6 @@ def desk(profile: str, overrides: dict) -> None:
 
     Only this machine can reach the page, and the page asks nothing of a network.
     """
-    if overrides:
-        raise RunError("the desk shows what the notebooks left behind, and has no parameters")
     resolve(profile, {})  # refuses a profile that nobody knows
     from voila.app import Voila  # optional: the extra `app`
 
@@ -193,8 +189,6 @@ def desk(profile: str, overrides: dict) -> None:
 
 def claims(profile: str, overrides: dict) -> None:
     """Put the committed tables of claims into README, ``figures/RESULTS.md`` and notebooks."""
-    if overrides or profile != "ml-100k":
-        raise RunError("the committed claims are shown, of every profile that has some")
     publish(project())
 
 
@@ -217,16 +211,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        overrides = dict(options.p)
-        if options.command == "notebooks":
-            if options.profile != "ml-100k" or overrides:
-                raise RunError("the committed notebooks are those of ml-100k with its own values")
-            notebooks()
-        elif options.command == "seeds":
-            n, jobs = (5 if options.n is None else options.n), options.jobs
-            seeds(options.profile, overrides, n, 2 if jobs is None else jobs)
+        command, overrides = options.command, dict(options.p)
+        if command in ("atlas", "desk") and overrides:
+            raise RunError(f"`{command}` shows what the notebooks left, and has no parameters")
+        if command in ("notebooks", "claims") and (options.profile != "ml-100k" or overrides):
+            raise RunError(f"`{command}` shows what is committed, and has no profile or parameters")
+        if command == "seeds":
+            n, jobs = options.n, options.jobs
+            seeds(options.profile, overrides, 5 if n is None else n, 2 if jobs is None else jobs)
         else:
-            globals()[options.command](options.profile, overrides)
+            globals()[command](options.profile, overrides)
     except KeyboardInterrupt:
         print("\ninterrupted; the next run goes on from here", file=sys.stderr)
         return 130

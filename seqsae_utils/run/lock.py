@@ -3,12 +3,9 @@
 from contextlib import contextmanager
 from pathlib import Path
 
-from .parameters import RunError
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: two runs at a time are then the user's care
-    fcntl = None
+from .parameters import RunError
 
 
 @contextmanager
@@ -21,10 +18,8 @@ def locked(folder: Path, what: str):
         If another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{what} is being run already; wait") from None
-        yield
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise RunError(f"{what} is being run already; wait") from None

@@ -1,14 +1,13 @@
 """What each notebook is to be run with: its defaults, the profile, and what is asked for."""
 
 import ast
-import difflib
 import re
 from pathlib import Path
 
 import nbformat
 import yaml
 
-from ..workspace import STAGES, project
+from ..workspace import STAGES, name_nearest, project
 
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
@@ -44,7 +43,9 @@ def resolve(profile: str, overrides: dict) -> dict[str, dict]:
     """
     profiles = {path.stem: path for path in (project() / "notebooks/params").glob("*.yaml")}
     if profile not in profiles:
-        raise RunError(f"no profile {profile!r}{_nearest(profile, profiles)}")
+        nearest = name_nearest(profile, sorted(profiles))
+        here = "" if profiles else " here; start in the folder of the project"
+        raise RunError(f"no profile {profile!r}; {nearest}{here}")
     given = _yaml(profiles[profile].read_text(), f"{profiles[profile].name}: ") or {}
     if not isinstance(given, dict):
         raise RunError(f"{profiles[profile].name}: expected lines `key: value`, found {given!r}")
@@ -54,7 +55,8 @@ def resolve(profile: str, overrides: dict) -> dict[str, dict]:
     given["profile"] = profile
     for key in given:
         if key not in every_key:
-            raise RunError(f"no notebook has a parameter {key!r}{_nearest(key, every_key)}")
+            nearest = name_nearest(key, sorted(every_key))
+            raise RunError(f"no notebook has a parameter {key!r}; {nearest}")
     return {
         name: {
             key: fit(key, given[key], kind) if key in given else default
@@ -99,12 +101,3 @@ def _yaml(text: str, where: str):
         line = f"line {error.problem_mark.line + 1}, " if hasattr(error, "problem_mark") else ""
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise RunError(f"{where}{line}not YAML: {what}") from None
-
-
-def _nearest(word, known) -> str:
-    """The end of a message about a word that is not known: the nearest one, if any, and all."""
-    if not known:
-        return ": there is none here; start in the folder of the project"
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    guess = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{guess} Known: {', '.join(sorted(known))}"

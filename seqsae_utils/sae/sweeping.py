@@ -1,6 +1,5 @@
 """Many dictionaries on the same states, by as many processes or machines as joblib is given."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterable
@@ -13,10 +12,11 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from ..fingerprint import digest, fingerprint
 from ..workspace import write_json
 from .evaluation import encode, quality, sparsity_warnings
 from .saelens import save
-from .training import Training, fingerprint, fit
+from .training import Training, fit
 from .variants import Config
 
 
@@ -30,7 +30,9 @@ def sweep(
     """Train every run on `states` and measure it on `held_out`, both [n_positions, d_in].
 
     Runs that `folder` holds already are read, not trained again, so a sweep that was killed goes
-    on. Within ``joblib.parallel_config("dask")`` the runs go to a cluster that sees `folder`.
+    on. All that a run depends on is in the name of its folder: other states, other held-out ones
+    and other code make another. Within ``joblib.parallel_config("dask")`` the runs go to a cluster
+    that sees `folder`.
     Each run uses one thread and seeds itself, so the table is the same however it was made.
 
     Parameters
@@ -48,7 +50,8 @@ def sweep(
         and `run`, the name of its folder.
     """
     runs = list(runs)
-    names = [_name(config, states, training) for config, training in runs]
+    data = {"states": digest(states), "held_out": digest(held_out)}  # once for all runs
+    names = [f"{run[0].variant}-{digest(fingerprint(sweep, run=run, **data))[:12]}" for run in runs]
     missing = [i for i, name in enumerate(names) if not (folder / name / "row.json").is_file()]
     folder.mkdir(parents=True, exist_ok=True)
     jobs = (delayed(_run)(*runs[i], states, held_out, folder / names[i]) for i in missing)
@@ -57,12 +60,6 @@ def sweep(
         pass
     rows = [json.loads((folder / name / "row.json").read_text()) for name in names]
     return pd.DataFrame(rows)
-
-
-def _name(config: Config, states: np.ndarray, training: Training) -> str:
-    """A folder's name that tells the run from every other, on these states or on others."""
-    content = json.dumps(fingerprint(config, states, training), sort_keys=True)
-    return f"{config.variant}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def _run(config, training, states, held_out, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """One trainer for all variants."""
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -134,13 +133,14 @@ def _threads_that_pay(products: int) -> Iterator[None]:
 
 
 def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.DataFrame:
+    given = asdict(sae.config) | asdict(training)
+    keeper = Checkpoint(checkpoint, train, **given, states=states, weights=sae.state_dict())
     start_at_center(sae, states, normalisation, training.center)
     sae.begin()
     device = sae.W_dec.device
     parameters = list(sae.parameters())
     optimizer = torch.optim.Adam(parameters, training.learning_rate, fused=True)
     silent = torch.zeros(sae.config.d_sae, device=device)  # positions since each last fired
-    keeper = Checkpoint(checkpoint, fingerprint(sae.config, states, training))
     first, history = 0, []
     tenth, every = max(1, training.steps // 10), max(1, training.steps // 25)
     if found := keeper.load({"sae": sae}, optimizer):
@@ -178,7 +178,7 @@ def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.Dat
             history.append({"step": step, **found, "dead_fraction": float(dead.float().mean())})
         if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
             state = {"sae": sae, "features": {"silent": silent}}
-            keeper.save(state, optimizer, [step + 1, history])
+            keeper.save([step + 1, history], state, optimizer)
             saved = time.monotonic()
     return pd.DataFrame(history)
 
@@ -195,13 +195,6 @@ def _check(config: Config, states: np.ndarray, training: Training) -> None:
             f"batch_size={training.batch_size} is over the {n_positions} positions: "
             f"take at most {n_positions}"
         )
-
-
-def fingerprint(config: Config, states: np.ndarray, training: Training) -> dict:
-    """What training depends on; of the states, every so many rows stand for all."""
-    rows = np.ascontiguousarray(states[:: max(1, len(states) // 10_000)])
-    digest = hashlib.sha256(rows.tobytes()).hexdigest()
-    return {**asdict(config), **asdict(training), "states": [len(states), digest]}
 
 
 class _Batches:
