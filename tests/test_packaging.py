@@ -130,7 +130,9 @@ def test_rooms_open_without_what_extras_bring(rooms, without):
     absent = modules({*requirements()} - {""}) | without
     code = f"import sys; sys.modules |= dict.fromkeys({sorted(absent)})\n"
     code += "\n".join(f"import seqsae_utils.{room}" for room in rooms)
-    found = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stderr
 
 
