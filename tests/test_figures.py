@@ -43,6 +43,7 @@ WHERE = rows(
     {"model": MODELS, "by": ["items in the history", "users of the item"], "group": ["2-9", "10"]},
     mean=[0.1, 0.3, 0.2], low=[0.05, 0.2, 0.1], high=[0.2, 0.4, 0.25],
 )  # fmt: skip
+WHERE.loc[11, "high"] = 0.9  # in the second panel
 NORMS = pd.DataFrame({"norm": np.linspace(3, 9, 50)})
 SPECTRUM = pd.DataFrame(
     {"component": [1, 2], "variance": [0.8, 0.2], "cumulative_variance": [0.8, 1.0]}
@@ -220,6 +221,7 @@ def test_where_draws_each_model_beside_the_others_in_each_group():
             assert list(points.get_ydata()) == of_model["mean"].tolist()
             ends = np.array(bars.get_segments())[:, :, 1]
             np.testing.assert_allclose(ends, of_model[["low", "high"]])
+            assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > ends.max()
             places.append(points.get_xdata())
         assert (np.diff(places, axis=0) > 0).all()  # none hides another
         assert np.array_equal(np.round(places), [[0, 1]] * 3)

@@ -35,10 +35,9 @@ def learning_curve(history: pd.DataFrame) -> plt.Figure:
     labels = {"loss": "training loss (nats)", "ndcg@10": "validation NDCG@10"}
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
         for model, epochs in history.groupby("model", sort=False):
-            marker, color = LOOKS[model]
             best = epochs["ndcg@10"].argmax()
             axis.plot(
-                epochs["epoch"], epochs[column], color=color, marker=marker, markevery=[best],
+                epochs["epoch"], epochs[column], "o-", color=LOOKS[model][1], markevery=[best],
                 label=f"{NAMES[model]}, kept: epoch {epochs['epoch'].iloc[best]}",
             )  # fmt: skip
         axis.set(xlabel="epoch", ylabel=label)
@@ -64,9 +63,9 @@ def where(table: pd.DataFrame) -> plt.Figure:
                 [rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
                 fmt=marker, color=color, elinewidth=1.5, label=NAMES[model],
             )  # fmt: skip
-        axis.set(xlabel=by, xlim=(-0.5, len(rows) - 0.5), ylim=(0, None))
+        axis.set(xlabel=by, xlim=(-0.5, len(rows) - 0.5))
         axis.set_xticks(range(len(rows)), rows["group"])
         axis.grid(axis="x", visible=False)
-    axes[0, 0].set(ylabel="NDCG@10")
+    axes[0, 0].set(ylabel="NDCG@10", ylim=(0, None))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure
