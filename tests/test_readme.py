@@ -63,7 +63,7 @@ def test_every_notebook_and_profile_is_mentioned():
 
 def test_the_house_is_the_one_that_stands_here():
     (house,) = re.findall(r"(?ms)^## The house\n+```\n(.*?)^```", README)
-    for folder in re.findall(r"(?m)^([a-z]+)/ ", house):
+    for folder in re.findall(r"(?m)^([a-z_]+)/  ", house):
         assert (PROJECT / folder).is_dir(), folder
     rooms = [line.split("  ")[0].split() for line in re.findall(r"(?m)^  ([a-z].*)", house)]
     package = PROJECT / "seqsae_utils"
