@@ -58,7 +58,7 @@ lab: .venv/.done  ## open JupyterLab
 # they are; then the numbers that they recorded are compared with the committed ones.
 test: export TQDM_DISABLE = 1
 test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every committed notebook
-	$(PY) -m pytest -m 'not rerun'
+	$(PY) -m pytest -m 'not rerun' -n 2
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export SEQSAE_WORKSPACE="$$scratch" && \
 	  $(PY) -m pytest -W default --nbval --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb && \
 	  $(PY) -m pytest -m rerun tests/test_notebooks.py
@@ -90,9 +90,10 @@ bench-scores: .venv/.done  ## only the scores, against scikit-learn (PARAMS=--al
 bench-control: .venv/.done  ## only control: a sweep, and from a knob to the list, on ML-1M
 	$(PY) tests/bench/control.py $(PARAMS)
 
-lint: .venv/.done  ## check style
+lint: .venv/.done  ## check style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 clean:  ## remove artifacts/ and runs/ (keeps .venv, data/ and figures/)
-	rm -rf artifacts runs .pytest_cache .ruff_cache
+	rm -rf artifacts runs .pytest_cache .ruff_cache .mypy_cache

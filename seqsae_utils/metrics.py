@@ -22,21 +22,8 @@ def ndcg(rank: NDArray, k: int = 10) -> NDArray:
 
 
 def hit_rate(rank: NDArray, k: int = 10) -> NDArray:
-    """1 where the held-out item is within the first k, else 0."""
+    """1 where the held-out item is within the first k, else 0: with one such item, Recall@k."""
     return (rank <= k).astype(float)
-
-
-def recall(rank: NDArray, k: int = 10) -> NDArray:
-    """Share of the relevant items within the first k: with one held-out item, `hit_rate`."""
-    return hit_rate(rank, k)
-
-
-def precision(rank: NDArray, k: int = 10) -> NDArray:
-    """Share of the first k that is relevant: with one held-out item, 1 / k or 0.
-
-    A list that is shorter than k counts as one of k, as RecTools and RePlay have it.
-    """
-    return hit_rate(rank, k) / k
 
 
 def mrr(rank: NDArray, k: int = 10) -> NDArray:
@@ -80,16 +67,14 @@ def diversity(lists: NDArray) -> float:
     return float(1 - (counts * (counts - 1.0)).sum() / (n_users * (n_users - 1) * k))
 
 
-def bootstrap_mean(
-    values: NDArray, n_draws: int = 1_000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile interval of the mean of values [n_users] when users are drawn again.
+def bootstrap_mean(values: NDArray, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of values [n_users] when users are drawn again.
 
     >>> low, high = bootstrap_mean(np.array([0.0, 1.0] * 50))
     >>> low < 0.5 < high
     True
     """
-    return interval(drawn_means(values, n_draws, seed), level)
+    return interval(drawn_means(values, 1_000, seed))
 
 
 def terciles(values: NDArray) -> pd.Categorical:
@@ -128,7 +113,7 @@ def summary(
 ) -> dict[str, float]:
     """All ranking metrics of one model, NDCG and HitRate with 95 % intervals over users.
 
-    With one held-out item Recall@k is HitRate@k and Precision@k a k-th of it: they are left out.
+    With one held-out item Recall@k is HitRate@k, and Precision@k a k-th of it.
 
     Parameters
     ----------

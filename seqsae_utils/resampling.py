@@ -33,8 +33,7 @@ def drawn_means(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> NDArr
     return np.tensordot(counts, values, axes=1) / len(values)
 
 
-def interval(values: NDArray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of drawn values, NaN left out."""
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
+def interval(values: NDArray) -> tuple[float, float]:
+    """95 % percentile interval of drawn values, NaN left out."""
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)

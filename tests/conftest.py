@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,20 @@ CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(
 )
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)  # the environments of `make interop` lack pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Each file on one worker, and all that use `smoke` on the same: its chain runs once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            path = config.rootpath / file
+            return "smoke" if re.search(r"(?m)^def .*\bsmoke\b", path.read_text()) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from seqsae_utils import figures
 from seqsae_utils.figures import activations, control, data, interpretability, recommender, sae
+from seqsae_utils.sae import VARIANTS
 from seqsae_utils.workspace import Workspace, sha256
 
 NAMES = ["Noir", "Children's", "Sci-Fi"]
@@ -34,12 +36,14 @@ def rows(columns: dict, **values) -> pd.DataFrame:
 LONG_TAIL = pd.DataFrame({"rank": [1, 2, 3], "interactions": [8, 2, 0], "share": [0.8, 1.0, 1.0]})
 LENGTHS = rows({"split": ["recommender", "sae", "test"], "length": [2, 30]}, users=[5, 1])
 OVERLAP = rows({"attribute": NAMES, "other": NAMES}, items=[9, 2, 1], share=[1.0, 0.2, 0.1])
-LEARNING = pd.DataFrame({"epoch": [1, 2, 3], "loss": [7, 6, 5], "ndcg@10": [0.1, 0.3, 0.2]})
-MODELS = ["popularity", "causal", "masked"]
+LEARNING = rows({"model": ["gpt2"], "epoch": [1, 2, 3]}, loss=[7, 6, 5],
+                **{"ndcg@10": [0.1, 0.3, 0.2]})  # fmt: skip
+MODELS = ["popularity", "sasrec", "bert4rec"]
 WHERE = rows(
     {"model": MODELS, "by": ["items in the history", "users of the item"], "group": ["2-9", "10"]},
     mean=[0.1, 0.3, 0.2], low=[0.05, 0.2, 0.1], high=[0.2, 0.4, 0.25],
 )  # fmt: skip
+WHERE.loc[11, "high"] = 0.9  # in the second panel
 NORMS = pd.DataFrame({"norm": np.linspace(3, 9, 50)})
 SPECTRUM = pd.DataFrame(
     {"component": [1, 2], "variance": [0.8, 0.2], "cumulative_variance": [0.8, 1.0]}
@@ -50,7 +54,7 @@ SITES = rows(
     auc=[0.9, np.nan, 0.7, 0.6, 0.5, 0.4], auc_shuffled=[0.5, np.nan, 0.6, 0.5, 0.5, 0.5],
 )  # fmt: skip
 TRAINING = rows(
-    {"variant": ["topk", "relu"], "step": [0, 20, 40]},
+    {"variant": ["relu, paper", "topk, kept"], "step": [0, 20, 40]},
     explained_variance=[0.1, 0.7, 0.9], l0=[30, 9],
 )  # fmt: skip
 FRONT = rows(
@@ -61,8 +65,8 @@ SIZES = pd.DataFrame(
     {"d_sae": [128, 256], "explained_variance": [0.8, 0.9], "dead_fraction": [0.0, 0.2],
      "stability": [0.8, 0.7], "stability_random": [0.3, 0.35]}
 )  # fmt: skip
-DENSITY = rows({"variant": ["topk", "relu"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
-REPLACEMENT = pd.DataFrame({"replacement": ["original", "topk", "mean"], "ndcg@10": [0.2, 0.1, 0]})
+DENSITY = rows({"variant": ["kept", "paper"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
+REPLACEMENT = pd.DataFrame({"replacement": ["original", "kept", "mean"], "ndcg@10": [0.2, 0.1, 0]})
 BY_GENRE = pd.DataFrame(
     {"attribute": NAMES, "sae": [0.5, 0.7, np.nan], "neurons": [0.3, 0.1, np.nan],
      "random_directions": [0.2, 0.15, np.nan], "p_value": [0.01, 0.2, np.nan]}
@@ -186,28 +190,26 @@ def test_the_saved_table_is_what_was_plotted(tmp_path, monkeypatch):
 # What is drawn is what the table says
 
 
-def test_long_tail_and_learning_curve_show_their_columns():
+def test_long_tail_shows_its_columns():
     left, right = data.long_tail(LONG_TAIL).axes
     assert left.lines[0].get_ydata().tolist() == [8, 2, 1]  # a logarithm needs at least one
     np.testing.assert_allclose(right.lines[0].get_ydata(), [80, 100, 100])
-    loss, ndcg = recommender.learning_curve(LEARNING).axes
-    assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [6]]
-    assert ndcg.lines[1].get_xydata().tolist() == [[2, 0.3]]  # the best epoch
 
 
 def test_learning_curve_marks_the_kept_epoch_of_each_model():
-    masked = LEARNING.assign(**{"ndcg@10": [0.4, 0.2, 0.1], "loss": [9, 8, 7]})
-    both = pd.concat([LEARNING.assign(model="gpt2"), masked.assign(model="a masked one")])
-    loss, ndcg = recommender.learning_curve(both.reset_index(drop=True)).axes
-    assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [6], [9, 8, 7], [9]]
-    assert [line.get_xydata().tolist() for line in ndcg.lines[1::2]] == [[[2, 0.3]], [[1, 0.4]]]
+    masked = LEARNING.assign(model="bert4rec", loss=[9, 8, 7], **{"ndcg@10": [0.4, 0.2, 0.1]})
+    loss, ndcg = recommender.learning_curve(pd.concat([LEARNING, masked])).axes
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [9, 8, 7]]
+    assert [line.get_markevery() for line in [*loss.lines, *ndcg.lines]] == [[1], [0]] * 2
     names = [text.get_text() for text in ndcg.get_legend().get_texts()]
-    assert names == ["GPT-2, kept: epoch 2", "a masked one, kept: epoch 1"]
+    assert names == ["GPT-2, kept: epoch 2", "BERT4Rec, kept: epoch 1"]
 
 
 def test_where_draws_each_model_beside_the_others_in_each_group():
     figure = recommender.where(WHERE)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == MODELS
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "popularity", "SASRec", "BERT4Rec"
+    ]  # fmt: skip
     for axis, (name, panel) in zip(figure.axes, WHERE.groupby("by", sort=False), strict=True):
         assert axis.get_xlabel() == name
         assert [label.get_text() for label in axis.get_xticklabels()] == ["2-9", "10"]
@@ -217,6 +219,7 @@ def test_where_draws_each_model_beside_the_others_in_each_group():
             assert list(points.get_ydata()) == of_model["mean"].tolist()
             ends = np.array(bars.get_segments())[:, :, 1]
             np.testing.assert_allclose(ends, of_model[["low", "high"]])
+            assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > ends.max()
             places.append(points.get_xdata())
         assert (np.diff(places, axis=0) > 0).all()  # none hides another
         assert np.array_equal(np.round(places), [[0, 1]] * 3)
@@ -236,6 +239,27 @@ def test_attribute_overlap_reads_rows_as_attributes():
     np.testing.assert_allclose(shown[off], 100 * share.to_numpy()[off])
     assert np.ma.getmaskarray(shown).diagonal().all()
     assert [bar.get_width() for bar in left.patches] == [9, 2, 1]
+
+
+def test_a_model_and_a_dictionary_keep_their_colour_and_show_no_identifier():
+    curve, groups = (
+        recommender.learning_curve(LEARNING.assign(model="sasrec")),
+        recommender.where(WHERE),
+    )
+    assert curve.axes[0].lines[0].get_color() == groups.axes[0].containers[1][0].get_color()
+    assert set(recommender.LOOKS) == set(recommender.NAMES) and set(VARIANTS) < set(sae.LOOKS)
+    shown = [text.get_text() for text in sae.pareto(FRONT, 64).legends[0].get_texts()]
+    assert shown == ["TopK", "ReLU + L1", "random directions", "paper's settings"]
+    bars = sae.replacement_cost(REPLACEMENT).axes[0].patches
+    looks = [sae.LOOKS[name][1] for name in REPLACEMENT["replacement"]]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == looks
+
+
+def test_dictionaries_with_problems_are_hollow():
+    lines = [line for line in sae.pareto(FRONT, 64).axes[0].lines if len(line.get_xdata()) > 1]
+    joined = {line.get_label(): line for line in lines}
+    assert joined["TopK"].get_xdata().tolist() == [4, 16]  # over those that are joined, filled
+    assert all(line.get_markerfacecolor() == "white" for line in lines if line.get_ls() == "-")
 
 
 def test_sites_show_each_attribute_and_the_means_of_each_target():

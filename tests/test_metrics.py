@@ -5,12 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import (
-    label_ranking_average_precision_score,
-    ndcg_score,
-    precision_score,
-    recall_score,
-)
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, recall_score
 
 from seqsae_utils import metrics
 
@@ -49,14 +44,12 @@ def test_the_last_place_that_counts_is_k():
     assert (metrics.ndcg(rank) > 0).tolist() == [True, True, True, False, False]
 
 
-def test_precision_and_recall_are_those_of_scikit_learn(rng):
+def test_hit_rate_is_the_recall_of_scikit_learn(rng):
     scores, target = rng.random((50, 30)), rng.integers(30, size=50)
     rank = 1 + (scores > scores[np.arange(50), target][:, None]).sum(axis=1)
     shown = scores >= np.sort(scores, axis=1)[:, -10:][:, :1]  # the ten best of each user
-    kwargs = {"y_true": np.eye(30)[target], "y_pred": shown, "average": "samples"}
-    assert metrics.precision(rank).mean() == pytest.approx(precision_score(**kwargs))
-    assert metrics.recall(rank).mean() == pytest.approx(recall_score(**kwargs, zero_division=0))
-    assert metrics.recall(rank).tolist() == metrics.hit_rate(rank).tolist()
+    expected = recall_score(np.eye(30)[target], shown, average="samples", zero_division=0)
+    assert metrics.hit_rate(rank).mean() == pytest.approx(expected)
 
 
 def test_coverage_counts_items_and_not_places():
@@ -100,22 +93,16 @@ def test_diversity_of_a_single_list_is_not_defined():
 
 def test_bootstrap_interval_is_that_of_the_normal_law(rng):
     values = rng.normal(5, 2, size=400)
-    low, high = metrics.bootstrap_mean(values, n_draws=4_000)
+    low, high = metrics.bootstrap_mean(values)
     half_width = 1.96 * values.std() / np.sqrt(400)
-    assert low == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
-    assert high == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
+    assert low == pytest.approx(values.mean() - half_width, abs=0.15 * half_width)
+    assert high == pytest.approx(values.mean() + half_width, abs=0.15 * half_width)
 
 
 def test_bootstrap_depends_on_the_seed_alone(rng):
     values = rng.random(50)
     assert metrics.bootstrap_mean(values, seed=1) == metrics.bootstrap_mean(values, seed=1)
     assert metrics.bootstrap_mean(values, seed=1) != metrics.bootstrap_mean(values, seed=2)
-
-
-def test_bootstrap_of_a_higher_level_is_wider(rng):
-    values = rng.random(50)
-    low, high = metrics.bootstrap_mean(values, level=0.99)
-    assert low < metrics.bootstrap_mean(values)[0] < metrics.bootstrap_mean(values)[1] < high
 
 
 def test_terciles_are_equal_where_values_differ(rng):

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -61,29 +62,80 @@ def test_conda_gets_the_same_pins():
     assert extra == ["-r requirements.txt"]
 
 
+def requirements() -> dict[str, list[str]]:
+    """What pyproject.toml asks for, by extra; under "" what everybody gets."""
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    return {"": project["dependencies"], **project["optional-dependencies"]}
+
+
 def test_what_the_package_needs_is_pinned_and_fits():
-    project = tomllib.loads(read("pyproject.toml"))["project"]
-    for requirement in project["dependencies"]:
+    found = requirements()
+    assert set(found) == {"", "notebooks", "app", "interop"}
+    for requirement in found[""] + found["notebooks"] + found["app"]:
         name, _, least = requirement.partition(">=")
-        found = pins()[normal(name)]
-        assert [*map(int, found.split("."))] >= [*map(int, least.split("."))], requirement
-    assert set(project["optional-dependencies"]) == {"app", "interop"}
+        pinned = pins()[normal(name)]
+        assert [*map(int, pinned.split("."))] >= [*map(int, least.split("."))], requirement
 
 
-def test_every_import_of_the_package_is_declared():
+#: The house from the ground up. Files in no folder are the basement, except for the claims.
+FLOORS = ["basement", "data", "recommender", "activations", "sae", "interpretability", "control",
+          "figures", "claims", "apps", "run"]  # fmt: skip
+CORE = FLOORS[1:7]
+FILES = {path.relative_to(PROJECT): path.read_text()
+         for path in sorted((PROJECT / "seqsae_utils").rglob("*.py"))}  # fmt: skip
+MODULES = {"scikit-learn": "sklearn", "pyyaml": "yaml", "sae-lens": "sae_lens"}
+
+
+def floor(module: str) -> str:
+    room = module.partition(".")[2].partition(".")[0]
+    return room if room in FLOORS else "basement"
+
+
+def floor_of(path: Path) -> str:
+    return floor(".".join(path.with_suffix("").parts))
+
+
+def modules(extras) -> set[str]:
+    names = {line.partition(">=")[0] for extra in extras for line in requirements()[extra]}
+    return {MODULES.get(name, name) for name in names}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names that a file may import, in full."""
     names = set()
-    for path in (PROJECT / "seqsae_utils").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                names.add(node.module.partition(".")[0])
-    names -= set(sys.stdlib_module_names)
-    aliases = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
-    project = tomllib.loads(read("pyproject.toml"))["project"]
-    required = project["dependencies"] + project["optional-dependencies"]["app"]
-    declared = {requirement.partition(">=")[0] for requirement in required}
-    assert {aliases.get(name, name) for name in names} - {"seqsae_utils"} <= declared
+    for node in ast.walk(ast.parse(FILES[path])):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            module = importlib.util.resolve_name(module, ".".join(path.parent.parts))
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_imports_lead_down_and_the_sae_stands_alone():
+    below = {room: FLOORS[: i + 1] for i, room in enumerate(FLOORS)}
+    below["sae"] = ["basement", "sae"]  # it could be lifted out, to decompose anything else
+    ours = [(path, name) for path in FILES for name in imported(path) if "seqsae_utils." in name]
+    assert not [(p, name) for p, name in ours if floor(name) not in below[floor_of(p)]]
+
+
+def test_every_import_is_declared_and_the_core_needs_no_extra():
+    for path in FILES:
+        names = {name.partition(".")[0] for name in imported(path)}
+        extras = [""] if floor_of(path) in ["basement", *CORE] else requirements()
+        assert names - {*sys.stdlib_module_names, "seqsae_utils"} <= modules(extras), path
+
+
+@pytest.mark.parametrize("rooms, without", [(CORE, set()), (["sae"], {"sklearn"})])
+def test_rooms_open_without_what_extras_bring(rooms, without):
+    absent = modules({*requirements()} - {""}) | without
+    code = f"import sys; sys.modules |= dict.fromkeys({sorted(absent)})\n"
+    code += "\n".join(f"import seqsae_utils.{room}" for room in rooms)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
 
 
 def test_one_version():

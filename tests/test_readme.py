@@ -59,3 +59,13 @@ def test_every_notebook_and_profile_is_mentioned():
     assert [name for name in notebooks if f"notebooks/{name}" not in README] == []
     profiles = sorted(path.stem for path in (PROJECT / "notebooks" / "params").glob("*.yaml"))
     assert [name for name in profiles if name not in README] == []
+
+
+def test_the_house_is_the_one_that_stands_here():
+    (house,) = re.findall(r"(?ms)^## The house\n+```\n(.*?)^```", README)
+    for folder in re.findall(r"(?m)^([a-z_]+)/  ", house):
+        assert (PROJECT / folder).is_dir(), folder
+    rooms = [line.split("  ")[0].split() for line in re.findall(r"(?m)^  ([a-z].*)", house)]
+    package = PROJECT / "seqsae_utils"
+    found = {path.stem for path in package.iterdir() if not path.name.startswith("__")}
+    assert {name for room in rooms for name in room} == found

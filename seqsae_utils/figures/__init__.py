@@ -10,6 +10,8 @@ another look of one chapter does not make the others run again.
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ..workspace import Workspace
 
@@ -41,6 +43,13 @@ def style() -> None:
             "pdf.fonttype": 42,
         },
     )
+
+
+def plain_numbers(axis: Axis, multiples: tuple[int, ...] = (1, 2, 5)) -> None:
+    """Mark a logarithmic axis at these multiples of powers of ten, without exponents."""
+    axis.set_major_locator(LogLocator(subs=multiples))
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_minor_locator(NullLocator())
 
 
 def save(figure: plt.Figure, table: pd.DataFrame, name: str, workspace: Workspace) -> None:

@@ -9,7 +9,10 @@ from . import BLUE, COLUMN, GREY, ORANGE, PAGE
 
 
 def hidden_states(norms: pd.DataFrame, spectrum: pd.DataFrame) -> plt.Figure:
-    """How long hidden states are, and over how many directions their variance spreads."""
+    """Draw how long hidden states are, and over how many directions their variance spreads.
+
+    Columns norm; component and cumulative_variance.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8), layout="constrained")
     sns.histplot(norms, x="norm", bins=60, ax=axes[0], color=BLUE, edgecolor=None)
     axes[0].set(xlabel="norm of the normalised hidden state", ylabel="positions")
@@ -20,7 +23,10 @@ def hidden_states(norms: pd.DataFrame, spectrum: pd.DataFrame) -> plt.Figure:
 
 
 def probe(table: pd.DataFrame) -> plt.Figure:
-    """AUC of a linear probe for each attribute, beside the same probe on meaningless labels."""
+    """Draw AUC of a linear probe for each attribute, beside the same probe on permuted labels.
+
+    Columns attribute, auc, auc_shuffled.
+    """
     table = table.sort_values("auc")
     figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 0.9), layout="constrained")
     axis.hlines(table["attribute"], table["auc_shuffled"], table["auc"], color=GREY, linewidth=1)
@@ -29,15 +35,16 @@ def probe(table: pd.DataFrame) -> plt.Figure:
     )
     axis.plot(table["auc"], table["attribute"], "o", color=BLUE, label="true labels")
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axis.set(xlabel="AUC of a linear probe, test users", ylabel="")
+    axis.set(xlabel="AUC of a linear probe, test users")
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
 def sites(table: pd.DataFrame) -> plt.Figure:
-    """AUC of a linear probe at each site, for attributes of the current and of the next item.
+    """Draw AUC of a linear probe at each site, for attributes of the current and the next item.
 
-    Ticks are attributes, marks their means; crosses are the means for permuted attributes.
+    Columns site, target (current or next), attribute, auc, auc_shuffled. Ticks are
+    attributes, marks their means; crosses are the means for permuted attributes.
     """
     order = list(dict.fromkeys(table["site"]))
     figure, axis = plt.subplots(figsize=(COLUMN, 0.5 * len(order) + 1.2), layout="constrained")

@@ -4,9 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.ticker import LogLocator, NullLocator
 
-from . import BLUE, COLUMN, GREY, PAGE
+from . import BLUE, COLUMN, GREY, PAGE, plain_numbers
 
 
 def long_tail(table: pd.DataFrame) -> plt.Figure:
@@ -29,16 +28,13 @@ def long_tail(table: pd.DataFrame) -> plt.Figure:
 def sequence_lengths(table: pd.DataFrame) -> plt.Figure:
     """Draw the share of users with at least so many items, from columns split, length, users."""
     figure, axes = plt.subplots(figsize=(COLUMN, 3.2), layout="constrained")
-    dashes = ("-", "--", ":")
-    for (split, group), dash in zip(table.groupby("split"), dashes, strict=True):
+    for (split, group), dash in zip(table.groupby("split"), ("-", "--", ":"), strict=True):
         group = group.sort_values("length")
         longer = group["users"][::-1].cumsum()[::-1] / group["users"].sum()
-        label = f"{split} ({group['users'].sum():,})"
+        label = f"{'SAE' if split == 'sae' else split} ({group['users'].sum():,})"
         axes.step(group["length"], 100 * longer, dash, where="pre", lw=2, label=label)
     axes.set(xscale="log", xlabel="items in the sequence", ylabel="users with at least so many [%]")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.xaxis.set_minor_locator(NullLocator())
+    plain_numbers(axes.xaxis, (1, 2, 3, 5))
     axes.legend(title="users")
     return figure
 

@@ -3,9 +3,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
-from . import PAGE
+from . import BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, RED
 
 #: How figures and tables call the models.
 NAMES = {
@@ -16,28 +15,30 @@ NAMES = {
     "gpt2": "GPT-2",
     "bert4rec": "BERT4Rec",
 }
+#: Marker and colour of each model, in all figures.
+LOOKS = {
+    "popularity": ("o", GREY),
+    "item_knn": ("s", ORANGE),
+    "ease": ("D", GREEN),
+    "sasrec": ("^", BLUE),
+    "gpt2": ("v", RED),
+    "bert4rec": ("P", PURPLE),
+}
 
 
 def learning_curve(history: pd.DataFrame) -> plt.Figure:
-    """Training loss and validation NDCG@10 by epoch; the epoch that was kept is marked.
+    """Draw training loss and validation NDCG@10 by epoch; the epoch that was kept is marked.
 
-    Columns epoch, loss, ndcg@10, and where there are several of them, model.
+    Columns model, epoch, loss, ndcg@10.
     """
-    models = history.assign(model="") if "model" not in history else history
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8), layout="constrained")
-    for axis, column, label in zip(
-        axes, ("loss", "ndcg@10"), ("training loss (nats)", "validation NDCG@10"), strict=True
-    ):
-        looks = zip(sns.color_palette(), ("-", "--", "-.", ":"), strict=False)
-        for (name, epochs), (color, line) in zip(
-            models.groupby("model", sort=False), looks, strict=False
-        ):
-            best = epochs.loc[epochs["ndcg@10"].idxmax()]
-            kept = f"kept: epoch {best['epoch']:.0f}"
-            axis.plot(epochs["epoch"], epochs[column], line, color=color)
+    labels = {"loss": "training loss (nats)", "ndcg@10": "validation NDCG@10"}
+    for axis, (column, label) in zip(axes, labels.items(), strict=True):
+        for model, epochs in history.groupby("model", sort=False):
+            best = epochs["ndcg@10"].argmax()
             axis.plot(
-                *(best["epoch"], best[column]), line, color=color, marker="o",
-                label=f"{NAMES.get(name, name)}, {kept}" if name else kept,
+                epochs["epoch"], epochs[column], "o-", color=LOOKS[model][1], markevery=[best],
+                label=f"{NAMES[model]}, kept: epoch {epochs['epoch'].iloc[best]}",
             )  # fmt: skip
         axis.set(xlabel="epoch", ylabel=label)
     axes[1].legend(loc="lower right")
@@ -45,32 +46,26 @@ def learning_curve(history: pd.DataFrame) -> plt.Figure:
 
 
 def where(table: pd.DataFrame) -> plt.Figure:
-    """Which model wins where: NDCG@10 of each group of users, one panel for each grouping.
+    """Draw which model wins where: NDCG@10 of each group of users, one panel for each grouping.
 
     Columns model, by (what groups the users), group, mean, low, high; in the order of the rows.
     """
-    groupings = list(table.groupby("by", sort=False))
-    models = list(dict.fromkeys(table["model"]))
+    panels = table.groupby("by", sort=False)
     figure, axes = plt.subplots(
-        1, len(groupings), figsize=(PAGE, 3.2), layout="constrained", sharey=True, squeeze=False
+        1, len(panels), figsize=(PAGE, 3.2), layout="constrained", sharey=True, squeeze=False
     )
-    looks = list(zip(sns.color_palette(), "osD^vPX*", strict=True))
-    for axis, (name, panel) in zip(axes[0], groupings, strict=True):
-        groups = list(dict.fromkeys(panel["group"]))
-        for i, model in enumerate(models):
-            rows = panel[panel["model"] == model].set_index("group").loc[groups]
-            color, marker = looks[i % len(looks)]
+    for axis, (by, panel) in zip(axes[0], panels, strict=True):
+        models = panel.groupby("model", sort=False)
+        for shift, (model, rows) in zip(np.linspace(-0.25, 0.25, len(models)), models, strict=True):
+            marker, color = LOOKS[model]
             axis.errorbar(
-                np.arange(len(groups)) + (i - (len(models) - 1) / 2) * 0.6 / len(models),
-                rows["mean"],
+                np.arange(len(rows)) + shift, rows["mean"],
                 [rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
-                linestyle="", marker=marker, color=color, elinewidth=1.5,
-                label=NAMES.get(model, model),
+                fmt=marker, color=color, elinewidth=1.5, label=NAMES[model],
             )  # fmt: skip
-        axis.set(xlabel=name, xticks=range(len(groups)), xlim=(-0.5, len(groups) - 0.5))
-        axis.set_xticklabels(groups)
+        axis.set(xlabel=by, xlim=(-0.5, len(rows) - 0.5))
+        axis.set_xticks(range(len(rows)), rows["group"])
         axis.grid(axis="x", visible=False)
-    axes[0, 0].set(ylabel="NDCG@10")
-    axes[0, 0].set_ylim(bottom=0)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    axes[0, 0].set(ylabel="NDCG@10", ylim=(0, None))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure
