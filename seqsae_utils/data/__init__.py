@@ -4,8 +4,8 @@
 renumbered, sequences in order, users in three groups that never mix.
 
 `sources` says where datasets come from, `formats` (with `music4all`) what their files mean, and
-`tables` what is wrong with a bad line; `planted` makes a dataset up that has known concepts, `order`
-asks whether the order of a history tells anything about its items.
+`tables` what is wrong with a bad line; `planted` makes a dataset of known concepts up, `order` asks
+whether the order of a history tells anything about its items.
 """
 
 import json

@@ -46,7 +46,7 @@ class Layout:
     it. Where times are text, the file is a history of listens.
     """
 
-    interactions: tuple[str, str, str, str, str]
+    interactions: tuple[str, str, str, str | None, str]
     items: tuple[str, ...]
     separator: str  # of the columns
     item_separator: str = ""  # the same in items, where it is another
@@ -113,13 +113,13 @@ LAYOUTS = (
         ids=pa.string(),
     ),
     Layout(
-        ("listening_history.csv", "user", "song", "rating", "timestamp"),
+        ("listening_history.csv", "user", "song", None, "timestamp"),
         ("id_genres.csv", "id", "genres"),
         attributes=lambda text: unquoted(text).split(","),
         **MUSIC4ALL,
     ),
     Layout(
-        ("userid_trackid_timestamp.tsv.bz2", "user_id", "track_id", "rating", "timestamp"),
+        ("userid_trackid_timestamp.tsv.bz2", "user_id", "track_id", None, "timestamp"),
         ("id_genres_tf-idf.tsv.bz2", "id"),
         weights=1,
         untitled=True,
