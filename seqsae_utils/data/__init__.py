@@ -3,8 +3,9 @@
 `load_raw` finds and reads a dataset as published, `prepare` makes it a `Dataset`: items and users
 renumbered, sequences in order, users in three groups that never mix.
 
-`sources` says where datasets come from, `formats` (with `music4all`) what their files mean, `tables`
-what is wrong with a bad line; `planted` makes one up, `order` asks whether its order tells anything.
+`sources` says where datasets come from, `formats` (with `music4all`) what their files mean, and
+`tables` what is wrong with a bad line; `planted` makes a dataset of known concepts up, `order` asks
+whether the order of a history tells anything about its items.
 """
 
 import json

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from . import music4all
-from .tables import DataError, Folder, header, refuse_repeats, tables
+from .music4all import first_listens, unquoted
+from .tables import TEXT, DataError, Folder, header, refuse_repeats, tables
 
 #: The flags of ``u.item``, in its order.
 GENRES_100K = (
@@ -46,7 +46,7 @@ class Layout:
     it. Where times are text, the file is a history of listens.
     """
 
-    interactions: tuple[str, str, str, str, str]
+    interactions: tuple[str, str, str, str | None, str]
     items: tuple[str, ...]
     separator: str  # of the columns
     item_separator: str = ""  # the same in items, where it is another
@@ -72,7 +72,7 @@ def _mirror_title(title: str, year: str) -> str:
 
 MUSIC4ALL = {
     "separator": "\t",
-    "title": music4all.title,
+    "title": lambda artist, song: f"{unquoted(artist)} - {unquoted(song)}",
     "titles": ("id_information.csv", "id", "artist", "song"),
     "ids": pa.string(),
     "times": pa.timestamp("s"),
@@ -113,13 +113,13 @@ LAYOUTS = (
         ids=pa.string(),
     ),
     Layout(
-        ("listening_history.csv", "user", "song", "rating", "timestamp"),
+        ("listening_history.csv", "user", "song", None, "timestamp"),
         ("id_genres.csv", "id", "genres"),
-        attributes=music4all.genres,
+        attributes=lambda text: unquoted(text).split(","),
         **MUSIC4ALL,
     ),
     Layout(
-        ("userid_trackid_timestamp.tsv.bz2", "user_id", "track_id", "rating", "timestamp"),
+        ("userid_trackid_timestamp.tsv.bz2", "user_id", "track_id", None, "timestamp"),
         ("id_genres_tf-idf.tsv.bz2", "id"),
         weights=1,
         untitled=True,
@@ -172,9 +172,9 @@ def _read_interactions(folder: Folder, layout: Layout) -> tuple[pd.DataFrame, bo
     kinds = {user: layout.ids, item: layout.ids, rating: pa.float32(), time: layout.times}
     if rating not in columns:
         del kinds[rating]
-    blocks = tables(path, layout.separator, kinds, columns=() if layout.header else columns)
+    blocks = tables(path, layout.separator, kinds, () if layout.header else columns)
     if layout.times == pa.timestamp("s"):
-        interactions, repeats = music4all.first_listens(blocks)
+        interactions, repeats = first_listens(blocks)
         return interactions, True, repeats
     table = pa.concat_tables(blocks).to_pandas(split_blocks=True, self_destruct=True)
     names = {user: "user_id", item: "item_id", rating: "rating", time: "timestamp"}
@@ -211,8 +211,8 @@ def _described(folder: Folder, layout: Layout, file, weights: int = 0) -> pd.Dat
     key, *texts = columns[:weights] if weights else columns
     names = header(path, separator)[1] if layout.header else columns
     weighted = np.array([name for name in names if name not in (key, *texts)] if weights else [])
-    kinds = {key: layout.ids} | dict.fromkeys(weighted.tolist(), pa.float32())
-    blocks = tables(path, separator, kinds, texts, () if layout.header else columns)
+    kinds = {key: layout.ids, **dict.fromkeys(texts, TEXT), **dict.fromkeys(weighted, pa.float32())}
+    blocks = tables(path, separator, kinds, () if layout.header else columns)
     table = pa.concat_tables(blocks)
     described = table.select([key, *texts]).to_pandas()
     if weights:

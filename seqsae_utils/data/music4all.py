@@ -32,20 +32,10 @@ import pyarrow as pa
 from pandas.api.types import union_categoricals
 
 
-def title(artist: str, song: str) -> str:
-    """What a song is called."""
-    return f"{_unquoted(artist)} - {_unquoted(song)}"
-
-
-def genres(text: str) -> list[str]:
-    """The genres that a text lists."""
-    return _unquoted(text).split(",")
-
-
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
     """Text without the quotation marks that CSV puts around it.
 
-    >>> print(_unquoted('"Live at ""The Barn"", 2"'), _unquoted('"Live" or "dead"'), sep="; ")
+    >>> print(unquoted('"Live at ""The Barn"", 2"'), unquoted('"Live" or "dead"'), sep="; ")
     Live at "The Barn", 2; "Live" or "dead"
     """
     quoted = re.fullmatch(r'"((?:[^"]|"")*)"', text)

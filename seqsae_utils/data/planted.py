@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from .formats import Raw, by_user_and_time
+from .formats import Raw
 
 CONCEPTS = (
     "Ocean", "Desert", "Forest", "Winter", "Volcano", "Circus",
@@ -66,7 +66,7 @@ def synthetic(seed: int = 0, n_users: int = 700, n_items: int = 300) -> Raw:
             time += int(rng.integers(60, 3 * DAY))
     interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "timestamp"])
     return Raw(
-        by_user_and_time(interactions),
+        interactions,
         pd.DataFrame(items, columns=["item_id", "title", "attributes"]),
         source=f"made up: users follow {len(CONCEPTS)} planted concepts, seed {seed}",
         label="Planted concepts",

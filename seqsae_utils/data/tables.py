@@ -25,8 +25,11 @@ Folder = Path | zipfile.Path
 
 #: Bytes of text that are parsed at once.
 BLOCK = 2**25
-#: The kinds of values that are checked, and what was expected in place of a bad one.
+#: The kind of a column of which nothing is checked.
+TEXT = pa.large_string()
+#: The kinds of columns, and what was expected in place of a bad value.
 EXPECTED = {
+    TEXT: "text in one encoding",
     pa.string(): "an id",
     pa.int32(): "a whole number below 2147483648",
     pa.float32(): "a number that is not negative",
@@ -44,9 +47,7 @@ def header(path: Folder, separator: str) -> tuple[int, list[str]]:
     return next(_records(path, separator), (1, []))
 
 
-def tables(
-    path: Folder, separator: str, kinds: dict[str, pa.DataType], texts=(), columns=()
-) -> Iterator[pa.Table]:
+def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa.Table]:
     """Yield some columns of a file, block by block, so that memory does not follow its length.
 
     Parameters
@@ -56,9 +57,7 @@ def tables(
     separator
         Of the columns. Only a comma makes quotation marks mean anything, as in CSV.
     kinds
-        Kind of each column whose values are checked, one of `EXPECTED`.
-    texts
-        Further columns, of any text.
+        Kind of each column that is wanted, one of `EXPECTED`.
     columns
         Names of all columns, where the first line does not hold them.
 
@@ -68,8 +67,7 @@ def tables(
         If a column or all rows are missing, or a line has other fields than were expected.
     """
     skip, columns = (0, list(columns)) if columns else header(path, separator)
-    wanted = [*kinds, *texts]
-    if missing := [name for name in wanted if name not in columns]:
+    if missing := [name for name in kinds if name not in columns]:
         hint = " (or order)" if "timestamp" in missing and path.name == "interactions.csv" else ""
         raise DataError(
             f"{path.name}: line {skip} names the columns {', '.join(columns) or '(none)'}; "
@@ -77,7 +75,6 @@ def tables(
         )
     if not next(islice(_records(path, separator), bool(skip), None), None):
         raise DataError(f"{path.name}: holds no rows")
-    types = kinds | dict.fromkeys(texts, pa.string())
     row = skip
     try:
         with _opened(path) as file:
@@ -96,39 +93,41 @@ def tables(
                     newlines_in_values=separator == ",",
                 ),
                 pa.csv.ConvertOptions(
-                    column_types=types, include_columns=list(types), null_values=[]
+                    column_types=kinds, include_columns=list(kinds), null_values=[]
                 ),
             )  # fmt: skip
             for block in blocks:
-                for name, kind in kinds.items():
-                    wrong = pc.index(_proper(block[name], kind), False).as_py()
+                for name in kinds:
+                    wrong = pc.index(_proper(block[name]), False).as_py()
                     if wrong >= 0:
-                        place = f"In CSV column #{columns.index(name)}: Row #{row + wrong + 1}"
+                        place = f"column #{columns.index(name)}: Row #{row + wrong + 1}"
                         raise pa.ArrowInvalid(place)
-                yield pa.Table.from_batches([block]).select(wanted)
+                yield pa.Table.from_batches([block]).select(list(kinds))
                 row += block.num_rows
     except pa.ArrowInvalid as error:
         place = re.search(r"(?:column #(\d+): )?Row #(\d+)", str(error))
-        if not place:
+        # Blank lines above the names are counted, others are not.
+        above = int(place[2]) - max(skip, 1) if place else 0
+        line, fields = next(islice(_records(path, separator), above, None), (0, []))
+        if not (place and line):
             raise DataError(f"{path.name}: {error}") from error
-        above = int(place[2]) - max(skip, 1)  # blank lines above the names are counted, others not
-        line, fields = next(islice(_records(path, separator), above, None))
         if len(fields) != len(columns):
             named = separator.join(columns if len(columns) <= 24 else [*columns[:3], "..."])
             fault = f"{len(fields)} fields, expected {len(columns)} ({named})"
         else:
             name = columns[int(place[1])]
-            expected = EXPECTED.get(kinds.get(name), "text in one encoding")
-            fault = f"{name} {fields[int(place[1])]!r}, expected {expected}"
+            fault = f"{name} {fields[int(place[1])]!r}, expected {EXPECTED[kinds[name]]}"
         fault = fault.replace("\t", "\\t")
         raise DataError(f"{path.name}: line {line} has {fault}") from error
 
 
-def _proper(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def _proper(column: pa.Array) -> pa.Array:
     """False where a value could be parsed and is wrong all the same."""
-    if kind == pa.string():
+    if column.type == TEXT:
+        return pc.is_valid(column)
+    if column.type == pa.string():
         return pc.not_equal(column, "")
-    numbers = column.cast(pa.int64()) if kind == pa.timestamp("s") else column
+    numbers = column.cast(pa.int64()) if column.type == pa.timestamp("s") else column
     return pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, float("inf")))
 
 
@@ -154,8 +153,8 @@ def _records(path: Folder, separator: str) -> Iterator[tuple[int, list[str]]]:
             yield from ((reader.line_num, fields) for fields in reader if fields)
         else:
             for line, content in enumerate(text, start=1):
-                if content.strip():
-                    yield line, content.rstrip("\r\n").split(separator)
+                if content := content.rstrip("\r\n"):
+                    yield line, content.split(separator)
 
 
 def _encoding(path: Folder) -> str:
