@@ -14,11 +14,11 @@ model says how it wants its input: `max_length`, the longest piece of a sequence
 
 from ..hooks import find_site, hooked
 from ..normalisation import Normalisation, blocks
-from .harvesting import DTYPES, chunks, harvest
+from .harvesting import DTYPES, harvest
 from .probes import compare_sites, cost_of_replacing, overlap, probe_auc, spectrum
 from .states import load
 
 __all__ = [
-    "DTYPES", "Normalisation", "blocks", "chunks", "compare_sites", "cost_of_replacing",
-    "find_site", "harvest", "hooked", "load", "overlap", "probe_auc", "spectrum",
+    "DTYPES", "Normalisation", "blocks", "compare_sites", "cost_of_replacing", "find_site",
+    "harvest", "hooked", "load", "overlap", "probe_auc", "spectrum",
 ]  # fmt: skip
