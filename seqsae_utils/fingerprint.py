@@ -16,18 +16,11 @@ BLOCK_BYTES = 2**25
 
 
 def fingerprint(work: Callable, **inputs) -> dict[str, str]:
-    """Checksums of all inputs of a function and of the code that it depends on, by their names.
+    """Checksums of a function's inputs (see `digest`) and of its code, by the name of the thing.
 
-    Whatever is kept to go on from, or to be used again, is kept with this fingerprint, and is
-    not used under another one.
-
-    Parameters
-    ----------
-    work
-        Function of this package. Its code are the files that its module imports, however
-        indirectly: a figure's caption or an app is no part of a training.
-    inputs
-        What `digest` takes.
+    What is kept to go on from, or to be used again, is kept with this and used under no other.
+    The code are the files of the package that the function's module imports, however indirectly:
+    a figure's caption or an app is no part of a training.
     """
     return {name: digest(value) for name, value in inputs.items()} | code([work.__module__])
 
@@ -43,21 +36,12 @@ def changes(now: Mapping, then: Mapping) -> str:
 
 
 def digest(value) -> str:
-    """SHA-256 of a value by its content: the same in every process, for an array and a map of it.
+    """SHA-256 of a value by its content, the same in every process.
 
-    Arrays are read block by block, so a memory map may be larger than the memory. (joblib.hash
-    pickles: equal values get another hash where two names share one object.)
-
-    Parameters
-    ----------
-    value
-        Array, tensor, torch module (its weights, and what it says of itself), dataclass, plain
-        value, or a list, tuple or dict of those, in their order.
-
-    Raises
-    ------
-    TypeError
-        For anything else, of which equal content could not be told.
+    `value` is an array (read block by block: a map may be larger than the memory), a tensor, a
+    torch module (its weights, and what it says of itself), a dataclass, a plain value, or a list,
+    tuple or dict of those, in their order; TypeError for anything else. Not joblib.hash, which
+    pickles: there equal values differ where one holds the same object twice.
     """
     found = hashlib.sha256()
     for part in _parts(value):

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,16 +238,7 @@ class Workspace:
         return f"run `make paper PROFILE={self.profile}`, or notebook {STAGES[stage]}"
 
     @contextmanager
-    def save(
-        self,
-        stage: str,
-        *,
-        reads=(),
-        parameters=None,
-        seed=None,
-        label=None,
-        resume: Callable | None = None,
-    ):
+    def save(self, stage: str, *, reads=(), parameters=None, seed=None, label=None, resume=None):
         """Give an empty folder to write a stage into, and put it in place when the block ends.
 
         Until then it is called ``<stage>.partial``. An error in the block, or a kill, leaves the

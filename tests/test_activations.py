@@ -293,15 +293,6 @@ def test_nobody_to_harvest_is_refused(model, tmp_path):
         activations.harvest(model, {}, "blocks.0", tmp_path / "x.npy")
 
 
-@pytest.mark.parametrize("n", [1, 4, 5, 6, 10, 11])
-def test_chunks_make_up_the_sequence(n):
-    sequence = np.arange(100, 100 + n)
-    pieces = list(activations.chunks(sequence, length=5))
-    assert np.concatenate([piece for _, piece in pieces]).tolist() == sequence.tolist()
-    assert [start for start, _ in pieces] == list(range(0, n, 5))
-    assert {len(piece) for _, piece in pieces[:-1]} <= {5}
-
-
 def test_what_was_harvested_is_loaded(model, sequences, tmp_path):
     for group in ("sae", "test"):
         half = {

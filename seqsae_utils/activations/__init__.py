@@ -13,11 +13,11 @@ wants its input it says itself: see `recommender.Recommender`.
 
 from ..hooks import find_site, hooked
 from ..normalisation import Normalisation, blocks
-from .harvesting import DTYPES, chunks, harvest
+from .harvesting import DTYPES, harvest
 from .probes import compare_sites, cost_of_replacing, overlap, probe_auc, ridge, spectrum
 from .states import load
 
 __all__ = [
-    "DTYPES", "Normalisation", "blocks", "chunks", "compare_sites", "cost_of_replacing",
+    "DTYPES", "Normalisation", "blocks", "compare_sites", "cost_of_replacing",
     "find_site", "harvest", "hooked", "load", "overlap", "probe_auc", "ridge", "spectrum",
 ]  # fmt: skip

@@ -24,16 +24,6 @@ DTYPES = ("float32", "float16")
 CHECKPOINT_BATCHES = 16
 
 
-def chunks(sequence: np.ndarray, length: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut a sequence into pieces of at most `length`, each with the position where it starts.
-
-    >>> [(start, piece.tolist()) for start, piece in chunks(np.arange(1, 6), length=2)]
-    [(0, [1, 2]), (2, [3, 4]), (4, [5])]
-    """
-    for start in range(0, len(sequence), length):
-        yield start, sequence[start : start + length]
-
-
 @torch.no_grad()
 def harvest(
     model: nn.Module,
@@ -149,9 +139,13 @@ def harvest(
 def _batches(
     sequences: dict[int, np.ndarray], length: int, size: int, skip: int
 ) -> Iterator[list[np.ndarray]]:
-    """Batches of pieces, the first `skip` of them left out; views, made when they are needed."""
-    pieces = (piece for sequence in sequences.values() for _, piece in chunks(sequence, length))
-    pieces = islice(pieces, skip * size, None)
+    """Batches of pieces, the first `skip` of them left out; views, made when they are needed.
+
+    >>> [[piece.tolist() for piece in b] for b in _batches({7: np.arange(5)}, 2, size=2, skip=0)]
+    [[[0, 1], [2, 3]], [[4]]]
+    """
+    starts = ((s, start) for s in sequences.values() for start in range(0, len(s), length))
+    pieces = (s[start : start + length] for s, start in islice(starts, skip * size, None))
     while batch := list(islice(pieces, size)):
         yield batch
 
