@@ -1,5 +1,7 @@
 """Figures of notebook 4: dictionaries, what they keep and what they cost."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -54,10 +56,10 @@ def pareto(table: pd.DataFrame, d_in: int) -> plt.Figure:
     axis.text(d_in, 0.02, " as many as dimensions", rotation=90, fontsize="small", va="bottom")
     for key, rows in table.groupby("name", sort=False):
         rows, (name, color, marker) = rows.sort_values("l0"), LOOKS[key]
-        look = {"color": color, "marker": marker, "markersize": 13 if marker == "*" else 7}
-        axis.plot(rows["l0"], rows["explained_variance"], lw=0.8, mfc="white", **look)
+        draw = partial(axis.plot, color=color, marker=marker, ms=13 if marker == "*" else 7)
+        draw(rows["l0"], rows["explained_variance"], lw=0.8, mfc="white")
         rows = rows[rows["problems"] == ""]
-        axis.plot(rows["l0"], rows["explained_variance"], ls="", label=name, **look)
+        draw(rows["l0"], rows["explained_variance"], ls="", label=name)
     axis.set(xscale="log", ylim=(0, 1.02), xlabel="L0 (features per position)")
     axis.set(ylabel="explained variance, held-out users")
     plain_numbers(axis.xaxis, (1, 2, 4))
