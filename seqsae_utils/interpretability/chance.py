@@ -55,10 +55,10 @@ def everybody_then_drawn(n: int, seed: int = 0) -> list[NDArray]:
 
     Positions of one user resemble each other, so users, not positions, are what is independent.
     The same users give the same draws, so that two bases can be compared draw by draw.
-    Some rows at a time, float32 [at most `BATCH`, n].
+    Some rows at a time, float32 [at most `BATCH`, n]; the first time everybody alone.
     """
     counts = np.vstack([np.ones(n), draws(n, seed=seed)]).astype(np.float32)
-    return np.split(counts, range(BATCH, len(counts), BATCH))
+    return np.split(counts, range(1, len(counts), BATCH))
 
 
 def drawn_correlations(
