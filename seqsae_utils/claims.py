@@ -9,6 +9,7 @@ claims can be computed again without a training.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class Claim(NamedTuple):
     key: str
     claim: str
     criterion: str
-    controls: dict[str, str | float]
+    controls: Mapping[str, str | float]
     larger: bool = True
     headline: bool = False
 

@@ -116,11 +116,11 @@ def code(modules: Iterable[str], texts: Mapping[str, str] = LOADED) -> dict[str,
 
 @cache
 def imports(source: str, package: str = "") -> set[str]:
-    """Dotted names that a source may import from this package, in full.
+    r"""Dotted names that a source may import from this package, in full.
 
     `package` is the one that the source lies in, which its relative imports start from.
 
-    >>> sorted(imports("from . import metrics\\nimport numpy", "seqsae_utils"))
+    >>> sorted(imports("from . import metrics\nimport numpy", "seqsae_utils"))
     ['seqsae_utils', 'seqsae_utils.metrics']
     """
     names = set()
@@ -129,6 +129,6 @@ def imports(source: str, package: str = "") -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
-            parts = above * bool(node.level) + [node.module] * bool(node.module)
+            parts = above * bool(node.level) + ([node.module] if node.module else [])
             names |= {".".join(parts), *(".".join([*parts, a.name]) for a in node.names)}
     return {name for name in names if name.split(".")[0] == PACKAGE.name}

@@ -121,7 +121,7 @@ def harvest(
             # would end Python by a signal.
             with open(partial, "r+b") as states:
                 states.seek((n_rows - n_positions) * rows[0].nbytes, os.SEEK_END)
-                states.write(rows)
+                states.write(rows.data)
             n_rows += len(rows)
             if done == n_batches:
                 index_file.unlink(missing_ok=True)  # from here on, one would be of these states

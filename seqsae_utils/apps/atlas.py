@@ -112,7 +112,8 @@ def content(label, features, directions, head, codes, index, items) -> dict:
     which has only those that are shown: title, year, attributes.
     """
     user, item, position = (index[name].to_numpy() for name in ("user", "item", "position"))
-    tops, codes, pages = _top_items(codes, item), sparse.csc_array(codes), []
+    tops, codes = _top_items(codes, item), sparse.csc_array(codes)
+    pages: list[dict] = []
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
     alive = np.asarray((codes > 0).sum(axis=0)).ravel() > 0
     for feature, direction in enumerate(directions):

@@ -245,7 +245,9 @@ def save(dataset: Dataset, folder: Path) -> None:
 def load(folder: Path) -> Dataset:
     """Read what `save` wrote."""
     tables = [pd.read_parquet(Path(folder) / f"{name}.parquet") for name in TABLES]
-    return Dataset(*tables, counts=json.loads((Path(folder) / "counts.json").read_text()))
+    interactions, items, users, everyone = tables
+    counts = json.loads((Path(folder) / "counts.json").read_text())
+    return Dataset(interactions, items, users, everyone, counts)
 
 
 def _starts(user) -> np.ndarray:

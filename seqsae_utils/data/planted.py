@@ -61,7 +61,7 @@ def synthetic(seed: int = 0, n_users: int = 700, n_items: int = 300) -> Raw:
     rows = []
     for user in range(1, n_users + 1):
         time = int(START + 2 * user * DAY + rng.integers(DAY))
-        for item in _history(rng, carries, appeal, rng.integers(20, 61)):
+        for item in _history(rng, carries, appeal, int(rng.integers(20, 61))):
             rows.append((user, item + 1, np.nan, time))
             time += int(rng.integers(60, 3 * DAY))
     interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "timestamp"])

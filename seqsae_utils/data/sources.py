@@ -65,7 +65,8 @@ class Published:
 def _movielens(name: str, md5: str, *sizes: int, inside: str = "") -> Published:
     url = f"https://files.grouplens.org/datasets/movielens/{name}.zip"
     archive = Archive(url, f"{name}.zip", inside or name, f"md5:{md5}")
-    return Published(name.upper(), *sizes, (archive,))
+    interactions, users, items = sizes
+    return Published(name.upper(), interactions, users, items, (archive,))
 
 
 ML_100K = _movielens("ml-100k", "0e33842e24a9c977be4e0107933c0723", 100_000, 943, 1_682)

@@ -79,7 +79,7 @@ def side_effects(table: pd.DataFrame) -> plt.Figure:
         annot_kws={"size": 7}, cbar_kws={"label": "points"}, linewidths=0.5,
     )  # fmt: skip
     axis.set(xlabel="share of this attribute in the top 10", ylabel="turned up")
-    axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=40, ha="right")
+    plt.setp(axis.get_xticklabels(), rotation=40, ha="right")
     return figure
 
 

@@ -222,8 +222,10 @@ def compare(
         x = columns(codes["test"], *chosen)
         by_correlation = drawn_correlations(x, has, (some[:, user] for some in counts))
         found = of_chosen(new["correlation"], *chosen)
-        sums = [item_sums(codes[g], positions[g].items, len(attribute_matrix) - 1) for g in GROUPS]
-        null = permutation_null(*sums, attribute_matrix, n_permutations, seed)
+        choosing, scoring = (
+            item_sums(codes[g], positions[g].items, len(attribute_matrix) - 1) for g in GROUPS
+        )
+        null = permutation_null(choosing, scoring, attribute_matrix, n_permutations, seed)
         columns_of_best = {
             "attribute": names,
             "feature": chosen[0],

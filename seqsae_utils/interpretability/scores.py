@@ -4,6 +4,8 @@ The zeros of a sparse code all tie at the bottom of a feature's ranking, so that
 zero is ever sorted.
 """
 
+from typing import TypeAlias
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from scipy import sparse
 from scipy.stats import rankdata
 
 #: Codes [n_positions, n_features]: dense for signed bases, sparse for non-negative ones.
-Codes = NDArray | sparse.csr_array
+Codes: TypeAlias = NDArray | sparse.csr_array
 
 
 def score(codes: Codes, attributes: NDArray) -> dict[str, NDArray]:
@@ -59,7 +61,7 @@ def _column(codes: NDArray | sparse.csc_array, feature: int) -> tuple[NDArray, N
     if sparse.issparse(codes):
         stored = slice(codes.indptr[feature], codes.indptr[feature + 1])
         values, rows = codes.data[stored], codes.indices[stored]
-        if (values < 0).any():
+        if np.any(values < 0):
             raise ValueError("sparse codes must not be negative: give signed bases as dense arrays")
         values, rows = values[values != 0], rows[values != 0]
     if not np.isfinite(values).all():
@@ -95,16 +97,17 @@ def _score_feature(
 
 
 def as_dense(matrix) -> NDArray:
+    """An array, whether it was sparse or not."""
     return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
 
 
 def variance(squares: NDArray, total: NDArray, n: NDArray | float) -> NDArray:
-    """n times the variance, from the sum of squares and the sum; NaN where it is but rounding."""
+    """N times the variance, from the sum of squares and the sum; NaN where it is but rounding."""
     variance = squares - total**2 / n
     return np.where(variance > 1e-12 * squares, variance, np.nan)
 
 
-def ratio(covariance: NDArray, variance_x: NDArray, variance_y: NDArray) -> NDArray:
+def ratio(covariance: NDArray, variance_x: NDArray | float, variance_y: NDArray) -> NDArray:
     """Covariance over both standard deviations."""
     return covariance / np.sqrt(variance_x * variance_y)
 

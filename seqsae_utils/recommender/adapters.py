@@ -52,9 +52,13 @@ class Recommender(Protocol):
         see what they see in a harvest.
         """
 
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Modules by dotted name: the sites."""
+        ...
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Weights: they tell the device."""
+        ...
 
 
 def numbered(histories: Iterable[Iterable[Hashable]]) -> tuple[dict[int, np.ndarray], np.ndarray]:

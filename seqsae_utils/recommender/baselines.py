@@ -108,7 +108,7 @@ def svd_vectors(sequences: list[np.ndarray], n_items: int, d: int, seed: int = 0
 
 
 def best_of(
-    build: Callable[[float], Scorer], values: Iterable[float], validation: Users
+    build: Callable[..., Scorer], values: Iterable[float], validation: Users
 ) -> tuple[float, Scorer]:
     """The value whose scorer has the highest NDCG@10 on `validation`, and that scorer.
 
@@ -117,13 +117,12 @@ def best_of(
     >>> best_of(lambda k: item_knn_scores(sequences, 4, k), [1, 2], validation)[0]
     1
     """
-    best = None
+    found = []
     for value in values:
         scorer = build(value)
         ndcg = metrics.ndcg(rank_items(scorer, *validation).rank).mean()
-        if best is None or ndcg > best[0]:
-            best = ndcg, value, scorer
-    return best[1:]
+        found.append((ndcg, value, scorer))
+    return max(found, key=lambda row: row[0])[1:]
 
 
 def simple_models(split: Split, ease: bool = True) -> tuple[dict[str, Scorer], dict[str, float]]:

@@ -80,6 +80,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        """From states to what each takes from those that it sees, both [batch, length, d_model]."""
         batch, length, d_model = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(q, k, v, visible, is_causal=visible is None)
@@ -104,6 +105,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        """From the states before the block to those after it, both [batch, length, d_model]."""
         x = x + self.dropout(self.attention(self.attention_norm(x), visible))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 

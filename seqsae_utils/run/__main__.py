@@ -1,3 +1,5 @@
+"""``python -m seqsae_utils.run``."""
+
 import signal
 import sys
 

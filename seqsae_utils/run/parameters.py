@@ -3,13 +3,14 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
 
 from ..workspace import STAGES, name_nearest, project
 
-TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
+TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
 
 class RunError(RuntimeError):
@@ -27,9 +28,9 @@ def declared(path: Path) -> dict[str, tuple[str, object]]:
     cell = next((c for c in cells if "parameters" in c.metadata.get("tags", [])), None)
     lines = ast.parse(cell.source).body if cell else []
     return {
-        line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value))
+        ast.unparse(line.target): (ast.unparse(line.annotation), ast.literal_eval(line.value))
         for line in lines
-        if isinstance(line, ast.AnnAssign)
+        if isinstance(line, ast.AnnAssign) and line.value
     }
 
 

@@ -77,7 +77,7 @@ class Desk:
         self.sequences = dict(list(self.dataset.sequences("test").items())[:N_USERS])
         self._words = [_words(title) for title in self.dataset.titles]
         self.past: list[State] = []
-        self._turned = None
+        self._turned: str | int | None = None
         user = next(iter(self.sequences))
         self.state = State(tuple(self.sequences[user].tolist()), user)
         self.before = self.after = self._look(self.state.history, [])
@@ -141,7 +141,7 @@ class Desk:
         turned = {**getattr(self.state.scenario, kind), knob: dose}
         if dose == 0:
             del turned[knob]
-        self.play(replace(self.state.scenario, **{kind: turned}), knob)
+        self.play(replace(self.state.scenario, **{kind: turned}), knob)  # type: ignore[arg-type]
 
     def suppress(self, attribute: str, on: bool = True) -> None:
         """Silence an attribute, or let it be heard again."""

@@ -55,7 +55,7 @@ class Page:
         users = {f"user {u} · {len(items)} items": u for u, items in self.desk.sequences.items()}
         options = [("composed from titles", COMPOSED), *users.items()]
         self.user = ipw.Dropdown(options=options, description="User", layout=WIDE)
-        self._on(self.user, lambda user: user == COMPOSED or self.desk.choose(user))
+        self._on(self.user, lambda user: None if user == COMPOSED else self.desk.choose(user))
         self.titles = ipw.Textarea(
             description="Titles", placeholder="or a history: one title a line, oldest first",
             rows=3, layout=WIDE,
@@ -161,7 +161,8 @@ class Page:
         found = scenarios.parse(self.text.value)
         if len(found) != 1:
             raise ValueError(f"{len(found)} scenarios ({', '.join(found)}): apply one at a time")
-        self.desk.play(*found.values())
+        (scenario,) = found.values()
+        self.desk.play(scenario)
 
     # What happens
 
@@ -198,8 +199,8 @@ class Page:
                 self.off[attribute].value = attribute in scenario.suppress
             if not keep_text:
                 self.text.value = scenarios.write(scenario)
-                feature = self._chosen() if self.feature.value else None
-                self.dose.value = scenario.features.get(feature, 0.0)
+                chosen = self.feature.value
+                self.dose.value = scenario.features.get(self._chosen(), 0.0) if chosen else 0.0
         finally:
             self.syncing = False
         turned = {*scenario.turn, *(what for what in scenario.suppress if isinstance(what, str))}
