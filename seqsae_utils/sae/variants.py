@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..normalisation import Normalisation
-from .sparse import at_least, autoencode, largest_of_all, largest_of_each_row, nth_largest, take
+from .sparse import Autoencode, nth_largest
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,9 @@ class SAE(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(config.d_in))
 
-    @property
-    def bias(self) -> Tensor:
-        """b_enc - b_dec @ W_enc: with it z is x @ W_enc + bias, a product less to differentiate."""
-        return self.b_enc - self.b_dec @ self.W_enc
-
     def pre_activations(self, x: Tensor) -> Tensor:
-        """What the features see before the activation: [..., d_in] -> [..., d_sae].
-
-        The bias is one more row of W_enc, for a last dimension of x that is 1, as this saves a
-        pass over the result.
-        """
-        return F.pad(x, (0, 1), value=1.0) @ torch.cat([self.W_enc, self.bias[None]])
+        """What the features see before the activation: [..., d_in] -> [..., d_sae]."""
+        return (x - self.b_dec) @ self.W_enc + self.b_enc
 
     def activate(self, pre: Tensor) -> Tensor:
         """From pre-activations to the sparse code, both [..., d_sae]."""
@@ -183,15 +174,8 @@ class ReLU(SAE):
         return pre.relu()
 
     def loss(self, x, dead=None):
-        with torch.no_grad():
-            pre = self.pre_activations(x)
-            where = at_least(pre, pre.new_tensor(torch.finfo(pre.dtype).tiny))
-        price = self.config.l1_coefficient
-        if len(where) < 0.1 * pre.numel():
-            loss, _, active = autoencode(x, pre, where, self, price)
-            return loss, active
-        code = self.encode(x)  # as in the beginning: dense products are faster
-        loss = squared_error(x, self.decode(code)) + price * code.sum() / len(x)
+        code = self.encode(x)
+        loss = squared_error(x, self.decode(code)) + self.config.l1_coefficient * code.sum() / len(x)
         return loss, code.detach().amax(dim=0) > 0
 
 
@@ -213,31 +197,27 @@ class TopK(SAE):
     def activate(self, pre: Tensor) -> Tensor:
         return keep_top(pre, self.config.k)
 
-    def choose(self, pre: Tensor) -> Tensor:
-        """Which entries of a batch [batch, d_sae] are active in training: ascending positions."""
-        return largest_of_each_row(pre, self.config.k)
+    def bound(self, pre: Tensor) -> Tensor:
+        """What entries of a batch [batch, d_sae] must reach in training, if they are positive."""
+        return nth_largest(pre, self.config.k)
+
+    def groups(self) -> list[int]:
+        """Ends of the groups of features that each reconstruct by themselves."""
+        return [self.config.d_sae]
 
     def loss(self, x, dead=None):
         with torch.no_grad():
             pre = self.pre_activations(x)
-            where = self.choose(pre)
-        loss, residual, active = autoencode(x, pre, where, self, sizes=self.groups())
-        return self.with_auxiliary(loss, x, residual, dead), active
-
-    def groups(self) -> list[int] | None:
-        """Ends of the groups of features that each reconstruct by themselves; None for all."""
-        return None
-
-    def with_auxiliary(self, total, x, residual, dead) -> Tensor:
-        """A loss with AuxK added, if any feature is dead: estimated from a quarter of the batch."""
-        if dead is None:
-            return total
-        x, residual, which = x[::4], residual[::4], dead.nonzero()[:, 0]
-        W_enc, W_dec = self.W_enc.index_select(1, which), self.W_dec.index_select(0, which)
-        pre = (x - self.b_dec) @ W_enc + self.b_enc[which]
-        weakest = nth_largest(pre.detach(), min(max(1, self.config.d_in // 2), len(which)))
-        guess = (pre * (pre >= weakest.clamp(min=0.0))) @ W_dec
-        return total + self.aux_coefficient * squared_error(residual.detach(), guess)
+            bound = self.bound(pre).clamp(min=torch.finfo(pre.dtype).tiny)
+            active = ~(pre < bound)  # with what is not a number: the loss must show it
+        weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
+        loss, residual, fired = Autoencode.apply(x, pre, active, self.groups(), *weights)
+        if dead is not None:  # AuxK, estimated from a quarter of the batch
+            pre = (x[::4] - self.b_dec) @ self.W_enc[:, dead] + self.b_enc[dead]
+            code = keep_top(pre, min(max(1, self.config.d_in // 2), pre.shape[1]))
+            error = squared_error(residual[::4], code @ self.W_dec[dead])
+            loss = loss + self.aux_coefficient * error
+        return loss, fired
 
 
 class BatchTopK(TopK):
@@ -261,12 +241,11 @@ class BatchTopK(TopK):
             return keep_top(pre, self.config.k)
         return torch.where(pre > self.threshold, pre, 0.0)
 
-    def choose(self, pre: Tensor) -> Tensor:
-        where = largest_of_all(pre, self.config.k * len(pre))
-        lowest = take(pre, where).min().clamp(min=0.0)
-        first = bool(self.threshold.isnan())
-        self.threshold.lerp_(lowest, 0.01) if not first else self.threshold.copy_(lowest)
-        return where
+    def bound(self, pre):
+        lowest = nth_largest(pre.flatten(), self.config.k * len(pre))[0].clamp(min=0.0)
+        followed = self.threshold.lerp(lowest, 0.01)
+        self.threshold.copy_(torch.where(self.threshold.isnan(), lowest, followed))
+        return lowest
 
 
 class Matryoshka(BatchTopK):
@@ -419,10 +398,8 @@ def keep_top(values: Tensor, k: int) -> Tensor:
     >>> keep_top(torch.tensor([[3.0, -1.0, 2.0, 1.0]]), k=2)
     tensor([[3., 0., 2., 0.]])
     """
-    rows = values.reshape(-1, values.shape[-1])
-    where = largest_of_each_row(rows.detach(), k)
-    kept = take(rows, where).relu()
-    return torch.zeros_like(rows).view(-1).scatter(0, where, kept).view(values.shape)
+    best = values.topk(k)
+    return torch.zeros_like(values).scatter(-1, best.indices, best.values.relu())
 
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
