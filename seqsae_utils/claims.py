@@ -74,6 +74,11 @@ def claims() -> list[Claim]:
     sae = "an SAE feature tells a genre better than "
     several = "gains by several SAE features cost less than "
     return [
+        Claim("data", "neighbours.as it is", "neighbours in a history share a genre more often "
+              "than in random order", "share of neighbours", {"all shuffled":
+              "neighbours.all shuffled"}),
+        Claim("data", "neighbours.as it is", "the row order of items of equal time tells genres",
+              "share of neighbours", {"ties shuffled": "neighbours.ties shuffled"}),
         Claim("recommender", "ndcg@10", "the recommender beats popularity", ndcg,
               {"popularity": "popularity.ndcg@10"}),
         Claim("recommender", "ndcg@10", "the recommender beats models without order", ndcg,

@@ -5,17 +5,21 @@ or may not know: shuffle the ties alone, and see whether neighbours are still as
 """
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
+from ..resampling import drawn_means
 from ..workspace import name_nearest
 
 #: What `neighbours_share` can do with the histories before it looks.
 ORDERS = ("as it is", "ties shuffled", "all shuffled")
 
 
-def neighbours_share(dataset, order: str = "as it is") -> float:
+def neighbours_share(dataset, order: str = "as it is") -> tuple[float, NDArray]:
     """Share of the pairs of neighbours in a history that have an attribute in common.
 
-    Only whole numbers are counted, so it is the same on every machine.
+    Only whole numbers are counted, so it is the same on every machine. The second value is the
+    share in each draw of the users [n_draws].
 
     Parameters
     ----------
@@ -32,16 +36,13 @@ def neighbours_share(dataset, order: str = "as it is") -> float:
     user, item, time = (table[name].to_numpy() for name in ("user", "item", "timestamp"))
     carried = np.packbits(dataset.attribute_matrix.astype(bool), axis=1)  # [n_items + 1, bytes]
     inside = user[1:] == user[:-1]
-    if order == "as it is":
-        return _share(carried[item], inside)
-    groups = (time, user) if order == "ties shuffled" else (user,)
-    shares = []
-    for draw in range(5):
-        chance = np.random.default_rng([0, draw]).random(len(item))
-        shares.append(_share(carried[item[np.lexsort((chance, *groups))]], inside))
-    return float(np.mean(shares))
-
-
-def _share(carried: np.ndarray, inside: np.ndarray) -> float:
-    """Of the neighbours `inside` one history, how many have a bit of `carried` in common."""
-    return float((carried[1:] & carried[:-1]).any(axis=1)[inside].mean())
+    orders = [item]
+    if order != "as it is":
+        groups = (time, user) if order == "ties shuffled" else (user,)
+        chances = (np.random.default_rng([0, draw]).random(len(item)) for draw in range(5))
+        orders = [item[np.lexsort((chance, *groups))] for chance in chances]
+    alike = sum((carried[o[1:]] & carried[o[:-1]]).any(axis=1).astype(int) for o in orders)
+    pairs = pd.DataFrame({"user": user[1:], "alike": alike / len(orders), "all": 1})[inside]
+    by_user = pairs.groupby("user").sum().to_numpy()
+    alike, total = drawn_means(by_user).T
+    return float(by_user[:, 0].sum() / by_user[:, 1].sum()), alike / total

@@ -61,7 +61,7 @@ def _column(codes: NDArray | sparse.csc_array, feature: int) -> tuple[NDArray, N
     if sparse.issparse(codes):
         stored = slice(codes.indptr[feature], codes.indptr[feature + 1])
         values, rows = codes.data[stored], codes.indices[stored]
-        if np.any(values < 0):
+        if np.min(values, initial=0) < 0:
             raise ValueError("sparse codes must not be negative: give signed bases as dense arrays")
         values, rows = values[values != 0], rows[values != 0]
     if not np.isfinite(values).all():

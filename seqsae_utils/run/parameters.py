@@ -10,7 +10,14 @@ import yaml
 
 from ..workspace import STAGES, name_nearest, project
 
-TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
+TYPES: dict[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+}
 
 
 class RunError(RuntimeError):

@@ -80,7 +80,7 @@ class SAE(nn.Module):
     #: pairs that fire together: to share a value costs no L1, but twice the L0.
     spread = 0.0
     #: The parameters that are lengths in the space of x, and grow with it.
-    lengths = ("b_enc",)
+    lengths: tuple[str, ...] = ("b_enc",)
 
     def __init__(self, config: Config):
         super().__init__()
@@ -175,7 +175,9 @@ class ReLU(SAE):
 
     def loss(self, x, dead=None):
         code = self.encode(x)
-        loss = squared_error(x, self.decode(code)) + self.config.l1_coefficient * code.sum() / len(x)
+        loss = squared_error(x, self.decode(code)) + self.config.l1_coefficient * code.sum() / len(
+            x
+        )
         return loss, code.detach().amax(dim=0) > 0
 
 
