@@ -223,11 +223,11 @@ def load_trainings(folder: Path) -> dict[int, Training]:
     """What `write_trainings` wrote, by seed; empty where there is nothing."""
     if not (folder / "trainings.csv").is_file():
         return {}
-    numbers = pd.read_csv(folder / "trainings.csv")
-    found = {
-        seed: Training(rows.set_index(["stage", "name"])["value"].to_dict(), {})
-        for seed, rows in numbers.groupby("seed")
-    }
+    found: dict[int, Training] = {}
+    numbers = pd.read_csv(folder / "trainings.csv", dtype={"value": str})
+    for row in numbers.itertuples():
+        training = found.setdefault(row.seed, Training({}, {}))
+        training.numbers[row.stage, row.name] = json.loads(row.value)  # whole ones stay whole
     for name, values in pd.read_parquet(folder / "draws.parquet").items():
         seed, stage, key = name.split(" ")
         found[int(seed)].draws[stage, key] = values.to_numpy(np.float64)

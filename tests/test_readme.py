@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -69,3 +70,10 @@ def test_the_house_is_the_one_that_stands_here():
     package = PROJECT / "seqsae_utils"
     found = {path.stem for path in package.iterdir() if not path.name.startswith("__")}
     assert {name for room in rooms for name in room} == found
+
+
+def test_the_ten_lines_from_a_model_of_ones_own_are_those_that_are_run():
+    """`tests/test_contract.py` runs them."""
+    source = (PROJECT / "tests" / "own_model.py").read_text()
+    body = textwrap.dedent(source.partition('numbered(histories)`."""\n')[2])
+    assert body.replace("return ids[", "lists = ids[") in README
