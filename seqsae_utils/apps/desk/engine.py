@@ -163,7 +163,7 @@ class Desk:
             turned = {**scenario.turn, attribute: float(doses[0])}
             edits = replace(scenario, turn=turned).edits(self.knobs)
             items = self._look(self.state.history, edits).items
-            return self.matrix[items, column].mean(keepdims=True)
+            return self.matrix[items, column].mean(keepdims=True, dtype=float)
 
         (found,) = solve(share_of, target, 1, MAX_DOSE).itertuples()
         self.turn(attribute, round(found.dose, 3))
