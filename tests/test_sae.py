@@ -1,9 +1,11 @@
 """The sparse autoencoder, against NumPy by hand, scikit-learn, SciPy and SAELens."""
 
 import json
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
-from itertools import permutations
+from itertools import islice, permutations
 
 import numpy as np
 import pandas as pd
@@ -12,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from scipy import sparse
-from scipy.optimize import minimize
 from sklearn.metrics import r2_score
 
 from seqsae_utils import sae
-from seqsae_utils.activations import Normalisation, cost_of_replacing, hooked, overlap
+from seqsae_utils.activations import cost_of_replacing, hooked, overlap
 from seqsae_utils.fingerprint import LOADED
+from seqsae_utils.normalisation import Normalisation
 from seqsae_utils.recommender import CausalTransformer
 from seqsae_utils.recommender import Config as RecommenderConfig
 from seqsae_utils.workspace import seed_everything
@@ -405,12 +407,13 @@ def test_the_seed_of_training_decides_the_batches(planted):
 def test_an_epoch_sees_every_position_once():
     training = sae.Training(batch_size=4, seed=1)
     states = np.arange(12, dtype=np.float32)[:, None]
-    batches = sae.training._Batches(states, Normalisation(0.0, 1.0), training, "cpu")
-    epochs = [torch.cat([batches[3 * e + i] for i in range(3)])[:, 0].tolist() for e in range(2)]
+    arguments = (states, Normalisation(0.0, 1.0), training)
+    batches = [x[:, 0].tolist() for x in islice(sae.training._batches(*arguments), 6)]
+    epochs = [sum(batches[:3], []), sum(batches[3:], [])]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1]
-    again = sae.training._Batches(states, Normalisation(0.0, 1.0), training, "cpu")
-    assert again[4][:, 0].tolist() == epochs[1][4:8]  # whichever batch is asked for first
+    later = next(sae.training._batches(*arguments, first=4))  # within the second epoch
+    assert later[:, 0].tolist() == batches[4]
 
 
 @pytest.mark.parametrize("variant", ["relu", "gated", "jumprelu"])
@@ -520,24 +523,6 @@ def test_the_checkpoint_of_another_training_is_refused(planted, tmp_path):
         sae.train(sae.create(config), states, SHORT, file)
 
 
-def test_the_median_is_where_the_sum_of_distances_is_least():
-    points = np.random.default_rng(0).exponential(size=(200, 3))
-    points[:20] += 100  # which the mean follows, and the median does not
-    found = sae.geometric_median(points)
-    best = minimize(lambda m: np.linalg.norm(points - m, axis=1).sum(), np.ones(3)).x
-    np.testing.assert_allclose(found, best, atol=1e-3)
-    assert np.linalg.norm(points.mean(axis=0) - found) > 5
-
-
-def test_training_starts_at_the_median_if_asked(planted):
-    states, _ = planted
-    dictionary, normalisation = sae.create(CONFIGS["topk"]), Normalisation.of(states)
-    sae.training.start_at_center(dictionary, states, normalisation, "median")
-    expected = sae.geometric_median(normalisation.apply(states.astype(np.float64)))
-    np.testing.assert_allclose(numpy(dictionary.b_dec), expected, atol=1e-4)
-    assert np.abs(expected - normalisation.apply(states.mean(axis=0))).max() > 0.01
-
-
 def test_a_constant_dimension_does_no_harm(planted):
     states, _ = planted
     states = np.concatenate([states, np.full((len(states), 1), 7.0, np.float32)], axis=1)
@@ -593,7 +578,6 @@ def test_double_precision_states_are_taken_as_single(planted):
         (lambda: sae.Config(4, 8, "jumprelu", bandwidth=0.0), "bandwidth=0.0 must be above 0"),
         (lambda: sae.Config(4, 8, groups=(0.5, 0.5, 1.0)), "groups=.* must be ascending shares"),
         (lambda: sae.Config(4, 8, groups=(0.5,)), "groups=.* must be ascending shares"),
-        (lambda: sae.Training(center="mode"), "center 'mode': choose from mean, median"),
         (lambda: sae.Config(4, 8, "relu", l1_coefficient=-1.0), "l1_coefficient=-1.0"),
         (lambda: sae.Config(4, 8, "relu", l1_coefficient=float("nan")), "l1_coefficient=nan"),
         (lambda: sae.Training(steps=0), "steps=0 must be above 0"),
@@ -892,7 +876,9 @@ def altered(folder, **fields):
     ("field", "value"),
     [
         ("architecture", "temporal"),
+        ("activation_fn_str", "tanh-relu"),
         ("normalize_activations", "layer_norm"),
+        ("normalize_activations", "expected_average_only_in"),
         ("reshape_activations", "hook_z"),
     ],
 )
@@ -900,6 +886,17 @@ def test_a_form_that_no_variant_has_is_refused(field, value, tmp_path):
     sae.save(random_sae(CONFIGS["topk"]), tmp_path)
     with pytest.raises(ValueError, match=f"cfg.json: {field} is '{value}', which is not read here"):
         sae.load(altered(tmp_path, **{field: value}))
+
+
+def test_a_topk_of_2024_keeps_k(tmp_path):
+    """Its architecture was "standard"; read as ReLU, it would have many features active."""
+    dictionary, x = random_sae(CONFIGS["topk"]), torch.randn(50, D_IN)
+    sae.save(dictionary, tmp_path)
+    old = {"architecture": "standard", "activation_fn_str": "topk"}
+    loaded = sae.load(altered(tmp_path, **old, activation_fn_kwargs={"k": 2}))
+    code = loaded.encode(x)
+    assert torch.equal(code, sae.keep_top(dictionary.pre_activations(x), 2))
+    assert code.count_nonzero() == 2 * len(x)
 
 
 def test_a_batchtopk_that_was_never_trained_has_no_threshold_to_save(tmp_path):
@@ -967,14 +964,13 @@ def test_cost_of_replacing_needs_both_ends_of_its_scale(recommender):
         cost_of_replacing(recommender[0], "blocks.0", {"original": None}, *recommender[1:])
 
 
-def test_training_gives_the_threads_back():
-    """A small dictionary is trained with one thread, whatever the caller has."""
-    x, before = np.random.default_rng(0).normal(size=(300, 8)), torch.get_num_threads()
-    made, seen = sae.create(sae.Config(8, 40, k=3)), []
-    made.constrain = lambda: seen.append(torch.get_num_threads())
-    torch.set_num_threads(2)
-    try:
-        sae.train(made, x, sae.Training(steps=2, batch_size=64))
-        assert seen == [1, 1] and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+def test_the_folder_needs_nothing_of_the_recommender():
+    """It can be lifted out: what it loads is torch, NumPy, pandas, SciPy and the like."""
+    code = "import seqsae_utils.sae, sys; print(*sys.modules)"
+    run = [sys.executable, "-W", "ignore", "-c", code]
+    loaded = subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()
+    own = {name for name in loaded if name.startswith("seqsae_utils.")}
+    basement = {"checkpoint", "normalisation", "workspace"}
+    assert {name.split(".")[1] for name in own} <= {"sae"} | basement
+    foreign = {"sklearn", "matplotlib", "papermill", "nbformat", "pooch", "transformers", "polars"}
+    assert "safetensors" in loaded and not foreign & set(loaded)

@@ -1,6 +1,7 @@
 """What a dictionary keeps of hidden states, and whether another seed finds it too."""
 
 import warnings
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -52,12 +53,12 @@ def quality(sae: SAE, states: np.ndarray, codes: sparse.csr_array) -> dict:
     for start in range(0, len(states), 4_096):
         x = np.asarray(states[start : start + 4_096], np.float64)
         reconstruction = codes[start : start + 4_096] @ weights + bias
-        missed += np.square(x - reconstruction, dtype=np.float64).sum()
+        missed += np.square(x - reconstruction).sum()
         total += np.square(x - mean).sum()
     fired = density(codes)
     found = {
-        "explained_variance": 1 - missed / total,
-        "mse": missed / states.size / sae.std**2,
+        "explained_variance": float(1 - missed / total),
+        "mse": float(missed / states.size / sae.std**2),
         "l0": codes.nnz / len(states),
         "dead_fraction": float((fired == 0).mean()),
         "dense_fraction": float((fired > 0.5).mean()),
@@ -74,10 +75,10 @@ def sparsity_warnings(config, found: dict) -> list[str]:
     >>> sparsity_warnings(Config(64, k=8), {"l0": 90, "dead_fraction": 0.0, "dense_fraction": 0.01})
     ['topk: L0 is 90 in a space of 64 dimensions: this code is not sparse']
     """
-    problems = []
+    problems, start = [], f"{config.variant}: "
     if found["l0"] > config.d_in:
         problems.append(
-            f"L0 is {found['l0']:.0f} in a space of {config.d_in} dimensions: "
+            f"{start}L0 is {found['l0']:.0f} in a space of {config.d_in} dimensions: "
             "this code is not sparse"
         )
     for name, meaning in (
@@ -86,8 +87,8 @@ def sparsity_warnings(config, found: dict) -> list[str]:
     ):
         if found[f"{name}_fraction"] > 0.1:
             count = round(found[f"{name}_fraction"] * config.d_sae)
-            problems.append(f"{count} of {config.d_sae} features {meaning}")
-    return [f"{config.variant}: {problem}" for problem in problems]
+            problems.append(f"{start}{count} of {config.d_sae} features {meaning}")
+    return problems
 
 
 def matching(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -98,12 +99,12 @@ def matching(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     >>> matching(np.eye(2), np.array([[0.0, 2.0], [3.0, 0.0]]))
     array([1., 1.])
     """
-    ours, theirs = (
-        x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) for x in (ours, theirs)
-    )
-    cosine = ours @ theirs.T
-    rows, columns = linear_sum_assignment(-cosine)
-    return cosine[rows, columns]
+    cosine = _unit(ours) @ _unit(theirs).T
+    return cosine[linear_sum_assignment(-cosine)]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
 
 
 def stability(dictionaries: list[np.ndarray], same: float = 0.7) -> tuple[float, np.ndarray]:
@@ -123,11 +124,7 @@ def stability(dictionaries: list[np.ndarray], same: float = 0.7) -> tuple[float,
     numpy.ndarray
         For each feature of the FIRST dictionary, the share of the other seeds that have it.
     """
-    pairs = [
-        matching(*sorted((a, b), key=len)).mean()
-        for i, a in enumerate(dictionaries)
-        for b in dictionaries[i + 1 :]
-    ]
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) for x in dictionaries]
-    again = [(unit[0] @ other.T).max(axis=1) >= same for other in unit[1:]]
+    pairs = [matching(*sorted(two, key=len)).mean() for two in combinations(dictionaries, 2)]
+    first, *others = map(_unit, dictionaries)
+    again = [(first @ other.T).max(axis=1) >= same for other in others]
     return float(np.mean(pairs)), np.mean(again, axis=0)

@@ -32,8 +32,7 @@ def save(sae: SAE, folder: Path) -> None:
     ValueError
         For a BatchTopK or Matryoshka SAE that was never trained: it has no threshold yet.
     """
-    config = asdict(sae.config)
-    architecture = ARCHITECTURES[sae.config.variant]
+    config, architecture = asdict(sae.config), ARCHITECTURES[sae.config.variant]
     weights = dict(sae.state_dict())
     if "threshold" in weights:
         if weights["threshold"].isnan().any():
@@ -76,10 +75,8 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
     """
     path = folder / "cfg.json"
     cfg = json.loads(path.read_text())
-    weights = {
-        name: tensor.float()
-        for name, tensor in load_file(folder / "sae_weights.safetensors").items()
-    }
+    file = load_file(folder / "sae_weights.safetensors")
+    weights = {name: tensor.float() for name, tensor in file.items()}
     metadata = cfg.get("metadata", {})
     own = metadata.get("seqsae")
     if own and "std" not in metadata and normalisation is None:
@@ -112,16 +109,19 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
 def _their_config(cfg: dict, path: Path) -> Config:
     """The config of a file that names none of ours."""
     variants = {theirs: ours for ours, theirs in reversed(ARCHITECTURES.items())}
-    for field, known in {
-        "architecture": list(variants),
-        "normalize_activations": ["none"],
-        "reshape_activations": ["none"],
-    }.items():
-        if cfg.get(field, "none") not in known:
+    for field, default, known in (
+        ("architecture", "none", list(variants)),
+        ("activation_fn_str", "relu", ["relu", "topk"]),
+        ("normalize_activations", "none", ["none"]),
+        ("reshape_activations", "none", ["none"]),
+    ):
+        if cfg.get(field, default) not in known:
             raise ValueError(
                 f"{path}: {field} is {cfg.get(field)!r}, which is not read here; "
                 f"known: {', '.join(known)}"
             )
     variant = variants[cfg["architecture"]]
+    if cfg.get("activation_fn_str") == "topk":  # as in 2024, beside the architecture "standard"
+        variant, cfg = "topk", cfg | cfg["activation_fn_kwargs"]
     k = {"k": cfg["k"]} if variant == "topk" else {}
     return Config(cfg["d_in"], cfg["d_sae"], variant, groups=(1.0,), **k)

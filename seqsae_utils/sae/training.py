@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +32,12 @@ class Training:
     batch_size: int = 1_024
     warmup_steps: int = 200
     dead_after: int = 100_000  # positions without firing after which a feature counts as dead
-    center: str = "mean"  # where b_dec starts: mean or median (the geometric one)
     seed: int = 0
 
     def __post_init__(self):
         for name in ("learning_rate", "steps", "batch_size", "dead_after"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        if self.center not in ("mean", "median"):
-            raise ValueError(f"center {self.center!r}: choose from mean, median")
 
     def learning_rate_factor(self, step: int) -> float:
         """Share of the learning rate at a step, from 0.
@@ -60,17 +57,27 @@ def fit(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> tuple[SAE, pd.DataFrame]:
-    """Create an SAE and `train` it: one seed decides weights and batches.
+    """Train a dictionary on hidden states of any model; the place to begin.
+
+    `training.seed` decides the initial weights and the batches: the same states, config and
+    training give the same dictionary, on as many threads. A dictionary as small as 64 x 512 is
+    trained best on one: ``torch.set_num_threads(1)``.
 
     Parameters
     ----------
     states
-        Hidden states [n_positions, d_in] of any model: an array, or a memory map of a file.
+        Hidden states [n_positions, d_in] as the model has them, neither centred nor scaled: an
+        array in memory, or a memory map of a file, ``np.load(file, mmap_mode="r")``, of which one
+        batch at a time is read. Float16, float32 or float64.
+    config
+        Variant and size of the dictionary; its d_in is the width of the states.
+    training, checkpoint, progress
+        As in `train`.
 
     Returns
     -------
-    sae : ready for hidden states as they come
-    history : what `train` returned
+    sae : takes hidden states as they are; `seqsae_utils.sae.encode` gives codes
+    history : explained variance and sparsity on the way, see `train`
     """
     torch.manual_seed(training.seed)
     sae = create(config)
@@ -106,67 +113,44 @@ def train(
     Raises
     ------
     ValueError
-        Before any step: states of another width than d_in, fewer positions than a batch,
-        values that are not finite, or the checkpoint of another training.
+        Before any step: an SAE that was trained before, states of another width than d_in, fewer
+        positions than a batch, values that are not finite, or the checkpoint of another training.
     FloatingPointError
         If the loss ceases to be finite.
     """
-    if sae.std != 1.0:
-        raise ValueError("this SAE has been trained: make a new one with create")
-    _check(sae.config, states, training)
+    _check(sae, states, training)
     normalisation = Normalisation.of(states)
-    with _threads_that_pay(training.batch_size * sae.W_enc.numel()):
-        history = _train(sae, states, normalisation, training, checkpoint, progress)
-    sae.fold(normalisation)
-    return history
-
-
-@contextmanager
-def _threads_that_pay(products: int) -> Iterator[None]:
-    """One thread for steps of up to 2^28 products: more would wait for each other (measured)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if products <= 2**28 else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.DataFrame:
     given = asdict(sae.config) | asdict(training)
     keeper = Checkpoint(checkpoint, train, **given, states=states, weights=sae.state_dict())
-    start_at_center(sae, states, normalisation, training.center)
+    start_at_mean(sae, states, normalisation)
     sae.begin()
     device = sae.W_dec.device
-    parameters = list(sae.parameters())
-    optimizer = torch.optim.Adam(parameters, training.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(sae.parameters(), training.learning_rate, fused=True)
     silent = torch.zeros(sae.config.d_sae, device=device)  # positions since each last fired
     first, history = 0, []
     tenth, every = max(1, training.steps // 10), max(1, training.steps // 25)
     if found := keeper.load({"sae": sae}, optimizer):
         (first, history), tensors = found
         silent = tensors["features"]["silent"].to(device)
-    batches = _Batches(states, normalisation, training, device)
     saved = time.monotonic()
     steps = range(first, training.steps)
     if progress:
         name = f"{sae.config.variant} steps"
         steps = tqdm(steps, name, initial=first, total=training.steps, leave=False)
-    for step in steps:
-        x = batches[step]
+    batches = _batches(states, normalisation, training, first)
+    for step, x in zip(steps, batches, strict=False):  # batches never end
+        x = x.to(device)
         dead = silent > training.dead_after
-        total, fired = sae.loss(x, dead if dead.any() else None)
-        if not math.isfinite(total.item()):
+        loss, fired = sae.loss(x, dead if dead.any() else None)
+        if not math.isfinite(loss.item()):
             raise FloatingPointError(
-                f"loss is {total.item()} at step {step}: "
+                f"loss is {loss.item()} at step {step}: "
                 f"lower learning_rate={training.learning_rate}"
             )
-        optimizer.param_groups[0]["lr"] = training.learning_rate * training.learning_rate_factor(
-            step
-        )
-        for parameter in parameters:  # as zero_grad, which records itself for a profiler
-            parameter.grad = None
-        total.backward()
+        factor = training.learning_rate_factor(step)
+        optimizer.param_groups[0]["lr"] = training.learning_rate * factor
+        optimizer.zero_grad()
+        loss.backward()
         sae.remove_parallel_gradient()
         optimizer.step()
         sae.constrain()
@@ -180,14 +164,17 @@ def _train(sae, states, normalisation, training, checkpoint, progress) -> pd.Dat
             state = {"sae": sae, "features": {"silent": silent}}
             keeper.save([step + 1, history], state, optimizer)
             saved = time.monotonic()
+    sae.fold(normalisation)
     return pd.DataFrame(history)
 
 
-def _check(config: Config, states: np.ndarray, training: Training) -> None:
+def _check(sae: SAE, states: np.ndarray, training: Training) -> None:
+    if sae.std != 1.0:
+        raise ValueError("this SAE has been trained: make a new one with create")
     n_positions, d_in = states.shape
-    if d_in != config.d_in:
+    if d_in != sae.config.d_in:
         raise ValueError(
-            f"the hidden states have {d_in} dimensions, the SAE expects {config.d_in}: "
+            f"the hidden states have {d_in} dimensions, the SAE expects {sae.config.d_in}: "
             f"make it with d_in={d_in}"
         )
     if n_positions < training.batch_size:
@@ -197,63 +184,36 @@ def _check(config: Config, states: np.ndarray, training: Training) -> None:
         )
 
 
-class _Batches:
-    """Batch number i of an endless, shuffled sequence; each epoch sees every row once."""
-
-    def __init__(self, states, normalisation, training: Training, device):
-        self.states, self.normalisation, self.device = states, normalisation, device
-        self.size, self.seed = training.batch_size, training.seed
-        self.per_epoch = len(states) // training.batch_size
-        self.epoch = -1
-
-    def __getitem__(self, i: int) -> Tensor:
-        epoch, batch = divmod(i, self.per_epoch)
-        if epoch != self.epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            self.epoch, self.order = epoch, rng.permutation(len(self.states))
-        rows = np.sort(self.order[batch * self.size : (batch + 1) * self.size])
-        return as_input(np.take(self.states, rows, axis=0), self.normalisation, self.device)
+def _batches(
+    states: np.ndarray, normalisation: Normalisation, training: Training, first: int = 0
+) -> Iterator[Tensor]:
+    """Batches [batch_size, d_in] from step `first`, without end: shuffled anew each epoch."""
+    size, per_epoch = training.batch_size, len(states) // training.batch_size
+    for step in count(first):
+        epoch, batch = divmod(step, per_epoch)
+        if batch == 0 or step == first:
+            order = np.random.default_rng([training.seed, epoch]).permutation(len(states))
+        rows = np.sort(order[batch * size : (batch + 1) * size])
+        yield as_input(np.take(states, rows, axis=0), normalisation)
 
 
-def as_input(states: np.ndarray, normalisation: Normalisation, device="cpu") -> Tensor:
+def as_input(states: np.ndarray, normalisation: Normalisation) -> Tensor:
     """Normalised hidden states as training takes them, in float32 whatever they come in."""
-    x = normalisation.apply(np.asarray(states)).astype(np.float32, copy=False)
-    return torch.from_numpy(x).to(device)
+    return torch.from_numpy(normalisation.apply(np.asarray(states)).astype(np.float32, copy=False))
 
 
-def start_at_center(
-    sae: SAE, states: np.ndarray, normalisation: Normalisation, center: str = "mean"
-) -> None:
-    """Set b_dec to the center of the states, so that the directions need not describe it."""
+@torch.no_grad()
+def start_at_mean(sae: SAE, states: np.ndarray, normalisation: Normalisation) -> None:
+    """Set b_dec to the mean of the states, so that the directions need not describe it."""
     mean = normalisation.apply(np.mean(states, axis=0, dtype=np.float64))
-    if center == "median":
-        sample = states[:: max(1, len(states) // 50_000)].astype(np.float64)
-        mean = geometric_median(normalisation.apply(sample))
-    with torch.no_grad():
-        sae.b_dec.copy_(torch.from_numpy(mean))
-
-
-def geometric_median(points: np.ndarray, iterations: int = 100) -> np.ndarray:
-    """The point with the least sum of distances to points [n, d], by Weiszfeld's iteration.
-
-    >>> geometric_median(np.array([[0.0], [1.0], [100.0]])).round(3)
-    array([1.])
-    """
-    center = points.mean(axis=0)
-    for _ in range(iterations):
-        distance = np.linalg.norm(points - center, axis=1).clip(1e-12)
-        moved = (points / distance[:, None]).sum(axis=0) / (1 / distance).sum()
-        if np.linalg.norm(moved - center) < 1e-9:
-            break
-        center = moved
-    return moved
+    sae.b_dec.copy_(torch.from_numpy(mean))
 
 
 @torch.no_grad()
 def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None = None) -> SAE:
     """The control: directions around the mean of the states that nothing has trained.
 
-    Random ones, as training starts from, or `directions` [d_sae, d_in] of any length. Many
+    They are random, as when training starts, or `directions` [d_sae, d_in] of any length. Many
     directions that overlap reconstruct too much together. To be a fair control they get the one
     scale that fits best, as training would find it.
     """
@@ -262,7 +222,7 @@ def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None 
         sae.W_dec.copy_(torch.from_numpy(np.asarray(directions, np.float32)))
         sae.constrain()
         sae.W_enc.copy_(sae.W_dec.T)
-    start_at_center(sae, states, normalisation)
+    start_at_mean(sae, states, normalisation)
     some = as_input(states[:: max(1, len(states) // 10_000)], normalisation)
     parts, whole = sae(some) - sae.b_dec, some - sae.b_dec
     sae.W_enc *= (parts * whole).sum() / parts.square().sum().clamp(min=1e-12)
@@ -274,8 +234,8 @@ def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None 
 def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> Tensor:
     """Point dead features at what is reconstructed worst: states drawn by squared error [1]_.
 
-    None is drawn twice, for features that begin as twins stay twins. So features that are left
-    over stay dead; returns those that began anew [n].
+    No state is drawn twice, for features with the same initial weights never separate. Features
+    that are left over stay dead; returns those that began anew [n].
 
     .. [1] Bricken et al., Towards Monosemanticity, transformer-circuits.pub, 2023, "Neuron
        Resampling".
@@ -290,7 +250,7 @@ def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> Tensor:
     rows = np.random.default_rng(seed).choice(len(x), len(features), replace=False, p=chance)
     directions = torch.from_numpy(residual[rows]).to(sae.W_dec)
     sae.reset(features, torch.nn.functional.normalize(directions, dim=1))
-    for name, parameter in sae.named_parameters():  # their gradients of before mean nothing now
+    for name, parameter in sae.named_parameters():  # Adam must forget what they were
         if name != "b_dec":
             for moment in ("exp_avg", "exp_avg_sq"):
                 values = optimizer.state[parameter][moment]

@@ -72,14 +72,14 @@ class SAE(nn.Module):
     the control to hold a trained one against.
     """
 
-    #: Length of the encoder's directions when training begins. At full length a dense code
+    #: Length of the encoder's directions when training begins: at length 1 a dense code
     #: reconstructs far too much at first, and takes long to stop.
     encoder_scale = 0.1
-    #: By how many standard deviations of z, at most, a state must exceed others for a feature to
-    #: fire when training begins. Where L1 is paid, features that are alike learn directions in
-    #: pairs that fire together: to share a value costs no L1, but twice the L0.
+    #: Initial biases are drawn from U(-spread, 0), in units of `encoder_scale`, so that features
+    #: start with different thresholds. Without it, L1 leaves pairs of like features that fire
+    #: together: two that share a value pay no more L1 than one, but count twice in L0.
     spread = 0.0
-    #: The parameters that are lengths in the space of x, and grow with it.
+    #: The parameters that scale with x.
     lengths: tuple[str, ...] = ("b_enc",)
 
     def __init__(self, config: Config):
@@ -122,7 +122,7 @@ class SAE(nn.Module):
     def fold(self, normalisation: Normalisation) -> None:
         """From weights for (x - mean) / std to weights for x; codes come out `std` times as large.
 
-        Neither W_enc nor W_dec changes: z grows with x, and so must all that is compared with it.
+        W_enc and W_dec stay: z scales with x, so biases and thresholds must, too.
         """
         for name in self.lengths:
             getattr(self, name).mul_(normalisation.std)
@@ -131,7 +131,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Before the first step: a short encoder, and features that differ in when they fire."""
+        """Before the first step: a short encoder, and different thresholds."""
         self.W_enc *= self.encoder_scale
         self.b_enc -= self.encoder_scale * self.spread * torch.rand_like(self.b_enc)
 
@@ -175,10 +175,8 @@ class ReLU(SAE):
 
     def loss(self, x, dead=None):
         code = self.encode(x)
-        loss = squared_error(x, self.decode(code)) + self.config.l1_coefficient * code.sum() / len(
-            x
-        )
-        return loss, code.detach().amax(dim=0) > 0
+        error, l1 = squared_error(x, self.decode(code)), code.sum() / len(x)
+        return error + self.config.l1_coefficient * l1, code.detach().amax(dim=0) > 0
 
 
 class TopK(SAE):
@@ -287,11 +285,15 @@ class JumpReLU(SAE):
         return torch.where(pre > self.threshold, pre, 0.0)
 
     def loss(self, x, dead=None):
-        pre, width = self.pre_activations(x).relu(), self.config.bandwidth
-        code = _Jump.apply(pre, self.threshold, width)
-        error = squared_error(x, self.decode(code))
-        penalty = self.config.l0_coefficient * _Step.apply(pre, self.threshold, width) / len(x)
-        return error + penalty, code.detach().amax(dim=0) > 0
+        pre = self.pre_activations(x).relu()
+        code, given = self.activate(pre), self.threshold.detach()
+        fired = code.detach() > 0
+        window = (pre.detach() - given).abs() < self.config.bandwidth / 2
+        # Zero, but its gradient by the threshold is -1 / bandwidth within the window.
+        step = window * ((given - self.threshold) / self.config.bandwidth)
+        error = squared_error(x, self.decode(code + given * step))
+        l0 = (fired.sum() + step.sum()) / len(x)
+        return error + self.config.l0_coefficient * l0, fired.any(dim=0)
 
     @torch.no_grad()
     def constrain(self):
@@ -302,39 +304,6 @@ class JumpReLU(SAE):
     def reset(self, features, directions):
         super().reset(features, directions)
         self.threshold[features] = self.start
-
-
-class _Jump(torch.autograd.Function):
-    """z * [z > threshold]; the threshold's gradient is -threshold / width within the window."""
-
-    @staticmethod
-    def forward(ctx, pre, threshold, width):
-        ctx.save_for_backward(pre, threshold)
-        ctx.width = width
-        return torch.where(pre > threshold, pre, 0.0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        pre, threshold = ctx.saved_tensors
-        window = (pre - threshold).abs() < ctx.width / 2
-        of_threshold = -(threshold / ctx.width) * torch.where(window, gradient, 0.0).sum(dim=0)
-        return torch.where(pre > threshold, gradient, 0.0), of_threshold, None
-
-
-class _Step(torch.autograd.Function):
-    """How many entries exceed their threshold; its gradient is -1 / width within the window."""
-
-    @staticmethod
-    def forward(ctx, pre, threshold, width):
-        ctx.save_for_backward(pre, threshold)
-        ctx.width = width
-        return (pre > threshold).sum().to(pre.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        pre, threshold = ctx.saved_tensors
-        window = ((pre - threshold).abs() < ctx.width / 2).sum(dim=0)
-        return None, -gradient * window / ctx.width, None
 
 
 class Gated(SAE):
