@@ -65,7 +65,8 @@ def check_every_consumer(model: recommender.Recommender, site: str, folder: Path
     assert after > before
     assert np.array_equal(swept.lists[0], recommender.rank_items(model.next_item_scores, *users)[0])
 
-    dialled = control.dial(model, site, dictionary.std, along[0], EVEN[:, 0], histories, target=0.8)
+    share_of = control.shares_along(model, site, dictionary.std, along[0], EVEN[:, 0], histories)
+    dialled = control.solve(share_of, 0.8, len(histories))
     assert dialled["error"].mean() < (dialled["share_before"] - 0.8).abs().mean()
 
     def ranking_of(delta):

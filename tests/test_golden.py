@@ -36,7 +36,7 @@ def full_lists(k: int) -> np.ndarray:
 
 @pytest.mark.parametrize("library", GOLDEN)
 @pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("name", ["ndcg", "hit_rate", "mrr", "precision", "recall"])
+@pytest.mark.parametrize("name", ["ndcg", "hit_rate", "mrr"])
 def test_metrics_of_the_held_out_item(library, name, k):
     ours = getattr(metrics, name)(RANK, k).mean()
     assert ours == pytest.approx(GOLDEN[library][f"{name}@{k}"], abs=1e-6)

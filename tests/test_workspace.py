@@ -120,7 +120,7 @@ def test_half_done_work_is_discarded_unless_asked_for(ws, before, after):
     "path, kept",
     [
         ("figures/sae.py", True),
-        ("control/desk/pages.py", True),
+        ("apps/desk/pages.py", True),
         ("sae/variants.py", False),
         ("workspace.py", False),
     ],
