@@ -6,7 +6,6 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from ..normalisation import Normalisation
 from ..workspace import write_json
 from .variants import SAE, Config, create
 
@@ -58,20 +57,14 @@ def save(sae: SAE, folder: Path) -> None:
     save_file(tensors, folder / "sae_weights.safetensors")
 
 
-def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
+def load(folder: Path) -> SAE:
     """Read an SAE that `save` or SAELens wrote.
-
-    Parameters
-    ----------
-    normalisation
-        Of the hidden states, for a file whose weights expect normalised ones: `save` wrote such
-        files until version 0.1.
 
     Raises
     ------
     ValueError
-        If it has a form that no variant here has, the message names the field; if its weights
-        expect normalised states, and `normalisation` is missing.
+        If it has a form that no variant here has: the message names the field. If its weights
+        expect normalised states, as those that `save` wrote until version 0.1.
     """
     path = folder / "cfg.json"
     cfg = json.loads(path.read_text())
@@ -79,11 +72,8 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
     weights = {name: tensor.float() for name, tensor in file.items()}
     metadata = cfg.get("metadata", {})
     own = metadata.get("seqsae")
-    if own and "std" not in metadata and normalisation is None:
-        raise ValueError(
-            f"{path}: these weights expect normalised hidden states; give their normalisation, "
-            "Normalisation.of(states), or run notebook 04_sae again"
-        )
+    if own and "std" not in metadata:
+        raise ValueError(f"{path}: these weights expect normalised states: run 04_sae again")
     sae = create(Config(**own) if own else _their_config(cfg, path))
     if not cfg.get("apply_b_dec_to_input", True):  # ours always is
         shift = weights["b_dec"] @ weights["W_enc"]
@@ -101,8 +91,6 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
         weights["threshold"] = weights["threshold"][0]
     sae.load_state_dict(weights)
     sae.std = metadata.get("std", 1.0)
-    if normalisation:
-        sae.fold(normalisation)
     return sae.eval()
 
 
