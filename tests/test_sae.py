@@ -213,7 +213,7 @@ def dense_loss(dictionary, x):
     by_row = config.variant == "topk"
     best = (pre if by_row else pre.flatten()).topk(config.k * (1 if by_row else len(x)))
     code = torch.where(pre >= best.values[..., -1:], pre, 0.0).relu()
-    sizes = config.group_sizes if config.variant == "matryoshka" else [config.d_sae]
+    sizes = config.group_sizes
     missed = [x - dictionary.b_dec - code[:, :n] @ dictionary.W_dec[:n] for n in sizes]
     return torch.stack(missed).square().sum() / (len(x) * len(sizes)), (code > 0).any(dim=0)
 

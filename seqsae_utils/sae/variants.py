@@ -7,7 +7,7 @@ For a hidden state x [d_in] and a dictionary of d_sae directions,
     r = f @ W_dec + b_dec                              the reconstruction, [d_in]
 
 Training scales the states to standard deviation 1 and folds that scale into the weights when it
-ends (`SAE.fold`), so that x are hidden states as the recommender has them.
+ends (`SAE.fold`), so that x are hidden states as the model has them.
 
 The variants differ in the activation and in what makes the code sparse; each is a class with its
 `activate` and its `loss`. Errors are squared, summed over dimensions and averaged over positions.
@@ -55,12 +55,13 @@ class Config:
 
     @property
     def group_sizes(self) -> list[int]:
-        """Features in each nested dictionary, ascending.
+        """Features in each nested dictionary, ascending; only Matryoshka has more than one.
 
-        >>> Config(64, 512).group_sizes
+        >>> Config(64, 512, "matryoshka").group_sizes
         [32, 64, 128, 256, 512]
         """
-        return sorted({max(1, int(share * self.d_sae)) for share in self.groups})
+        shares = self.groups if self.variant == "matryoshka" else (1.0,)
+        return sorted({max(1, int(share * self.d_sae)) for share in shares})
 
 
 class SAE(nn.Module):
@@ -68,8 +69,7 @@ class SAE(nn.Module):
 
     W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in] with rows of norm 1, b_dec [d_in].
     `std` is the standard deviation of the hidden states it was trained on, the unit in which
-    steering counts; 1.0 as long as it is not trained. As it is made, with random directions, it is
-    the control to hold a trained one against.
+    steering counts; 1.0 before it is trained.
     """
 
     #: Length of the encoder's directions when training begins: at length 1 a dense code
@@ -79,7 +79,9 @@ class SAE(nn.Module):
     #: start with different thresholds. Without it, L1 leaves pairs of like features that fire
     #: together: two that share a value pay no more L1 than one, but count twice in L0.
     spread = 0.0
-    #: The parameters that scale with x.
+    #: The parameters with one value for each feature, and what they start from.
+    starts = {"b_enc": 0.0}
+    #: Those that scale with x.
     lengths: tuple[str, ...] = ("b_enc",)
 
     def __init__(self, config: Config):
@@ -89,8 +91,9 @@ class SAE(nn.Module):
         directions = F.normalize(torch.randn(config.d_sae, config.d_in), dim=1)
         self.W_dec = nn.Parameter(directions)
         self.W_enc = nn.Parameter(directions.T.clone(memory_format=torch.contiguous_format))
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        for name, value in self.starts.items():
+            setattr(self, name, nn.Parameter(torch.full((config.d_sae,), value)))
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """What the features see before the activation: [..., d_in] -> [..., d_sae]."""
@@ -155,7 +158,8 @@ class SAE(nn.Module):
         """
         self.W_dec[features] = directions
         self.W_enc[:, features] = self.W_enc.norm(dim=0).mean() * directions.T
-        self.b_enc[features] = 0.0
+        for name, value in self.starts.items():
+            getattr(self, name)[features] = value
 
 
 class ReLU(SAE):
@@ -201,17 +205,13 @@ class TopK(SAE):
         """What entries of a batch [batch, d_sae] must reach in training, if they are positive."""
         return nth_largest(pre, self.config.k)
 
-    def groups(self) -> list[int]:
-        """Ends of the groups of features that each reconstruct by themselves."""
-        return [self.config.d_sae]
-
     def loss(self, x, dead=None):
         with torch.no_grad():
             pre = self.pre_activations(x)
             bound = self.bound(pre).clamp(min=torch.finfo(pre.dtype).tiny)
             active = ~(pre < bound)  # with what is not a number: the loss must show it
         weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
-        loss, residual, fired = Autoencode.apply(x, pre, active, self.groups(), *weights)
+        loss, residual, fired = Autoencode.apply(x, pre, active, self.config.group_sizes, *weights)
         if dead is not None:  # AuxK, estimated from a quarter of the batch
             pre = (x[::4] - self.b_dec) @ self.W_enc[:, dead] + self.b_enc[dead]
             code = keep_top(pre, min(max(1, self.config.d_in // 2), pre.shape[1]))
@@ -259,9 +259,6 @@ class Matryoshka(BatchTopK):
        arXiv 2503.17547, section 3.
     """
 
-    def groups(self):
-        return self.config.group_sizes
-
 
 class JumpReLU(SAE):
     """A threshold for each feature, and a price on the number of active features [1]_.
@@ -274,12 +271,8 @@ class JumpReLU(SAE):
        Sparse Autoencoders, arXiv 2407.14435, equations 9 to 12.
     """
 
-    start = 0.1  # of the thresholds
+    starts = {"b_enc": 0.0, "threshold": 0.1}
     lengths = ("b_enc", "threshold")
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self.threshold = nn.Parameter(torch.full((config.d_sae,), self.start))
 
     def activate(self, pre: Tensor) -> Tensor:
         return torch.where(pre > self.threshold, pre, 0.0)
@@ -300,11 +293,6 @@ class JumpReLU(SAE):
         super().constrain()
         self.threshold.clamp_(min=0.0)
 
-    @torch.no_grad()
-    def reset(self, features, directions):
-        super().reset(features, directions)
-        self.threshold[features] = self.start
-
 
 class Gated(SAE):
     """One encoder decides what is active, a rescaled copy of it how strongly [1]_.
@@ -321,12 +309,8 @@ class Gated(SAE):
     """
 
     spread = 2.5
+    starts = {"b_enc": 0.0, "r_mag": 0.0, "b_mag": 0.0}
     lengths = ("b_enc", "b_mag")
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self.r_mag = nn.Parameter(torch.zeros(config.d_sae))
-        self.b_mag = nn.Parameter(torch.zeros(config.d_sae))
 
     def activate(self, pre: Tensor) -> Tensor:
         strength = (pre - self.b_enc) * self.r_mag.exp() + self.b_mag
@@ -339,12 +323,6 @@ class Gated(SAE):
         error = squared_error(x, self.decode(code)) + squared_error(x, by_gate)
         penalty = self.config.l1_coefficient * gate.sum() / len(x)
         return error + penalty, code.detach().amax(dim=0) > 0
-
-    @torch.no_grad()
-    def reset(self, features, directions):
-        super().reset(features, directions)
-        self.r_mag[features] = 0.0
-        self.b_mag[features] = 0.0
 
 
 #: All variants, in the order in which they were published.
