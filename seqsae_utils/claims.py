@@ -229,7 +229,7 @@ def load_trainings(folder: Path) -> dict[int, Training]:
         training = found.setdefault(row.seed, Training({}, {}))
         training.numbers[row.stage, row.name] = json.loads(row.value)  # whole ones stay whole
     for name, values in pd.read_parquet(folder / "draws.parquet").items():
-        seed, stage, key = name.split(" ")
+        seed, stage, key = name.split(" ", 2)
         found[int(seed)].draws[stage, key] = values.to_numpy(np.float64)
     return found
 
