@@ -67,7 +67,7 @@ def harvest(
     ValueError
         If the module at `site` is not called exactly once in a forward pass, or returns anything
         but hidden states [batch, length, d_in]; if a state does not fit `dtype`; if the model's
-        `pad` leaves items out or turns them round.
+        `pad` drops or reorders items.
     OSError
         If the disk has no room for all states, before the first is written; if it fills up later,
         and then a harvest goes on once there is room.

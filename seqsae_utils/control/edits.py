@@ -100,9 +100,9 @@ def direction_delta(direction: Tensor, dose: float | Tensor, std: float) -> Delt
 def steered(model: nn.Module, site: str, delta: Delta, positions: str = "all"):
     """Add `delta` to the hidden states at `site` while the block runs.
 
-    Any torch model will do that has a module of this name and is called on items [batch, length],
-    0 being padding, on whichever side. At ``all`` positions the model is told so of the whole
-    history; at the ``last`` one only of the state that predicts, where the site still knows it.
+    The model is any torch module that has a module of this name and is called on items
+    [batch, length], where 0 is padding, on either side. ``all`` edits every position, ``last``
+    only the predicting one.
     """
     if positions not in ("all", "last"):
         raise ValueError(f"positions {positions!r}: choose from all, last")

@@ -61,7 +61,7 @@ class Scenario:
         for knob, value in (*self.turn.items(), *self.features.items()):
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError(f"{knob!r}: a strength is a number, not {value!r}")
-            if not abs(value) <= LARGEST:  # which NaN is not either
+            if not abs(value) <= LARGEST:  # also rejects NaN
                 raise ValueError(
                     f"{knob!r}: a knob cannot stand at {value}; "
                     f"strengths go from -{LARGEST:g} to {LARGEST:g}"

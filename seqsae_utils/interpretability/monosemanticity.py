@@ -12,8 +12,8 @@ from .comparison import GROUPS, Positions
 from .items import indicator, item_sums, mean_by_item, strata, top_sets
 from .scores import Codes, as_dense
 
-#: Bases differ in how often a feature fires, and who fires more often has to be more mixed. So each
-#: is judged by its strongest positions, the same share for all: where a reader would look.
+#: Representations differ in how often a feature fires, and frequent features mix more attributes.
+#: So each is judged by its strongest positions, the same share for all: where a reader would look.
 TOP_SHARE = 0.01
 #: Top items whose audiences are compared, and permutations of the null.
 N_TOP, N_PERMUTATIONS = 10, 20

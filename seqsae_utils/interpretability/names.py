@@ -296,8 +296,8 @@ def predict_pairs(
     two others: its pairs are that item and any left-out one, so that only the users are new; it
     is counted apart.
 
-    Two controls: a coin, 0.5, and the same labels dealt out among the features of the same kind
-    of test, `N_SHUFFLES` times. Labels that all features would fit alike do no better than these.
+    Two controls: a coin, 0.5, and the same labels, shuffled between features of the same kind of
+    test, `N_SHUFFLES` times. Labels that fit all features alike do no better than these.
 
     Parameters
     ----------

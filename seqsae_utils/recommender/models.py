@@ -25,7 +25,7 @@ from ..workspace import name_nearest, write_json
 
 
 class Architecture(NamedTuple):
-    """All in which the published models differ here. Every block is pre-norm, every head tied."""
+    """The only differences between the architectures. Blocks are pre-norm, heads are tied."""
 
     causal: bool  # each position sees what came before it, or all
     mlp_ratio: int  # width of the MLP's hidden layer, in widths of the model

@@ -204,7 +204,7 @@ def as_input(states: np.ndarray, normalisation: Normalisation) -> Tensor:
 
 @torch.no_grad()
 def start_at_mean(sae: SAE, states: np.ndarray, normalisation: Normalisation) -> None:
-    """Set b_dec to the mean of the states, so that the directions need not describe it."""
+    """Set b_dec to the mean of the states, so that no direction has to describe it."""
     mean = normalisation.apply(np.mean(states, axis=0, dtype=np.float64))
     sae.b_dec.copy_(torch.from_numpy(mean))
 
