@@ -345,7 +345,7 @@ PUBLISHED = {
     "ml-100k-fresh": "MovieLens-100K, other users in each group, looked at once",
 }
 MAIN = ("ml-100k", "ml-1m")
-#: So many trainings a profile must have before README and notebooks show it.
+#: So many trainings one of `MAIN` must have before it is shown.
 ENOUGH = 5
 
 
@@ -362,7 +362,7 @@ def rendered(project: Path) -> dict[Path, str]:
         return "\n\n".join(
             f"**{PUBLISHED[name]}**\n\n{shown(found, stage)}"
             for name, found in tables.items()
-            if name in profiles and (profiles != MAIN or found["n_trainings"].min() >= ENOUGH)
+            if name in profiles and (name not in MAIN or found["n_trainings"].min() >= ENOUGH)
         )
 
     texts = {}
