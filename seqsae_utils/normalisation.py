@@ -40,10 +40,6 @@ class Normalisation:
         """To the normalised space; arrays of half precision become float32."""
         return (_single(x) - self.mean) / self.std
 
-    def invert(self, x):
-        """Back to the model's space; arrays of half precision become float32."""
-        return _single(x) * self.std + self.mean
-
 
 def _single(x):
     """Half precision is for storing: arrays of it are computed with in float32."""

@@ -505,15 +505,15 @@ def test_the_map_counts_features_that_read_and_promote():
 def test_top_items_need_three_positions_where_any_item_has_them():
     items = np.array([1, 1, 1, 2, 2, 2, 3])
     codes = sparse.csr_array(np.array([[1, 2, 3, 4, 4, 4, 9.0]]).T)
-    top = interp.top_items(codes, 0, items)
-    assert top.to_numpy().tolist() == [[2, 4, 3], [1, 2, 3]]
-    assert interp.top_items(codes, 0, np.arange(7), n=2)["item"].tolist() == [6, 3]
+    top = interp.top_items(codes, items, 3)
+    assert top.to_numpy().tolist() == [[0, 2, 4, 3], [0, 1, 2, 3]]
+    assert interp.top_items(codes, np.arange(1, 8), 7, n=2)["item"].tolist() == [7, 4]
 
 
 def test_an_item_on_which_a_feature_is_silent_is_no_top_item():
     """And does not keep out those on which it fires, where these are rare."""
     codes = sparse.csr_array(np.array([[0, 0, 0, 5.0, 7.0]]).T)
-    top = interp.top_items(codes, 0, np.array([1, 1, 1, 2, 3]))
+    top = interp.top_items(codes, np.array([1, 1, 1, 2, 3]), 3)
     assert top["item"].tolist() == [3, 2]
 
 

@@ -90,7 +90,7 @@ def test_top_sets_are_the_top_items_of_each_feature(positions, dataset):
     mean = mean_by_item(sums)
     tops = top_sets(mean, n=5)
     for feature in (0, 2):
-        table = interp.top_items(codes, feature, positions["test"].items, n=5)
+        table = interp.top_items(codes[:, [feature]], positions["test"].items, dataset.n_items, 5)
         assert tops[feature].tolist() == table["item"].tolist()
         assert np.allclose(mean[tops[feature], feature], table["activation"])
     assert (tops[1] > 0).sum() == 1 and not tops[3].any()

@@ -86,6 +86,7 @@ def project(tmp_path, monkeypatch) -> Path:
     (root / "notebooks" / "params").mkdir(parents=True)
     (root / "notebooks/params/toy.yaml").write_text("size: 3\n")
     (root / "notebooks/params/tiny.yaml").write_text("size: 1\n")
+    (root / "notebooks/claims.yaml").write_text("{}\n")
     (root / "requirements.txt").write_text("")
     package = root / "seqsae_utils"
     (package / "data").mkdir(parents=True)

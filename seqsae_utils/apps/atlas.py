@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .. import activations, data, recommender, sae
+from .. import activations, data, interpretability, recommender, sae
 from ..workspace import Workspace, write_text
 
 TEMPLATE = Path(__file__).with_name("atlas.html")
@@ -23,8 +23,6 @@ PLACE = "__CONTENT__"
 N_ITEMS, N_BARS, N_NEAREST = 10, 24, 8
 #: Histories on a page, and interactions before and after the strongest one of each.
 N_HISTORIES, BEFORE, AFTER = 3, 8, 3
-#: An item needs so many positions for its mean activation to say something about it.
-ENOUGH = 3
 #: What the page can tell of a feature, where it is known.
 COLUMNS = (
     "feature", "label", "kind", "confidence", "evidence", "density", "attribute", "correlation",
@@ -112,20 +110,26 @@ def content(label, features, directions, head, codes, index, items) -> dict:
     which has only those that are shown: title, year, attributes.
     """
     user, item, position = (index[name].to_numpy() for name in ("user", "item", "position"))
-    tops, codes = _top_items(codes, item), sparse.csc_array(codes)
+    tops = interpretability.top_items(codes, item, int(items["item"].max()), N_ITEMS)
+    of_feature = dict(list(tops.groupby("feature")[["item", "activation", "positions"]]))
+    logits = interpretability.logit_lens(directions, head)[:, 1:]
+    codes = sparse.csc_array(codes)
     pages: list[dict] = []
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
     alive = np.asarray((codes > 0).sum(axis=0)).ravel() > 0
-    for feature, direction in enumerate(directions):
+    for feature in range(len(directions)):
         rows, values = _column_of(codes, feature)
         pages.append(
             {
                 "positions": len(rows),
                 "strongest": _short(values.max(initial=0)),
                 "histogram": _histogram(values),
-                "top": tops[feature],
+                "top": [
+                    [int(i), _short(mean), int(n)]
+                    for i, mean, n in of_feature.get(feature, tops.iloc[:0]).itertuples(False, None)
+                ],
                 "histories": _histories(rows, values, user, item, position),
-                **_promoted(direction, head),
+                **_promoted(logits[feature]),
                 "nearest": _nearest(unit, alive, feature),
             }
         )
@@ -176,25 +180,6 @@ def _histogram(values: NDArray) -> list[int]:
     return np.histogram(values, bins=N_BARS, range=(0, values.max()))[0].tolist()
 
 
-def _top_items(codes: sparse.csr_array, item: NDArray) -> list[list[list]]:
-    """Items by mean activation, for every feature: [item, mean, positions].
-
-    Those with fewer than `ENOUGH` positions are left out, unless the feature fires on no other.
-    """
-    n = len(item)
-    of_item = sparse.csr_array((np.ones(n), (item, np.arange(n))), shape=(item.max() + 1, n))
-    positions, sums, tops = np.bincount(item), sparse.csc_array(of_item @ codes), []
-    for feature in range(codes.shape[1]):
-        own, total = _column_of(sums, feature)
-        enough = positions[own] >= ENOUGH
-        if enough.any():
-            own, total = own[enough], total[enough]
-        mean = total / positions[own]
-        best = np.argsort(-mean, kind="stable")[:N_ITEMS]
-        tops.append([[int(own[i]), _short(mean[i]), int(positions[own[i]])] for i in best])
-    return tops
-
-
 def _histories(rows, values, user, item, position) -> list[dict]:
     """What the users with the strongest activations had around these, and how the feature fired.
 
@@ -223,13 +208,8 @@ def _histories(rows, values, user, item, position) -> list[dict]:
     return histories
 
 
-def _promoted(direction: NDArray, head: NDArray) -> dict[str, list]:
-    """Items that gain and lose most: [item, logit over the average item, per unit of a feature].
-
-    The direction is read as if it went straight to the head, as in `output_effect`.
-    """
-    logits = head[1:] @ direction
-    logits = logits - logits.mean()
+def _promoted(logits: NDArray) -> dict[str, list]:
+    """Items that gain and lose most: [item, logit over the average item, per unit of a feature]."""
     order = np.argsort(-logits, kind="stable")
     found = {"promoted": order[:N_ITEMS], "suppressed": order[::-1][:N_ITEMS]}
     return {name: [[int(i) + 1, _short(logits[i])] for i in best] for name, best in found.items()}

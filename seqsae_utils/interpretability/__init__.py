@@ -26,9 +26,9 @@ from .features import (
     logit_lens,
     measured_effect,
     output_effect,
-    top_items,
 )
 from .films import film_splits, films_table, held_out_films, sparse_probes
+from .items import top_items
 from .monosemanticity import monosemanticity
 from .names import held_out, names, predict_pairs
 from .scores import score, tidy

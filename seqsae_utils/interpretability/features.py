@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from ..hooks import hooked
 from ..recommender import Recommender
-from .scores import Codes, as_dense
 
 
 def attribute_effect(logits: NDArray, attribute_matrix: NDArray) -> NDArray:
@@ -119,19 +118,6 @@ def input_output_map(reads: NDArray, promotes: NDArray, names: list[str]) -> pd.
             "features": features[first].astype(int),
         }
     )
-
-
-def top_items(codes: Codes, feature: int, items: NDArray, n: int = 10) -> pd.DataFrame:
-    """Items on which a feature is strongest: item, activation (mean), positions (how many).
-
-    Of those on which it fires, items with fewer than three positions are left out, unless no item
-    has that many.
-    """
-    values = as_dense(codes[:, [feature]]).ravel()
-    table = pd.DataFrame({"item": items, "activation": values}).groupby("item")["activation"]
-    table = table.agg(activation="mean", positions="size").query("activation > 0").reset_index()
-    enough = table[table["positions"] >= 3]
-    return (enough if len(enough) else table).nlargest(n, "activation").reset_index(drop=True)
 
 
 def feature_table(

@@ -5,6 +5,7 @@ its sums over the positions of each item, however the attributes are chosen or p
 """
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -66,6 +67,24 @@ def top_sets(mean: NDArray, n: int) -> NDArray:
     ranked = np.nan_to_num(mean).T
     top = np.argsort(-ranked, axis=1, kind="stable")[:, : min(n, ranked.shape[1] - 1)]
     return np.where(np.take_along_axis(ranked, top, axis=1) > 0, top, 0)
+
+
+def top_items(codes: Codes, items: NDArray, n_items: int, n: int = 10) -> pd.DataFrame:
+    """The items on which features are strongest, a row each, by feature and then activation.
+
+    Of the items on which a feature fires, those with fewer than `MIN_POSITIONS` positions are left
+    out, unless it has no other. Columns: feature, item, activation (mean), positions (how many).
+    """
+    sums = item_sums(codes, items, n_items)
+    count, fires = sums["count"].astype(int), sums["value"] > 0
+    enough = fires & (count >= MIN_POSITIONS)[:, None]
+    allowed = np.where(enough.any(axis=0), enough, fires)
+    mean = np.where(allowed, sums["value"] / count.clip(1)[:, None], 0)
+    top = top_sets(mean, n)
+    feature, place = np.nonzero(top)
+    item = top[feature, place]
+    columns = {"feature": feature, "item": item, "activation": mean[item, feature]}
+    return pd.DataFrame(columns | {"positions": count[item]})
 
 
 def strata(popularity: NDArray, size: int = 50) -> NDArray:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import data, recommender, sae
 from ...control import Edit, Scenario, sae_delta, share, solve, steered
+from ...interpretability import logit_lens
 from ...workspace import StageError, Workspace
 
 #: Length of a list, and features that are named for each of its items.
@@ -206,8 +207,8 @@ class Desk:
         item, and turned: what of it the edits brought. A direction is read as if it went straight
         to the head; blocks in between may do more with it, so these are not shares of the logit.
         """
-        items, head = self.after.items[self.after.items > 0], self.model.head.detach()
-        push = self.dictionary.W_dec.detach() @ (head[items] - head[1:].mean(dim=0)).T
+        items = self.after.items[self.after.items > 0]
+        push = logit_lens(self.dictionary.W_dec.detach(), self.model.head.detach())[:, items]
         carries, features = (self.after.code[:, None] * push).topk(N_REASONS, dim=0)
         turned = ((self.after.code - self.before.code)[:, None] * push).gather(0, features)
         table = pd.DataFrame(
