@@ -16,12 +16,8 @@ from .workspace import replacing
 class Checkpoint:
     """One safetensors file, replaced in one step: nothing is pickled, nothing half-written read.
 
-    Parameters
-    ----------
-    file
-        Where it lies; None keeps nothing.
-    work, inputs
-        What is done, and with what, see `fingerprint`: a file of other work is refused.
+    With file None nothing is kept. `work` and `inputs` are what is done and with what, see
+    `fingerprint`: a file of other work is refused.
     """
 
     def __init__(self, file: Path | None, work: Callable, **inputs):
@@ -49,10 +45,7 @@ class Checkpoint:
     def load(self, modules: dict[str, nn.Module] | None = None, adam=None):
         """Fill modules and optimizer; returns the progress and all tensors by group, or None.
 
-        Raises
-        ------
-        ValueError
-            If the file is damaged, or belongs to work with other inputs or code, which it names.
+        Raises ValueError if the file is damaged, or of work with other inputs or code.
         """
         if self.file is None or not self.file.is_file():
             return None

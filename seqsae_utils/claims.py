@@ -1,10 +1,9 @@
 """The claims, and what decides them: a table that is computed, never worded.
 
 A claim compares a number with its best control, in the same trainings and the same draws of users.
-`seqsae_utils.run seeds` trains the whole chain with several seeds; each training leaves its numbers
-(``metrics.json``) and, for the numbers here, their values in 500 draws of the users (``draws/``).
-Both are gathered in ``figures/<profile>/``, ``trainings.csv`` and ``draws.parquet``, so that the
-claims can be computed again without a training.
+Each training leaves its numbers (``metrics.json``) and, for those that claims compare, their values
+in 500 draws of the users (``draws/``). `write_trainings` gathers both in ``figures/<profile>/``, so
+that the claims can be computed again without a training.
 """
 
 import json
@@ -36,28 +35,20 @@ RESULTS = (
 N_DRAWS = 2000
 COLUMNS = [
     "claim", "criterion", "number", "low", "high", "control", "control_number", "control_low",
-    "control_high", "n_trainings", "holds_in", "verdict", "stage", "key",
-    "headline",
+    "control_high", "n_trainings", "holds_in", "verdict", "stage", "key", "headline",
 ]  # fmt: skip
 
 
 class Claim(NamedTuple):
-    """A number, and what it must exceed.
+    """A number, and what it must exceed."""
 
-    stage, number : where `metrics.json` has the number
-    claim, measured : what is claimed, and what is measured, for a reader of the table
-    controls : name -> number of the same stage, or a constant; the best of them counts
-    smaller : True where the smaller number is the better one
-    headline : whether the README's table has it
-    """
-
-    stage: str
+    stage: str  # where `metrics.json` has the numbers
     claim: str
-    measured: str
+    measured: str  # what is measured, for a reader of the table
     number: str
-    controls: Mapping[str, str | float]
-    smaller: bool = False
-    headline: bool = False
+    controls: Mapping[str, str | float]  # name -> number, or a constant; the best of them counts
+    smaller: bool = False  # whether the smaller number is the better one
+    headline: bool = False  # whether the README's table has it
 
 
 def claims() -> list[Claim]:
@@ -78,21 +69,18 @@ def read_training(root: Path, profile: str) -> Training:
     artifacts = root / "artifacts" / profile
     metrics = json.loads((artifacts / "metrics.json").read_text())
     numbers = {(s, k): v for s, found in metrics.items() for k, v in flat(found).items()}
-    drawn = {}
-    for stage in metrics:
-        file = artifacts / "draws" / f"{stage}.parquet"
-        if file.is_file():
-            table = pd.read_parquet(file)
-            drawn |= {(stage, key): table[key].to_numpy() for key in table}
-    return Training(numbers, drawn)
+    files = {stage: artifacts / "draws" / f"{stage}.parquet" for stage in metrics}
+    tables = {stage: pd.read_parquet(file) for stage, file in files.items() if file.is_file()}
+    return Training(
+        numbers, {(s, key): drawn.to_numpy() for s, t in tables.items() for key, drawn in t.items()}
+    )
 
 
 def write_trainings(trainings: dict[int, Training], folder: Path) -> pd.DataFrame:
     """Write ``trainings.csv``, ``draws.parquet`` and ``claims.csv`` of several seeds.
 
-    Returns the numbers, tidy: columns seed, stage, name, value; by seed, then as in
-    ``metrics.json``; what is not a finite number is left out. Draws are kept of the numbers that
-    claims compare.
+    Returns the finite numbers, tidy: columns seed, stage, name, value; in the order of
+    ``metrics.json``. Draws are kept of the numbers that claims compare.
     """
     rows, drawn = [], {}
     compared = {(c.stage, key) for c in claims() for key in (c.number, *c.controls.values())}
@@ -138,11 +126,10 @@ def points(trainings: list[Training], stage: str, key: str | float) -> NDArray:
 
 
 def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDArray:
-    """A number in each of `N_DRAWS` draws: trainings are drawn, then users in each of them.
+    """A number in each of `N_DRAWS` draws of trainings, then users: mean over the trainings drawn.
 
-    The mean over as many trainings as there are, drawn with replacement; the users are drawn once
-    for all of them, since all were judged by the same users. A constant, or a number without draws
-    of users, varies only with the trainings.
+    The users are drawn once for all trainings, which the same users judged. A number without draws
+    of users varies only with the trainings, and a constant not at all.
     """
     if isinstance(key, float):
         return np.full(N_DRAWS, key)
@@ -155,20 +142,17 @@ def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDA
 
 
 def table(trainings: list[Training]) -> pd.DataFrame:
-    """All claims that the trainings can decide, a row each.
+    """All claims that the trainings can decide, a row each, see `INTRODUCTION`.
 
-    number and control_number are means over trainings, with 95 % intervals from `hierarchical`;
-    the control is the best of its kind. ``holds``: the interval of the difference, paired over
-    trainings and users, lies on the right side of 0; ``does not hold``: on the wrong side; else
-    ``undecided``. holds_in: trainings whose own difference is on the right side.
+    ``holds``: the 95 % interval of the difference to the best control, paired over trainings and
+    users, lies on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
+    holds_in: trainings whose own difference is on the right side.
     """
     rows = []
     for claim in claims():
         keys = [claim.number, *(k for k in claim.controls.values() if isinstance(k, str))]
-        known = all(any((claim.stage, key) in t.numbers for t in trainings) for key in keys)
-        if not known:
+        if not all(any((claim.stage, key) in t.numbers for t in trainings) for key in keys):
             continue  # e.g. a profile without GPT-2
-
         sign = -1 if claim.smaller else 1
         found = {n: points(trainings, claim.stage, k) for n, k in claim.controls.items()}
         name = max(found, key=lambda n, found=found, sign=sign: sign * found[n].mean())
@@ -206,10 +190,7 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
         point, low, high = (_number(row[key]) for key in (name, f"{prefix}low", f"{prefix}high"))
         return point if low == high == point else f"{point} [{low}, {high}]"
 
-    if stage is None:
-        rows = found[found["headline"]]
-    else:
-        rows = found[found["stage"] == stage]
+    rows = found[found["headline"] if stage is None else found["stage"] == stage]
     lines = [
         "| claim | measured by | result | best control | trainings | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -246,10 +227,10 @@ ENOUGH = 5
 
 
 def rendered(project: Path) -> dict[Path, str]:
-    """What the README, the results and the notebooks must say, from the committed tables.
+    """What the committed tables of claims make of these files, by their path.
 
-    The README has the headlines between two comments, ``figures/RESULTS.md`` has every claim, and
-    each notebook the claims of its stage in the markdown cell with the tag ``claims``.
+    The README has the headlines between two comments, ``figures/RESULTS.md`` every claim, and each
+    notebook those of its stage in the markdown cell with the tag ``claims``.
     """
     files = {name: project / "figures" / name / "claims.csv" for name in PUBLISHED}
     tables = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}

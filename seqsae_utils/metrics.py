@@ -54,8 +54,7 @@ def novelty(lists: NDArray, popularity: NDArray, n_users: int) -> float:
 def diversity(lists: NDArray) -> float:
     """Inter-list diversity: 1 minus the mean share of items that two users' lists have in common.
 
-    Exact over all pairs without forming them: an item in c lists is shared by c (c - 1) ordered
-    pairs. NaN for a single list, which has no other to differ from.
+    An item in c lists is shared by c (c - 1) ordered pairs. NaN for a single list.
 
     >>> diversity(np.array([[1, 2], [1, 3]]))
     0.5
@@ -80,7 +79,7 @@ def bootstrap_mean(values: NDArray, seed: int = 0) -> tuple[float, float]:
 def terciles(values: NDArray) -> pd.Categorical:
     """Names of three groups of users as equal as ties allow, from low to high values [n_users].
 
-    Equal values are never parted, so that there are fewer groups where they abound.
+    Equal values stay together, so many equal values mean fewer groups.
 
     >>> list(terciles(np.array([2, 900, 31, 32, 50, 2])))
     ['2', '50-900', '31-32', '31-32', '50-900', '2']
@@ -113,14 +112,8 @@ def summary(
 ) -> dict[str, float]:
     """All ranking metrics of one model, NDCG and HitRate with 95 % intervals over users.
 
-    With one held-out item Recall@k is HitRate@k, and Precision@k a k-th of it.
-
-    Parameters
-    ----------
-    lists, rank
-        [n_users_ranked, k] recommended items, and the place of each held-out item
-    popularity, n_users
-        [n_items + 1], how many of the `n_users` training users took each item
+    `lists` [n_users_ranked, k] are the recommended items, `rank` [n_users_ranked] the place of each
+    held-out item, `popularity` [n_items + 1] how many of the `n_users` training users took each.
     """
     k = lists.shape[1]
     found = {}

@@ -1,8 +1,7 @@
 """The bootstrap: who is drawn, how often, and the interval that follows.
 
-Users, films and trainings are drawn again with replacement. The same number of users and the same
-seed always give the same draws, so that two methods, or the same method in two trainings, are
-compared draw by draw.
+The same number of users and the same seed give the same draws, so that two methods, or one method
+in two trainings, are compared draw by draw.
 """
 
 from functools import lru_cache

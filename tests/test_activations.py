@@ -294,9 +294,9 @@ def test_nobody_to_harvest_is_refused(model, tmp_path):
 
 
 def test_what_was_harvested_is_loaded(model, sequences, tmp_path):
-    for group in ("sae", "test"):
+    for group in ("dev", "test"):
         half = {
-            user: sequence for user, sequence in sequences.items() if (user > 5) == (group == "sae")
+            user: sequence for user, sequence in sequences.items() if (user > 5) == (group == "dev")
         }
         activations.harvest(model, half, "blocks.0", tmp_path / f"{group}.npy")
     states, index = activations.load(tmp_path, "test")

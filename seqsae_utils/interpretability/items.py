@@ -1,8 +1,6 @@
-"""What features do on each item: sums, correlations that follow from them, and the top items.
+"""What features do on each item: sums, correlations that follow from them, and the top items."""
 
-An attribute belongs to an item, so that correlations with attributes depend on a code only through
-its sums over the positions of each item, however the attributes are chosen or permuted.
-"""
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,15 +9,14 @@ from scipy import sparse
 
 from .scores import Codes, as_dense, ratio, variance
 
+#: Of the positions of each item: value and square [n_items + 1, n_features], count [n_items + 1].
+Sums: TypeAlias = dict[str, NDArray]
 #: Items with fewer positions than this have no mean activation worth ranking by.
 MIN_POSITIONS = 3
 
 
-def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
-    """Sums over the positions of each item.
-
-    Returns value and square [n_items + 1, n_features], and count [n_items + 1].
-    """
+def item_sums(codes: Codes, items: NDArray, n_items: int) -> Sums:
+    """Sums over the positions of each item."""
     one_hot = indicator(items, np.arange(len(items)), (n_items + 1, len(items)))
     codes = codes.astype(np.float64)
     return {
@@ -34,11 +31,9 @@ def indicator(row: NDArray, column: NDArray, shape: tuple[int, int]) -> sparse.c
     return sparse.csr_array((np.ones(len(row)), (row, column)), shape=shape)
 
 
-def correlations(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:
-    """Correlations [n_features, n_attributes] from `item_sums`; attributes [n_items + 1, ...].
-
-    NaN for a feature or an attribute that does not vary.
-    """
+def correlations(sums: Sums, attribute_matrix: NDArray, only=slice(None)) -> NDArray:
+    """Correlations [n_features, n_attributes] if there were only some items; NaN for a constant."""
+    sums, attribute_matrix = {n: x[only] for n, x in sums.items()}, attribute_matrix[only]
     n, total = sums["count"].sum(), sums["value"].sum(axis=0)[:, None]
     positives = sums["count"] @ attribute_matrix
     covariance = sums["value"].T @ attribute_matrix - total * positives / n
@@ -46,20 +41,14 @@ def correlations(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray
     return ratio(covariance, variance(squares, total, n), variance(positives, positives, n))
 
 
-def mean_by_item(sums: dict[str, NDArray]) -> NDArray:
-    """Mean activation on the positions of each item, [n_items + 1, n_features], from `item_sums`.
-
-    NaN for items with fewer than `MIN_POSITIONS` positions.
-    """
+def mean_by_item(sums: Sums) -> NDArray:
+    """Mean activation [n_items + 1, n_features], NaN for items below `MIN_POSITIONS` positions."""
     count = np.where(sums["count"] >= MIN_POSITIONS, sums["count"], np.nan)
     return sums["value"] / count[:, None]
 
 
 def top_sets(mean: NDArray, n: int) -> NDArray:
-    """The items with the highest mean activation, for all features at once.
-
-    From `mean_by_item` to [n_features, n], strongest first; 0 where fewer than n items activate
-    the feature.
+    """From `mean_by_item` the strongest items of each feature first, [n_features, n]; 0 for none.
 
     >>> top_sets(np.array([[np.nan], [0.0], [2.0], [3.0]]), n=3)
     array([[3, 2, 0]])
@@ -88,11 +77,7 @@ def top_items(codes: Codes, items: NDArray, n_items: int, n: int = 10) -> pd.Dat
 
 
 def strata(popularity: NDArray, size: int = 50) -> NDArray:
-    """Items in groups of about `size` that are equally popular: group of each, [n_items].
-
-    >>> strata(np.array([9, 1, 7, 2]), size=2)
-    array([1, 0, 1, 0])
-    """
+    """Items in groups of about `size` that are equally popular: group of each, [n_items]."""
     rank = np.argsort(np.argsort(popularity, kind="stable"), kind="stable")
     n_groups = max(1, round(len(popularity) / size))
     return rank * n_groups // len(popularity)

@@ -33,19 +33,11 @@ def alive(sae: SAE, states: np.ndarray) -> np.ndarray:
 
 
 def quality(sae: SAE, states: np.ndarray, codes: sparse.csr_array) -> dict:
-    """Reconstruction and sparsity on hidden states and their codes.
+    """Reconstruction and sparsity on hidden states [n_positions, d_in] and their codes.
 
-    Returns
-    -------
-    dict
-        explained_variance (share of the variance kept), mse (squared error of a dimension, in
-        units of `SAE.std` squared), l0 (features that fire per position), dead_fraction (share of
-        features that never fire here), dense_fraction (that fire on over half of the positions).
-
-    Warns
-    -----
-    UserWarning
-        If L0 exceeds d_in, or over a tenth of the features are dead, or dense.
+    explained_variance (share of the variance kept), mse (of a dimension, in units of `SAE.std`
+    squared), l0 (features that fire per position), dead_fraction and dense_fraction (features that
+    never fire, or on over half of the positions). Warns of what `sparsity_warnings` finds.
     """
     missed = total = 0.0
     mean = np.mean(states, axis=0, dtype=np.float64)
@@ -77,10 +69,8 @@ def sparsity_warnings(config, found: dict) -> list[str]:
     """
     problems, start = [], f"{config.variant}: "
     if found["l0"] > config.d_in:
-        problems.append(
-            f"{start}L0 is {found['l0']:.0f} in a space of {config.d_in} dimensions: "
-            "this code is not sparse"
-        )
+        space = f"a space of {config.d_in} dimensions"
+        problems.append(f"{start}L0 is {found['l0']:.0f} in {space}: this code is not sparse")
     for name, meaning in (
         ("dead", "never fire: train for longer, or take fewer"),
         ("dense", "fire on over half of the positions: they can hardly be about one thing"),
@@ -108,21 +98,11 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def stability(dictionaries: list[np.ndarray], same: float = 0.7) -> tuple[float, np.ndarray]:
-    """How far dictionaries of several seeds agree.
+    """How far the dictionaries of several seeds agree, each [n_alive_features, d_in].
 
-    Parameters
-    ----------
-    dictionaries
-        Directions of the features alive [n_features, d_in] of each seed; the numbers may differ.
-    same
-        Cosine from which a direction counts as found again.
-
-    Returns
-    -------
-    float
-        Mean cosine of the best match, one to one, over all pairs of seeds (PW-MCC).
-    numpy.ndarray
-        For each feature of the FIRST dictionary, the share of the other seeds that have it.
+    Returns the mean cosine of the best match, one to one, over all pairs of seeds (PW-MCC), and for
+    each feature of the FIRST dictionary the share of the other seeds that have it: a direction of
+    at least the cosine `same`.
     """
     pairs = [matching(*sorted(two, key=len)).mean() for two in combinations(dictionaries, 2)]
     first, *others = map(_unit, dictionaries)

@@ -28,18 +28,9 @@ class Autoencode(torch.autograd.Function):
 
     the last two through z = (x - b_dec) W_enc + b_enc.
 
-    Parameters
-    ----------
-    x, pre, active
-        States [batch, d_in]; their pre-activations, and which of them are active [batch, d_sae].
-    sizes
-        Ends of the groups of features, ascending.
-
-    Returns
-    -------
-    loss : the squared error, summed over dimensions, averaged over positions and groups
-    residual : what all features leave [batch, d_in], without a gradient
-    fired : which features are active somewhere [d_sae]
+    It takes states x [batch, d_in], their pre-activations and which are active [batch, d_sae], and
+    the ends of the groups, ascending. It returns the loss, averaged over positions and groups; what
+    all features leave [batch, d_in], without a gradient; and which features are active [d_sae].
     """
 
     @staticmethod

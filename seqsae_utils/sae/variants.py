@@ -1,13 +1,8 @@
 """Sparse autoencoders: a hidden state as a sparse sum of dictionary directions.
 
-For a hidden state x [d_in] and a dictionary of d_sae directions,
-
     z = (x - b_dec) @ W_enc + b_enc                    the pre-activations, [d_sae]
     f = activation(z)                                  the code, [d_sae], mostly zero
-    r = f @ W_dec + b_dec                              the reconstruction, [d_in]
-
-Training scales the states to standard deviation 1 and folds that scale into the weights when it
-ends (`SAE.fold`), so that x are hidden states as the model has them.
+    r = f @ W_dec + b_dec                              the reconstruction of x, [d_in]
 
 The variants differ in the activation and in what makes the code sparse; each is a class with its
 `activate` and its `loss`. Errors are squared, summed over dimensions and averaged over positions.
@@ -65,20 +60,20 @@ class Config:
 
 
 class SAE(nn.Module):
-    """What all variants share, with the parameters and names that the field uses.
+    """What all variants share.
 
     W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in] with rows of norm 1, b_dec [d_in].
     `std` is the standard deviation of the hidden states it was trained on, the unit in which
     steering counts; 1.0 before it is trained.
     """
 
-    #: Length of the encoder's directions when training begins: at length 1 a dense code
-    #: reconstructs far too much at first, and takes long to stop.
+    #: Length of the encoder's directions at first: at 1, a dense code reconstructs far too much.
     encoder_scale = 0.1
-    #: Initial biases are drawn from U(-spread, 0), in units of `encoder_scale`, so that features
-    #: start with different thresholds. Without it, L1 leaves pairs of like features that fire
-    #: together: two that share a value pay no more L1 than one, but count twice in L0.
+    #: Initial biases are drawn from U(-spread, 0), in units of `encoder_scale`: with equal ones L1
+    #: leaves pairs of like features that fire together.
     spread = 0.0
+    #: Whether dead features begin anew in training, see `training._resample`.
+    resamples = True
     #: The parameters with one value for each feature, and what they start from.
     starts = {"b_enc": 0.0}
     #: Those that scale with x.
@@ -104,7 +99,7 @@ class SAE(nn.Module):
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
-        """The sparse code [..., d_sae] of hidden states [..., d_in]."""
+        """Hidden states [..., d_in] to their sparse code [..., d_sae]."""
         return self.activate(self.pre_activations(x))
 
     def decode(self, code: Tensor) -> Tensor:
@@ -197,6 +192,7 @@ class TopK(SAE):
 
     encoder_scale = 0.3  # the k largest are sparse from the start, and shorter ones never win
     aux_coefficient = 1 / 32
+    resamples = False  # AuxK revives them; anew, they would take most of the k places at once
 
     def activate(self, pre: Tensor) -> Tensor:
         return keep_top(pre, self.config.k)
@@ -252,8 +248,7 @@ class Matryoshka(BatchTopK):
     """BatchTopK whose first features must do without the later ones, so that they stay general.
 
     The first 1/16, 1/8, ... of the features each reconstruct the state by themselves, and the
-    loss is the mean of their errors [1]_: a broad feature is not split or absorbed by narrow ones,
-    for it is needed where those are absent.
+    loss is the mean of their errors [1]_.
 
     .. [1] Bussmann et al., Learning Multi-Level Features with Matryoshka Sparse Autoencoders,
        arXiv 2503.17547, section 3.
