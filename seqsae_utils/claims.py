@@ -128,8 +128,7 @@ def points(trainings: list[Training], stage: str, key: str | float) -> NDArray:
 def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDArray:
     """A number in each of `N_DRAWS` draws of trainings, then users: mean over the trainings drawn.
 
-    The users are drawn once for all trainings, which the same users judged. A number without draws
-    of users varies only with the trainings, and a constant not at all.
+    The users are drawn once for all trainings. A number without draws varies with trainings only.
     """
     if isinstance(key, float):
         return np.full(N_DRAWS, key)

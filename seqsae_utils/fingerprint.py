@@ -26,11 +26,7 @@ def fingerprint(work: Callable, **inputs) -> dict[str, str]:
 
 
 def changes(now: Mapping, then: Mapping) -> str:
-    """Names of what differs between two fingerprints, three at most; empty if nothing does.
-
-    >>> changes({"seed": "1", "k": "8"}, {"seed": "2", "k": "8"})
-    'seed'
-    """
+    """Names of what differs between two fingerprints, three at most; empty if nothing does."""
     names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     return ", ".join(names[:3]) + " ..." * (len(names) > 3)
 

@@ -1,8 +1,7 @@
 """Ranking metrics and their intervals, each a few lines.
 
-A list of recommendations holds items 1..n_items, best first; 0 is an empty place, where a user
-has too few unseen items left. `rank` is the place of the held-out item among all items that the
-user has not seen, 1 being the best.
+A list of recommendations holds items 1..n_items, best first; 0 is an empty place. `rank` is the
+place of the held-out item among all items that the user has not seen, 1 being the best.
 """
 
 import numpy as np
@@ -43,9 +42,8 @@ def coverage(lists: NDArray, n_items: int) -> float:
 def novelty(lists: NDArray, popularity: NDArray, n_users: int) -> float:
     """Mean self-information of the recommended items, as a share of its maximum.
 
-    An item that a share p of the `n_users` training users took carries -log2(p) bits; one that a
-    single user took carries log2(n_users), the maximum. 0: everybody took it. 1: nearly nobody.
-    `popularity` is [n_items + 1], the number of training users that took each item.
+    An item that a share p of the `n_users` training users took carries -log2(p) bits, at most
+    log2(n_users). `popularity` [n_items + 1] is the number of training users that took each item.
     """
     share = np.maximum(popularity[lists[lists > 0]], 1) / n_users
     return float(-np.log2(share).mean() / np.log2(n_users))
@@ -67,12 +65,7 @@ def diversity(lists: NDArray) -> float:
 
 
 def bootstrap_mean(values: NDArray, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of values [n_users] when users are drawn again.
-
-    >>> low, high = bootstrap_mean(np.array([0.0, 1.0] * 50))
-    >>> low < 0.5 < high
-    True
-    """
+    """95 % percentile interval of the mean of values [n_users] when users are drawn again."""
     return interval(drawn_means(values, 1_000, seed))
 
 
@@ -95,11 +88,7 @@ def terciles(values: NDArray) -> pd.Categorical:
 
 
 def by_group(values: NDArray, groups, seed: int = 0) -> pd.DataFrame:
-    """Mean of values [n_users] for each group of users, with its 95 % interval.
-
-    Columns are group, users, mean, low and high; `groups` [n_users] names each user's group,
-    see `terciles`.
-    """
+    """Mean of values [n_users] by group [n_users]: group, users, mean, low and high (95 %)."""
     rows = [
         (group, len(members), members.mean(), *bootstrap_mean(members.to_numpy(), seed=seed))
         for group, members in pd.Series(values).groupby(groups, observed=True)

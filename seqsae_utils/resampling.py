@@ -15,11 +15,7 @@ N_DRAWS = 500
 
 @lru_cache(maxsize=4)  # a sweep of strengths asks for the same users hundreds of times
 def draws(n: int, n_draws: int = N_DRAWS, seed: int = 0) -> NDArray:
-    """How often each of n users is drawn: counts [n_draws, n], each row of sum n.
-
-    >>> draws(3, 2).sum(axis=1)
-    array([3, 3])
-    """
+    """How often each of n users is drawn: counts [n_draws, n], each row of sum n."""
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=n_draws)
     counts.flags.writeable = False  # it is shared by all who ask

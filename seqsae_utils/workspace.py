@@ -125,11 +125,9 @@ def name_nearest(word: str, known: list[str]) -> str:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and fix the number of threads.
+    """Seed Python, NumPy and torch, and fix the number of threads: ``$SEQSAE_THREADS``, or one.
 
-    Another number of threads adds in another order, so the number is part of the result: one,
-    unless ``$SEQSAE_THREADS`` says otherwise. ML-100K is fastest on one; ML-1M trains 1.6 times as
-    fast on two.
+    Another number adds in another order. ML-100K is fastest on one, ML-1M 1.6 times faster on two.
     """
     random.seed(seed)
     np.random.seed(seed)

@@ -114,10 +114,7 @@ def harvest(
 
 
 def load(folder: Path, group: str) -> tuple[np.ndarray, pd.DataFrame]:
-    """Harvested states of a group of users (``dev`` or ``test``), and their index.
-
-    The states [n_positions, d_in] are a memory map.
-    """
+    """Harvested states of a group of users (``dev``, ``test``), a memory map, and their index."""
     states = np.load(folder / f"{group}.npy", mmap_mode="r")
     return states, pd.read_parquet(folder / f"{group}_index.parquet")
 

@@ -1,8 +1,7 @@
 """The loss of a code of which few entries are not zero, and its gradients, by hand.
 
-Dense products compute d_sae columns of which all but k are zero. Here codes are sparse matrices,
-and one dense product is left: the one that tells which entries are active. A training takes about
-half the time of one by autograd on dense codes.
+Codes are sparse matrices, and one dense product is left: the one that tells which entries are
+active. A training takes about half the time of one by autograd on dense codes.
 """
 
 import warnings
@@ -73,11 +72,6 @@ def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) 
 
 
 def nth_largest(values: Tensor, n: int) -> Tensor:
-    """The n-th largest of each row [..., 1]. NumPy finds it in a fifth of the time of torch.
-
-    >>> nth_largest(torch.tensor([[6.0, 3.0, 1.0, 2.0], [4.0, 4.0, 5.0, 4.0]]), 2)
-    tensor([[3.],
-            [4.]])
-    """
+    """The n-th largest of each row [..., 1]. NumPy finds it in a fifth of the time of torch."""
     found = np.partition(values.cpu().numpy(), -n)[..., -n, None]
     return torch.from_numpy(found).to(values.device)

@@ -118,10 +118,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def fold(self, normalisation: Normalisation) -> None:
-        """From weights for (x - mean) / std to weights for x; codes come out `std` times as large.
-
-        W_enc and W_dec stay: z scales with x, so biases and thresholds must, too.
-        """
+        """From weights for (x - mean) / std to weights for x; codes become `std` times as large."""
         for name in self.lengths:
             getattr(self, name).mul_(normalisation.std)
         self.b_dec.mul_(normalisation.std).add_(normalisation.mean)
@@ -147,10 +144,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def reset(self, features: Tensor, directions: Tensor) -> None:
-        """Begin some features anew [n], along directions of norm 1 [n, d_in].
-
-        Their encoders are as long as the others' on average, so that they can fire at once.
-        """
+        """Begin some features anew [n], along directions of norm 1 [n, d_in]; they fire at once."""
         self.W_dec[features] = directions
         self.W_enc[:, features] = self.W_enc.norm(dim=0).mean() * directions.T
         for name, value in self.starts.items():
