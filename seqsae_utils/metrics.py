@@ -31,11 +31,7 @@ def mrr(rank: NDArray, k: int = 10) -> NDArray:
 
 
 def coverage(lists: NDArray, n_items: int) -> float:
-    """Share of the catalogue that is recommended to anybody. `lists` is [n_users, k].
-
-    >>> coverage(np.array([[1, 2], [2, 3]]), n_items=6)
-    0.5
-    """
+    """Share of the catalogue that is recommended to anybody. `lists` is [n_users, k]."""
     return len(np.unique(lists[lists > 0])) / n_items
 
 

@@ -172,8 +172,9 @@ def test_results_are_gathered_without_times(built):
         ("seqsae_utils/data/source.py", "abc", "xyz", ALL),
         # Found through another module. The third notebook does not import it, but reads the stage.
         ("seqsae_utils/metrics.py", "8", "9", ["recommender", "activations"]),
-        ("seqsae_utils/metrics.py", "size", "# why\nsize", ["recommender"]),
-        ("seqsae_utils/workspace.py", "import hashlib", "# why\nimport hashlib", ALL),
+        ("seqsae_utils/metrics.py", "size", "more = 1\nsize", ["recommender"]),
+        ("seqsae_utils/metrics.py", "size", "# why\nsize", []),
+        ("seqsae_utils/workspace.py", "import hashlib", "more = 1\nimport hashlib", ALL),
         ("artifacts/toy/recommender/content.txt", "8", "7", ["recommender"]),
         ("figures/toy/recommender.csv", "8", "7", ["recommender"]),
         ("artifacts/toy/draws/recommender.parquet", "8", "7", ["recommender"]),

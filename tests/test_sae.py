@@ -780,7 +780,7 @@ def test_a_sweep_measures_anew_on_other_held_out_states_and_with_other_code(
     alone = sae.sweep(*arguments, states[3_000:4_000], tmp_path / "alone")
     pd.testing.assert_frame_equal(other, alone)
     for path, same in (("figures/sae.py", True), ("sae/variants.py", False)):
-        monkeypatch.setitem(LOADED, path, LOADED[path] + "# better")
+        monkeypatch.setitem(LOADED, path, LOADED[path] + "\nbetter = 1")
         again = sae.sweep(*arguments, states[2_000:3_000], tmp_path)
         assert (again["run"][0] == first["run"][0]) == same
 

@@ -81,13 +81,14 @@ class Desk:
     def of(cls, profile: str) -> "Desk":
         """The desk of a profile; `StageError`, with what repairs it, if a stage is missing."""
         workspace = Workspace(profile)
+        dataset = data.load(workspace.load("data"))
         knobs = workspace.load("control") / "knobs.parquet"
         if not knobs.is_file():
             way_out = f"run `make paper PROFILE={profile}`, or notebook 06_control"
             raise StageError(f"{knobs} is missing: {way_out}")
         return cls(
             workspace.label,
-            data.load(workspace.load("data")),
+            dataset,
             recommender.load(workspace.load("recommender")),
             workspace.manifest("activations")["parameters"]["site"],
             sae.load(workspace.load("sae")),
