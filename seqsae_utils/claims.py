@@ -58,7 +58,7 @@ def claims() -> list[Claim]:
 
 
 class Training(NamedTuple):
-    """What one training left: numbers by (stage, dotted name), and their draws where recorded."""
+    """What a training left: numbers by (stage, dotted name), and draws [n_draws] where recorded."""
 
     numbers: dict[tuple[str, str], float]
     draws: dict[tuple[str, str], NDArray]
@@ -126,7 +126,7 @@ def points(trainings: list[Training], stage: str, key: str | float) -> NDArray:
 
 
 def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDArray:
-    """A number in each of `N_DRAWS` draws of trainings, then users: mean over the trainings drawn.
+    """A number in draws of trainings, then users, [N_DRAWS]: its mean over the trainings drawn.
 
     The users are drawn once for all trainings. A number without draws varies with trainings only.
     """
@@ -141,11 +141,11 @@ def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDA
 
 
 def table(trainings: list[Training]) -> pd.DataFrame:
-    """All claims that the trainings can decide, a row each, see `INTRODUCTION`.
+    """All claims that the trainings can decide, a row each with `COLUMNS`, see `INTRODUCTION`.
 
     ``holds``: the 95 % interval of the difference to the best control, paired over trainings and
-    users, lies on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
-    holds_in: trainings whose own difference is on the right side.
+    users, is on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
+    holds_in: trainings with a difference on the right side. The zero edit must change nothing.
     """
     rows = []
     for claim in claims():
@@ -205,7 +205,7 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits behind the point, as papers print them.
+    """Three digits after the point, as papers print them.
 
     >>> _number(0.1234), _number(-0.02), _number(0.0), _number(12.0)
     ('.123', '-.020', '0', '12.000')
@@ -226,7 +226,7 @@ ENOUGH = 5
 
 
 def rendered(project: Path) -> dict[Path, str]:
-    """What the committed tables of claims make of these files, by their path.
+    """The text of each file that shows claims, made anew from the committed tables, by its path.
 
     The README has the headlines between two comments, ``figures/RESULTS.md`` every claim, and each
     notebook those of its stage in the markdown cell with the tag ``claims``.
@@ -261,7 +261,7 @@ def rendered(project: Path) -> dict[Path, str]:
 
 
 def publish(project: Path) -> None:
-    """Decide the claims anew from the committed trainings, and write what `rendered` says."""
+    """Decide the claims anew from the committed trainings, and write what `rendered` returns."""
     for name in PUBLISHED:
         if (project / "figures" / name / "trainings.csv").is_file():
             write_claims(project / "figures" / name)

@@ -18,9 +18,9 @@ BLOCK_BYTES = 2**25
 def fingerprint(work: Callable, **inputs) -> dict[str, str]:
     """Checksums of a function's inputs (see `digest`) and of its code, by the name of the thing.
 
-    What is kept to be used again is kept with this, and used under no other. The code is what the
-    function's module imports from the package, directly or not, without comments and docstrings:
-    a figure's caption is no part of a training.
+    A result is stored with this, and is used again only if this is the same. The code is what the
+    function's module imports from the package, directly or not, without comments and docstrings: a
+    figure's caption is no part of a training.
     """
     return {name: digest(value) for name, value in inputs.items()} | code([work.__module__])
 
@@ -88,7 +88,7 @@ LOADED = sources()
 
 
 def code(modules: Iterable[str], texts: Mapping[str, str] = LOADED) -> dict[str, str]:
-    """Checksums of files of the package: the modules, all that they import, and what lies above."""
+    """Checksums, by path, of modules, all that they import from the package, and its parents."""
     root = PACKAGE.name
     waiting, seen, found = {root, *modules}, set(), set()
     while waiting:
@@ -108,7 +108,7 @@ def code(modules: Iterable[str], texts: Mapping[str, str] = LOADED) -> dict[str,
 
 @cache
 def _statements(source: str) -> str:
-    """What of a source runs: its syntax tree without docstrings."""
+    """The part of a source that runs: its syntax tree without docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

@@ -9,7 +9,7 @@ from .workspace import name_nearest
 
 
 def find_site(model: nn.Module, site: str) -> nn.Module:
-    """The submodule called `site`; a wrong name is refused with the nearest right one."""
+    """The submodule called `site`; ValueError, with the nearest name, if there is none."""
     names = [name for name, _ in model.named_modules() if name]
     if site not in names:
         raise ValueError(
@@ -22,9 +22,9 @@ def find_site(model: nn.Module, site: str) -> nn.Module:
 def hooked(model: nn.Module, site: str, function: Callable[[Tensor], Tensor | None]):
     """Show `function` what the module at `site` returns, [batch, length, d], inside the block.
 
-    If it returns a tensor, the model goes on with that; a tensor of another shape is a ValueError,
-    for broadcasting would hide the mistake. To keep the states, copy them: the model may change
-    them in place.
+    If it returns a tensor, the model goes on with that. To keep the states, copy them: the model
+    may change them in place. Raises ValueError for an unknown site, a module that returns no hidden
+    states, and a tensor of another shape, because broadcasting would hide the mistake.
     """
 
     def hook(module, inputs, output):

@@ -1,7 +1,7 @@
 """Ranking metrics and their intervals, each a few lines.
 
-A list of recommendations holds items 1..n_items, best first; 0 is an empty place. `rank` is the
-place of the held-out item among all items that the user has not seen, 1 being the best.
+A list of recommendations holds items 1..n_items, best first; 0 is an empty place. `rank` [n_users]
+is the place of the held-out item among all items that the user has not seen, 1 being the best.
 """
 
 import numpy as np
@@ -48,7 +48,7 @@ def novelty(lists: NDArray, popularity: NDArray, n_users: int) -> float:
 def diversity(lists: NDArray) -> float:
     """Inter-list diversity: 1 minus the mean share of items that two users' lists have in common.
 
-    An item in c lists is shared by c (c - 1) ordered pairs. NaN for a single list.
+    An item in c lists [n_users, k] is shared by c (c - 1) ordered pairs. NaN for a single list.
 
     >>> diversity(np.array([[1, 2], [1, 3]]))
     0.5
@@ -66,9 +66,7 @@ def bootstrap_mean(values: NDArray, seed: int = 0) -> tuple[float, float]:
 
 
 def terciles(values: NDArray) -> pd.Categorical:
-    """Names of three groups of users as equal as ties allow, from low to high values [n_users].
-
-    Equal values stay together, so many equal values mean fewer groups.
+    """Names of three groups of users (fewer for many ties), from low to high values [n_users].
 
     >>> list(terciles(np.array([2, 900, 31, 32, 50, 2])))
     ['2', '50-900', '31-32', '31-32', '50-900', '2']

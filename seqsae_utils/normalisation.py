@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Normalisation:
-    """One scalar mean and one scalar standard deviation; so directions and angles stay."""
+    """One scalar mean and one scalar standard deviation, so that directions and angles stay."""
 
     mean: float
     std: float
@@ -33,7 +33,7 @@ class Normalisation:
         return cls(float(mean), float(std))
 
     def apply(self, x):
-        """To mean 0 and standard deviation 1; half precision, which is for storing, to float32."""
+        """Hidden states [..., d_in] at mean 0 and standard deviation 1; float16 becomes float32."""
         if isinstance(x, np.ndarray) and x.dtype == np.float16:
             x = x.astype(np.float32)
         return (x - self.mean) / self.std

@@ -29,6 +29,6 @@ def drawn_means(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> NDArr
 
 
 def interval(values: NDArray) -> tuple[float, float]:
-    """95 % percentile interval of drawn values, NaN left out."""
+    """95 % percentile interval (low, high) of drawn values [n_draws], NaN left out."""
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -35,7 +35,7 @@ class StageError(RuntimeError):
 
 
 def project() -> Path:
-    """Folder of the project: the nearest one upwards from here that holds ``notebooks/params``."""
+    """Project folder: the nearest one from here upwards with ``notebooks/params``, or else here."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks" / "params").is_dir():
@@ -80,7 +80,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON, see `replacing`; floats keep six significant digits."""
+    """Write JSON, see `replacing`; floats keep six significant digits, not finite ones are null."""
     write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
@@ -127,7 +127,7 @@ def name_nearest(word: str, known: list[str]) -> str:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch, and fix the number of threads: ``$SEQSAE_THREADS``, or one.
 
-    Another number adds in another order. ML-100K is fastest on one, ML-1M 1.6 times faster on two.
+    The number changes the order of sums. ML-100K is fastest on one, ML-1M 1.6 times faster on two.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -136,7 +136,7 @@ def seed_everything(seed: int) -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device by name (``cpu``, ``cuda``, ``mps``); ``auto`` takes a GPU where there is one."""
+    """Device by name; ``auto`` is CUDA where there is one. ValueError for CUDA without a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)

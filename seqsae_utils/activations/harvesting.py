@@ -41,13 +41,13 @@ def harvest(
 
     `file` receives the states, .npy [n_positions, d_in]; ``<stem>_index.parquet`` the index, which
     is returned: a row for each position with user, item, position (in the whole sequence), int32.
-    Rows are written batch by batch; memory holds only the index, 12 bytes a position. Called again
-    with the same inputs, a harvest that was killed goes on, and one that was finished is not
-    repeated.
+    Memory holds one batch and the index, 12 bytes a position. Called again with the same inputs, a
+    harvest that was killed goes on, and one that was finished is not repeated.
 
-    Raises ValueError if the module at `site` is not called exactly once in a forward pass or
-    returns anything but [batch, length, d_in], if a state does not fit `dtype`, or if `pad` drops
-    or reorders items; OSError, before the first state is written, if the disk has no room for all.
+    Raises ValueError for no sequences, an unknown `dtype` or a state that does not fit it, a `pad`
+    that drops or reorders items, and a module that is not called exactly once in a forward pass or
+    returns anything but [batch, length, d_in]; OSError, before the first state is written, if the
+    disk has no room for all.
     """
     n_positions = sum(map(len, sequences.values()))
     if not n_positions:
@@ -114,7 +114,7 @@ def harvest(
 
 
 def load(folder: Path, group: str) -> tuple[np.ndarray, pd.DataFrame]:
-    """Harvested states of a group of users (``dev``, ``test``), a memory map, and their index."""
+    """States [n_positions, d_in] of a group, ``dev`` or ``test``, a memory map; and their index."""
     states = np.load(folder / f"{group}.npy", mmap_mode="r")
     return states, pd.read_parquet(folder / f"{group}_index.parquet")
 

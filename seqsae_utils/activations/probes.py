@@ -89,7 +89,7 @@ def compare_sites(
     """How well attributes of the current and of the next item can be read at several sites.
 
     At each site the probe of `probe_auc` is fitted on the sequences of some users and scored on
-    those of others; of each group whole users are drawn up to `max_positions`. `attribute_matrix`
+    those of others; whole users of each group are drawn, up to `max_positions`. `attribute_matrix`
     is 0/1 [n_items + 1, n_attributes], row 0 is padding; `attributes` names its columns.
 
     The control, auc_shuffled, is the same probe for attributes permuted across items: it reads
@@ -155,11 +155,11 @@ def cost_of_replacing(
     """What the recommender loses when the hidden states at `site` are replaced.
 
     `replacements` are functions for `hooks.hooked`, by name: an SAE puts its reconstruction in
-    place of the states. ``original`` and ``mean``, the two ends of the scale, must be among them.
-
-    Columns: replacement; ndcg@10; loss (cross-entropy of the next item over the catalogue, in
-    nats); ndcg_recovered and loss_recovered (1: as the original, 0: as the mean); top10_overlap
-    (the share of the original's ten items that stay).
+    place of the states. ValueError without ``original`` and ``mean``, the two ends of the scale.
+    `targets` is the item [n_users] that each user took after the history. Columns: replacement;
+    ndcg@10; loss (cross-entropy of the next item over the catalogue, in nats); ndcg_recovered and
+    loss_recovered (1: as the original, 0: as the mean); top10_overlap (the share of the original's
+    ten items that stay).
     """
     for end in ("original", "mean"):
         if end not in replacements:
@@ -178,7 +178,7 @@ def cost_of_replacing(
 
 
 def overlap(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean share of the items of each list [n_users, k] that the other list has too; 0 is none.
+    """Mean share of the items in `before` that `after` has too, both [n_users, k]; 0 is no item.
 
     >>> overlap(np.array([[1, 2], [3, 0]]), np.array([[2, 4], [3, 0]]))
     0.75

@@ -1,4 +1,4 @@
-"""What an edit does to recommendations, strength by strength: what is gained and what it costs."""
+"""Gain and cost of edits, by strength; attribute matrices are 0/1, [n_items + 1, n_attributes]."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ def share(lists: NDArray, attribute_matrix: NDArray) -> NDArray:
 
 @contextmanager
 def remembered(model: nn.Module, site: str) -> Iterator[None]:
-    """While the block runs, the module at `site` repeats itself when it is asked the same.
+    """While the block runs, the module at `site` repeats its last output for the same input.
 
     Arguments are compared if all are tensors, numbers, texts or None; with others it computes.
     """
@@ -130,7 +130,7 @@ def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.Dat
 
 
 def side_effects(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.DataFrame:
-    """Change of every attribute's share, untouched to steered: the settings, other, change."""
+    """Change of attributes' shares from the untouched; columns: the settings, other, change."""
     shares = np.array([share(lists, attribute_matrix).mean(axis=0) for lists in swept.lists])
     change = shares - shares[swept.settings["dose"] == 0][0]
     wide = swept.settings.join(pd.DataFrame(change, columns=names))
@@ -150,13 +150,13 @@ def drawn_areas(
 ) -> pd.DataFrame:
     """The area under kept NDCG@k against gained share, in each draw of the users.
 
-    1 if gains were free, 0 if there were none. At each gain from 0 to `MOST` counts the best NDCG,
+    1 if gains were free, 0 if there were none. At each gain from 0 to `MOST`, the best NDCG counts,
     as a share of the untouched one, among the strengths from 0 that gain at least as much; between
     two strengths both change evenly. Gains that are not reached score 0.
 
-    Draw 0 is every user once, the others are `resampling.draws`. By method, attribute and draw:
-    pareto_area; kept_at_20, the share of NDCG that is kept at a gain of 20 points; with `strong`,
-    share_gain_at_strong, the change of the share at that strength.
+    Draw 0 is every user once, the others are `resampling.draws`. Columns, by method, attribute and
+    draw: pareto_area; kept_at_20, the share of NDCG that is kept at a gain of 20 points; with
+    `strong`, share_gain_at_strong, the change of the share at that strength.
     """
     shares, ndcg = _by_user(swept, names, attribute_matrix)
     n_users = shares.shape[1]
@@ -188,8 +188,8 @@ def areas(
     `drawn` is from `drawn_areas`, or several of them concatenated. Returns three things.
     by_attribute: for each method and attribute the columns of `drawn` with their intervals.
     by_method: means over attributes with their intervals; lead, by how much the area exceeds that
-    of `against`; wins, on how many attributes it is at least as large; cheap, on how many nine
-    tenths of the NDCG are kept at a gain of 20 points, and share_cheap, their share.
+    of `against`; wins, on how many attributes it is at least as large; cheap, on how many the
+    method keeps nine tenths of the NDCG at a gain of 20 points, and share_cheap, their share.
     draws: ``<method>.<column>`` -> the mean over attributes in each draw [n_draws].
     """
     means = drawn.groupby(["method", "draw"], sort=False).mean()
@@ -218,7 +218,7 @@ def with_intervals(drawn: pd.DataFrame) -> pd.DataFrame:
 
 
 def pick_attributes(wanted: str, names: list[str], attribute_matrix: NDArray) -> list[str]:
-    """Attributes named in `wanted`, separated by ``|``; the six of most items where it is empty."""
+    """Attributes in `wanted` (split at ``|``; ValueError if unknown), or the six of most items."""
     if not wanted:
         return [names[i] for i in np.argsort(-attribute_matrix.sum(axis=0), kind="stable")[:6]]
     chosen = list(dict.fromkeys(name.strip() for name in wanted.split("|")))

@@ -1,4 +1,4 @@
-"""The dial: a user says what the list should hold, and the strength is solved for."""
+"""The dial: from the share a list should have to a strength; `has_attribute` is [n_items + 1]."""
 
 from collections.abc import Callable
 
@@ -25,6 +25,7 @@ def solve(
     `share_of` maps strengths [n_users] to the attribute's share in each list. The nearest share
     that was met is kept, with the smaller strength where two are as near. Returns a row for each
     user: share_before, dose, share, error (distance to the target), reached (`NEAR` enough).
+    ValueError for a `target` or `max_dose` that is out of range.
     """
     if not 0 <= target <= 1:
         raise ValueError(f"target {target}: a share lies between 0 and 1 (40 % is 0.4)")
@@ -56,7 +57,7 @@ def shares_along(
     has_attribute: NDArray,
     histories: list[NDArray],
 ) -> Callable[[NDArray], NDArray]:
-    """From each user's strength along a direction [d_in] to the attribute's share in each list."""
+    """A function from strengths [n_users] along a direction [d_in] to the share in each list."""
     along = torch.from_numpy(np.asarray(direction, np.float32))
 
     def share_of(doses: NDArray) -> NDArray:
@@ -78,11 +79,11 @@ def dial_errors(
     targets: list[float],
     max_dose: float = 8.0,
 ) -> pd.DataFrame:
-    """How far off the targets the lists of some users are, by the dial and by what is simpler.
+    """How far users' lists are off the targets: by the dial, by one dose for all, untouched.
 
-    Histories `choosing` choose one dose for all, the lists of `judging` count. Returns a row for
-    each target, way and judging user: how (``dial``, ``one dose``, ``untouched``), target, user
-    (place in `judging`), error (absolute, in share of the list), reached (`NEAR` enough).
+    Histories `choosing` choose the one dose, the lists of `judging` count. Returns a row for each
+    target, way and judging user: how (``dial``, ``one dose``, ``untouched``), target, user (place
+    in `judging`), error (absolute, in share of the list), reached (`NEAR` enough).
     """
     steering = model, site, std, direction, has_attribute
     grid, some = np.linspace(-max_dose, max_dose, 33), choosing[:USERS_AT_A_TIME]

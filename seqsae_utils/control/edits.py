@@ -30,7 +30,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class Edit:
-    """What happens to one feature at each position that is edited.
+    """The change of a feature at edited positions; ValueError unless mode is known, value finite.
 
     ``add`` a value, also to a silent feature; ``set`` it; ``scale`` it; or ``clamp`` it to no more.
     All values except that of ``scale`` are in standard deviations of the hidden states (`SAE.std`).
@@ -47,12 +47,12 @@ class Edit:
             raise ValueError(f"feature {self.feature}: a knob cannot stand at {self.value}")
 
     def change(self, value: Tensor) -> Tensor:
-        """By how much a feature at `value` is raised."""
+        """By how much the feature is raised where it has a `value`; the shape stays."""
         return MODES[self.mode](value, self.value)
 
 
 def sae_delta(sae: SAE, edits: list[Edit]) -> Delta:
-    """The error-preserving edit: (f' - f) @ W_dec, which is decode(f') - decode(f)."""
+    """The edit (f' - f) @ W_dec = decode(f') - decode(f); ValueError for an unknown feature."""
     d_sae = sae.config.d_sae
     for edit in edits:
         if not 0 <= edit.feature < d_sae:
@@ -75,7 +75,7 @@ def sae_delta(sae: SAE, edits: list[Edit]) -> Delta:
 
 
 def direction_delta(direction: Tensor, dose: float | Tensor, std: float) -> Delta:
-    """Add a direction [d_in] of norm 1 everywhere, `dose` (one, or [n_users, 1, 1]) times `std`."""
+    """Add `dose` (one, or [n_users, 1, 1]) * std * direction [d_in]; ValueError if not finite."""
     step = std * dose * direction
     if not torch.isfinite(step).all():
         raise ValueError(
@@ -89,8 +89,9 @@ def direction_delta(direction: Tensor, dose: float | Tensor, std: float) -> Delt
 def steered(model: nn.Module, site: str, delta: Delta, positions: str = "all"):
     """Add `delta` to the hidden states at `site` while the block runs.
 
-    The model is any torch module that has this site and is called on items [batch, length], 0 for
+    The model is any torch module with this site that is called on items [batch, length], 0 for
     padding on either side. ``all`` edits every position, ``last`` only the predicting one.
+    ValueError for other `positions`, and for ``last`` without such items.
     """
     if positions not in ("all", "last"):
         raise ValueError(f"positions {positions!r}: choose from all, last")

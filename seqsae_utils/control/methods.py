@@ -32,14 +32,14 @@ METHODS = {
 
 
 def turn(model: nn.Module, site: str, std: float, directions: NDArray) -> Method:
-    """Add the strength along a direction for each attribute [n_attributes, d_in], everywhere."""
+    """Add strength * std along an attribute's direction [n_attributes, d_in], at all positions."""
     rows = torch.from_numpy(np.asarray(directions, np.float32))
 
     return lambda j, dose: steered_scorer(model, site, direction_delta(rows[j], dose, std))
 
 
 def boost(model: nn.Module, attribute_matrix: NDArray) -> Method:
-    """Re-ranking: add the strength to the score of each item with the attribute."""
+    """Re-ranking: add the strength, in logits, to the score of each item with the attribute."""
     has = torch.from_numpy(attribute_matrix.T.astype(np.float32))
 
     return lambda j, dose: lambda histories: model.next_item_scores(histories) + dose * has[j]
@@ -54,7 +54,8 @@ def unit(directions: NDArray) -> NDArray:
 def mean_difference(states: NDArray, attributes: NDArray) -> NDArray:
     """Supervised directions [n_attributes, d_in]: mean with the attribute minus mean without.
 
-    Of norm 1, or NaN where no or every position has it. SAEs often lose to it (arXiv 2501.17148).
+    From states [n_positions, d_in] and 0/1 [n_positions, n_attributes]. Of norm 1, or NaN where no
+    or every position has it. SAEs often lose to it (arXiv 2501.17148).
     """
     with np.errstate(invalid="ignore"):
         with_it = attributes.T @ states / attributes.sum(axis=0)[:, None]
@@ -68,7 +69,7 @@ def probe(states: NDArray, attributes: NDArray) -> NDArray:
 
 
 def by_effect(gained: NDArray, attribute_matrix: NDArray, importance: NDArray) -> NDArray:
-    """Correlation over items of what each direction gives them with who has the attribute.
+    """Weighted correlation over items between a direction's effect and an attribute.
 
     `gained` [n_directions, n_items + 1] is `interpretability.measured_effect`, `attribute_matrix`
     [n_items + 1, n_attributes], `importance` [n_items + 1] each item's weight (`expected_top`).
@@ -89,7 +90,7 @@ def combine(
 
     Orthogonal matching pursuit (Pati et al., Asilomar, 1993) with a ridge of `penalty` times the
     mean square of a feature's effect. `attribute` is [n_items + 1] of 0 and 1, the rest as for
-    `by_effect`. Returns features and weights in the order in which they joined.
+    `by_effect`. Returns features and weights, both [n_chosen], in the order in which they joined.
     """
     root = np.sqrt(importance[1:] / importance[1:].sum())
     x, y = gained[:, 1:].astype(float), attribute[1:].astype(float)
@@ -109,7 +110,7 @@ def combine(
 
 
 def one_feature(names: list[str], features: NDArray, signs: NDArray | float = 1.0) -> pd.DataFrame:
-    """Knobs of one SAE feature for each attribute, turned over where the sign is -1."""
+    """Knobs (attribute, feature, weight) of one feature for each attribute; weights are signs."""
     return pd.DataFrame({"attribute": names, "feature": features, "weight": signs})
 
 
@@ -121,7 +122,7 @@ def several_features(
     importance: NDArray,
     n_features: int,
 ) -> pd.DataFrame:
-    """Knobs of several SAE features from `combine`; a strength of 1 adds a vector of length 1."""
+    """Knobs as in `one_feature`, but from `combine`; a strength of 1 adds a vector of length 1."""
     tables = []
     for name, attribute in zip(names, attribute_matrix.T, strict=True):
         if attribute.any():
@@ -134,7 +135,7 @@ def several_features(
 def permuted(
     attribute_matrix: NDArray, popularity: NDArray, block: int = 50, seed: int = 0
 ) -> NDArray:
-    """The same attributes, given to other items, in blocks of so many that are equally popular."""
+    """Attributes [n_items + 1, n_attributes] permuted within blocks of equally popular items."""
     rng = np.random.default_rng(seed)
     order = 1 + np.argsort(-popularity[1:], kind="stable")
     found = attribute_matrix.copy()
@@ -153,5 +154,5 @@ def directions(knobs: pd.DataFrame, decoder: NDArray, names: list[str]) -> NDArr
 
 
 def expected_top(scores: Tensor) -> NDArray:
-    """How near each item is to the lists: its mean probability [n_items + 1] over users."""
+    """How near items are to lists: mean softmax [n_items + 1] of scores [n_users, n_items + 1]."""
     return scores.softmax(dim=1).mean(dim=0).numpy()

@@ -1,6 +1,6 @@
 """Scenarios: named presets that turn several knobs at once, as a person writes them.
 
-A scenario is a few lines of YAML under its name, each of them optional but one::
+A scenario is a name with these lines of YAML; one of the last three must be there::
 
     family evening:
       about: more for children, nothing that frightens
@@ -43,7 +43,7 @@ SUPPRESSED = -2.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """Where the knobs stand; strengths are in standard deviations of the hidden states."""
+    """Where the knobs stand, in standard deviations of hidden states; ValueError over `LARGEST`."""
 
     name: str = "untitled"
     about: str = ""
@@ -80,8 +80,8 @@ class Scenario:
     def edits(self, knobs: pd.DataFrame) -> list[Edit]:
         """An edit for each feature that is suppressed, and for each that is turned.
 
-        Suppressed are the features of positive weight of an attribute. They are set below 0, to
-        `SUPPRESSED`: silence alone does little, because other features say the same.
+        Of a suppressed attribute, the features of positive weight are set below 0, to `SUPPRESSED`
+        times the weight: silence alone does little, because other features say the same.
         """
         added = dict(self.features)
         held = {what: SUPPRESSED for what in self.suppress if not isinstance(what, str)}

@@ -21,9 +21,9 @@ LITTLE, MUCH = 0.1, 0.6
 def moments(sequences: dict[int, NDArray], attribute_matrix: NDArray) -> pd.DataFrame:
     """Where users turn to an attribute: stated intent, a wish that only the user knows.
 
-    At most one of the last ten items has it, and three of the five after the next one do. The next
-    item, which is to be found, must not decide what is a moment, so overlapping ones all count.
-    Returns a row for each: user, attribute (column), at (number of items in the history).
+    At most one of the last ten items has it, and at least three of the five after the next one do.
+    The next one is to be found and must not decide, so overlapping ones all count. A row for each:
+    user, attribute (column of [n_items + 1, n_attributes]), at (number of items in the history).
     """
     rows = []
     for user, items in sequences.items():
@@ -47,7 +47,7 @@ def serve(
 ) -> pd.DataFrame:
     """NDCG@10 of the item that came next, with the attribute's knob turned at each moment.
 
-    `found` is from `moments`. Returns its rows by method and dose; change is against the untouched.
+    `found` is from `moments`. Returns its rows by method, dose; ndcg; change against the untouched.
     """
     settings = [(name, dose) for name in methods for dose in doses]
     ndcg = np.empty((1 + len(settings), len(found)))  # the first: untouched
@@ -71,7 +71,8 @@ def serve(
 def served(results: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArray]]:
     """Mean change of NDCG@10 by method and strength, with 95 % intervals from drawing users.
 
-    Returns a table and (method, dose) -> the change in each draw of users [n_draws].
+    Returns a table (method, dose, moments, users, ndcg, change, low, high), and (method, dose) ->
+    the change in each draw of users [n_draws].
     """
     rows, found = [], {}
     for keys, group in results.groupby(["method", "dose"], sort=False):

@@ -79,7 +79,7 @@ class Dataset:
         return ["", *self.items["title"]]
 
     def sequences(self, split: str) -> dict[int, np.ndarray]:
-        """Items of each user of a group or of `everyone`, oldest first: user -> int64 [length]."""
+        """Items [length] by user of a group or `everyone` (else ValueError), the oldest first."""
         if split == "everyone":
             table = self.everyone
         elif split in SPLITS:
@@ -112,7 +112,7 @@ def prepare(
     The catalogue is what the recommender users had. Of repeated interactions the first is kept, and
     a user needs two items. Of the attributes that at least `min_attribute_items` items carry, at
     most `max_attributes` are kept, the most frequent. Raises DataError if a group would have no
-    users, or no attribute is frequent enough.
+    users, or no attribute is frequent enough, and ValueError for a setting out of its range.
     """
     if test_users not in (known := ["newest", "random"]):
         raise ValueError(f"test_users={test_users!r} is unknown; {name_nearest(test_users, known)}")

@@ -121,7 +121,7 @@ def read(folder: Folder, *, source: str, label: str) -> Raw:
 
 
 def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:
-    """Sort by user, then time, with ties in the order of the rows."""
+    """Sort by user_id, then timestamp, with ties in the order of the rows."""
     user, _ = pd.factorize(interactions["user_id"], sort=True)
     order = np.lexsort((interactions["timestamp"].to_numpy(), user))
     return interactions.take(order).reset_index(drop=True)

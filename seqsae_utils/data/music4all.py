@@ -35,7 +35,7 @@ def unquoted(text: str) -> str:
 
 
 def first_listens(tables) -> tuple[pd.DataFrame, int]:
-    """The first listen of each user and song, and how many others there are.
+    """The first listen of each user and song, as `Raw.interactions`, and how many others there are.
 
     `tables` are the blocks of a file [user, song, time]. Listens keep the order of the rows, or the
     opposite one in a file that runs back in time as Onion's, so that ties keep that of listening.

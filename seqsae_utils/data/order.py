@@ -15,8 +15,8 @@ def neighbours_share(dataset, order: str = "as it is") -> tuple[float, NDArray]:
     """Share of the pairs of neighbours in a history that have an attribute in common.
 
     All users of the `Dataset` count. ``ties shuffled`` puts a user's items of equal time in random
-    order, ``all shuffled`` all items of a user; it is the mean of five orders, always the same. The
-    second value is the share in each draw of the users [n_draws].
+    order, ``all shuffled`` all of them (the mean of five orders, always the same); ValueError for
+    other orders. The second value is the share in each draw of the users [n_draws].
     """
     if order not in ORDERS:
         raise ValueError(f"order {order!r} is unknown; {name_nearest(order, list(ORDERS))}")

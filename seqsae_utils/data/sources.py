@@ -118,7 +118,7 @@ def load_raw(dataset: str, *, label: str = "") -> Raw:
 
 
 def content_checksum(interactions: pd.DataFrame) -> str:
-    """SHA-256 of the sorted user, item, rating and timestamp, each as little-endian float64."""
+    """SHA-256 of user_id, item_id, rating and timestamp, sorted, each as little-endian float64."""
     digest = hashlib.sha256()
     for column in ("user_id", "item_id", "rating", "timestamp"):
         digest.update(interactions[column].to_numpy().astype("<f8").tobytes())

@@ -37,7 +37,7 @@ class DataError(ValueError):
 
 
 def header(path: Folder, separator: str) -> tuple[int, list[str]]:
-    """The names of the columns, and the number of the line that holds them."""
+    """The number of the line that names the columns, and the names."""
     return next(_records(path, separator), (1, []))
 
 
@@ -115,7 +115,7 @@ def _proper(column: pa.Array) -> pa.Array:
 
 
 def refuse_repeats(path: Folder, separator: str, items: pd.Series) -> None:
-    """Refuse a file whose last lines describe `items` if it describes one of them twice."""
+    """DataError if a file, whose last lines describe `items`, describes one of them twice."""
     repeated = items[items.duplicated()]
     if len(repeated):
         lines = [line for line, _ in _records(path, separator)][-len(items) :]

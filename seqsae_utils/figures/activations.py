@@ -37,7 +37,7 @@ def probe(table: pd.DataFrame) -> plt.Figure:
 def sites(table: pd.DataFrame) -> plt.Figure:
     """Draw AUC of a linear probe at each site, for attributes of the current and the next item.
 
-    Ticks are attributes, marks their means; crosses are the means for permuted attributes.
+    From `compare_sites`: ticks are attributes, marks means, crosses means for permuted attributes.
     """
     order = list(dict.fromkeys(table["site"]))
     figure, axis = plt.subplots(figsize=(COLUMN, 0.5 * len(order) + 1.2))

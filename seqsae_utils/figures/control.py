@@ -24,7 +24,7 @@ def _curve(axis, table: pd.DataFrame, x: str, y: str, line: str, shade, label: s
 
 
 def dose_response(curves: pd.DataFrame) -> plt.Figure:
-    """Share of the steered attribute, change of NDCG@10, and coverage, as a feature is turned."""
+    """Share of the attribute, change of NDCG@10, coverage, by strength: rows of `measure`."""
     labels = {"share": "share in the top 10", "ndcg_change": "change of NDCG@10"}
     groups = dict(list(curves.groupby("attribute", sort=False)))
     colors = sns.color_palette("plasma", len(groups))  # attributes, not methods
@@ -39,7 +39,7 @@ def dose_response(curves: pd.DataFrame) -> plt.Figure:
 
 
 def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
-    """What each method pays for what it gains: NDCG@10 against the attribute's share."""
+    """NDCG@10 of each method against the share of the steered attribute: rows of `measure`."""
     attributes = list(dict.fromkeys(curves["attribute"]))
     n_columns = min(3, len(attributes))
     n_rows = -(-len(attributes) // n_columns)
@@ -61,7 +61,7 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
 
 
 def side_effects(table: pd.DataFrame) -> plt.Figure:
-    """Change of every attribute's share, in points, when one is turned up (SAE feature)."""
+    """Change of every attribute's share, in points, when one is turned up: from `side_effects`."""
     wide = (100 * table.pivot(index="attribute", columns="other", values="change")).round() + 0.0
     wide = wide.loc[list(dict.fromkeys(table["attribute"])), list(dict.fromkeys(table["other"]))]
     limit = np.abs(wide.to_numpy()).max()
@@ -76,7 +76,7 @@ def side_effects(table: pd.DataFrame) -> plt.Figure:
 
 
 def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> plt.Figure:
-    """Area under kept NDCG against gained share, and the lead of `against`; nulls are hollow."""
+    """Area under kept NDCG against gain and lead of `against`, from `areas`; nulls are hollow."""
     order = by_method.sort_values("pareto_area")["method"].tolist()
     table = by_method.set_index("method").loc[order]
     rows = np.arange(len(order))
@@ -101,7 +101,7 @@ def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> 
 
 
 def dial(table: pd.DataFrame) -> plt.Figure:
-    """How far lists are off the share that was asked for: solved for each user, or not."""
+    """How far lists are off the requested share, and how many reach it, from `dial_summary`."""
     labels = {
         "dial": ("solved for each user", BLUE, "o-"),
         "one dose": ("one strength for all", BLUE, "s--"),
@@ -121,7 +121,7 @@ def dial(table: pd.DataFrame) -> plt.Figure:
 
 
 def serving(table: pd.DataFrame) -> plt.Figure:
-    """Change of NDCG@10 as a knob is turned at moments at which it was asked for."""
+    """Change of NDCG@10 as a knob is turned at moments at which it was asked for, from `served`."""
     figure, axis = plt.subplots(figsize=(0.6 * PAGE, 3.0))
     for method, rows in table.groupby("method", sort=False):
         rows = rows.rename(columns={"low": "change_low", "high": "change_high"})

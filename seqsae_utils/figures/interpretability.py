@@ -14,7 +14,7 @@ from . import BLUE, COLUMN, GREY, ORANGE, PAGE, color
 def genres(table: pd.DataFrame) -> plt.Figure:
     """For each attribute the best SAE feature, hidden dimension and random direction.
 
-    Correlations on other users and other films; hollow where the SAE's p_value is over .05.
+    Correlations sae, neurons, random_directions by attribute; hollow where p_value is over .05.
     """
     table = table.sort_values("sae", ascending=True, na_position="first").reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 1.0))
@@ -121,7 +121,7 @@ def predictions(table: pd.DataFrame) -> plt.Figure:
 
 
 def feature_page(histogram: pd.DataFrame, promoted: pd.DataFrame, title: str) -> plt.Figure:
-    """One feature: how strongly it fires with and without its attribute, and what it promotes."""
+    """Where a feature fires (activation, group), what it promotes (title, logit, has_attribute)."""
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 3.0))
     sns.histplot(
         histogram, x="activation", hue="group", bins=40, multiple="stack", ax=axes[0],

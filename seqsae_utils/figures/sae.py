@@ -27,8 +27,8 @@ LOOKS = {
 def pareto(table: pd.DataFrame, d_in: int) -> plt.Figure:
     """Draw reconstruction against sparsity, from columns name, l0, explained_variance, problems.
 
-    A row is a dictionary; those of one name are joined. Hollow markers have problems: they are
-    not sparse, or over a tenth of their features are dead or dense.
+    A row is a dictionary; those of one name are joined. Hollow markers have problems: they are not
+    sparse, or over a tenth of their features are dead or dense.
     """
     figure, axis = plt.subplots(figsize=(PAGE, 4.2))
     axis.axvline(d_in, color="black", lw=0.8, ls=":")

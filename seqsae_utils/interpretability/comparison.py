@@ -55,7 +55,7 @@ class Positions(NamedTuple):
 
     @classmethod
     def of(cls, index: pd.DataFrame, attribute_matrix: NDArray) -> "Positions":
-        """From an activation index (user, item, position)."""
+        """From an activation index (user, item, position) and 0/1 [n_items + 1, n_attributes]."""
         items = index["item"].to_numpy()
         return cls(index["user"].to_numpy(), items, attribute_matrix[items])
 
@@ -101,7 +101,7 @@ def representations(
 
 
 def cut(codes: dict[str, NDArray], k: int) -> dict[str, NDArray]:
-    """The k entries of each position that are furthest from the mean, in deviations of ``dev``."""
+    """The k entries furthest from the mean, in deviations of ``dev``, of codes [n_positions, d]."""
     mean, spread = codes["dev"].mean(axis=0), codes["dev"].std(axis=0)
     k, found = min(k, len(mean)), {}
     for group, x in codes.items():
@@ -114,7 +114,7 @@ def cut(codes: dict[str, NDArray], k: int) -> dict[str, NDArray]:
 def untrained_directions(
     states: NDArray, n: int, rng: np.random.Generator
 ) -> dict[str, NDArray | None]:
-    """Directions [n, d_in]: centres of k-means, random ones with and without states' covariance."""
+    """Directions [n, d_in]: k-means centres, random with states' covariance; None: plain random."""
     seed, shape = int(rng.integers(2**31)), (n, states.shape[1])
     some = states[:: max(1, len(states) // (100 * n))]
     kmeans = MiniBatchKMeans(

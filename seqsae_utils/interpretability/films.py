@@ -23,7 +23,7 @@ SIZES, MAX_POSITIONS = (1, 2, 4, 8), 100_000
 def film_splits(popularity: NDArray) -> NDArray:
     """The films that choose, in each fold: bool [2 * N_SPLITS, n_items + 1]; the others score.
 
-    Films are sorted by popularity [n_items + 1], and a coin parts each two neighbours.
+    Films are sorted by popularity [n_items + 1], and a coin separates each two neighbours.
     """
     rng = np.random.default_rng(0)  # the same films in every training
     n = len(popularity) - 1
@@ -75,7 +75,7 @@ def held_out_films(
 
 
 def films_table(scores: pd.DataFrame, drawn: dict[str, NDArray]) -> pd.DataFrame:
-    """Each representation's held_out and the SAE's lead over it, with intervals (95 %, paired)."""
+    """By representation: held_out and the SAE's lead over it, with ``_low``, ``_high`` (95 %)."""
     columns = [name + end for name in ("held_out", "lead") for end in ("", "_low", "_high")]
     rows = {}
     for name, values in drawn.items():

@@ -16,7 +16,7 @@ MIN_POSITIONS = 3
 
 
 def item_sums(codes: Codes, items: NDArray, n_items: int) -> Sums:
-    """Sums over the positions of each item."""
+    """Sums over the positions of each item, from codes and the items [n_positions]."""
     one_hot = indicator(items, np.arange(len(items)), (n_items + 1, len(items)))
     codes = codes.astype(np.float64)
     return {
@@ -27,12 +27,12 @@ def item_sums(codes: Codes, items: NDArray, n_items: int) -> Sums:
 
 
 def indicator(row: NDArray, column: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
-    """How often each pair of a row and a column occurs."""
+    """How often each pair of `row` and `column`, both [n], occurs: a sparse matrix of `shape`."""
     return sparse.csr_array((np.ones(len(row)), (row, column)), shape=shape)
 
 
 def correlations(sums: Sums, attribute_matrix: NDArray, only=slice(None)) -> NDArray:
-    """Correlations [n_features, n_attributes] if there were only some items; NaN for a constant."""
+    """Correlations [n_features, n_attributes] over the items `only` (all); NaN for a constant."""
     sums, attribute_matrix = {n: x[only] for n, x in sums.items()}, attribute_matrix[only]
     n, total = sums["count"].sum(), sums["value"].sum(axis=0)[:, None]
     positives = sums["count"] @ attribute_matrix

@@ -94,7 +94,7 @@ def selectivity(sums: Sums, attribute_matrix: NDArray) -> NDArray:
 
 
 def exchanged(group: NDArray, rng: np.random.Generator) -> NDArray:
-    """A permutation [n_items + 1] that gives each item another of its stratum; 0 stays 0."""
+    """A permutation [n_items + 1] within the strata `group` [n_items]; 0 stays 0."""
     order = np.lexsort((rng.random(len(group)), group))
     permutation = np.zeros(len(group) + 1, dtype=np.int64)
     permutation[1 + np.argsort(group, kind="stable")] = 1 + order

@@ -237,20 +237,20 @@ def predict_pairs(
     left_out: NDArray,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, NDArray]:
-    """From its label alone, tell which of two items activates a feature more.
+    """Predict, from a feature's label alone, which of two items activates it more.
 
     Neither the items (`left_out`) nor the users (test) took part in naming. Each pair is an item
     that activates the feature and one as popular. The one that fits the label better (`fits`) is
     predicted to have the higher mean activation; a tie counts half. A single item's name says
-    nothing of two others: its pairs are that item and any left-out one, and it is counted apart.
+    nothing about two others: its pairs are that item and any left-out one, and it is counted apart.
     Two controls: a coin, 0.5, and the same labels, shuffled `N_SHUFFLES` times between features.
 
     `labels` are from `names` with the same `left_out`; `codes` are [n_positions, n_features],
     `items` [n_positions]. Returns a row ``all`` (all but ``item``) and one for each kind: kind;
     features, how many have a label and fire on a left-out item; coverage, their share of all that
     fire; confidence, the mean of `names`'; accuracy, mean over features, with low and high (95 %,
-    features drawn); told, accuracy times coverage; shuffled, the mean of the shuffles; p_value,
-    the share of them that do as well. And the drawn accuracies of ``all`` [n_draws].
+    features drawn); told, accuracy times coverage; shuffled, the mean of the shuffles; p_value, the
+    share of them that do as well. And the drawn accuracies of ``all`` [n_draws].
     """
     n_alive = len(labels)
     labels = labels[labels["kind"] != ""].reset_index(drop=True)

@@ -72,18 +72,18 @@ def _scores(values: NDArray, has: NDArray, positives: NDArray, n: int) -> tuple[
 
 
 def as_dense(matrix) -> NDArray:
-    """An array, whether it was sparse or not."""
+    """A sparse or dense matrix as an array of the same shape."""
     return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
 
 
 def variance(squares: NDArray, total: NDArray, n: NDArray | float) -> NDArray:
-    """N times the variance, from the sum of squares and the sum; NaN where it is but rounding."""
+    """Variance times n, from sum of squares and sum, of one shape; NaN where only rounding."""
     variance = squares - total**2 / n
     return np.where(variance > 1e-12 * squares, variance, np.nan)
 
 
 def ratio(covariance: NDArray, variance_x: NDArray | float, variance_y: NDArray) -> NDArray:
-    """Covariance over both standard deviations."""
+    """Covariance over both standard deviations, all times the same n; shapes broadcast."""
     return covariance / np.sqrt(variance_x * variance_y)
 
 

@@ -1,7 +1,7 @@
 """Recommenders that somebody else built: what they must offer, and adapters for two libraries.
 
-Neither library is imported: both need older versions of NumPy and pandas than we do, so that
-``make interop`` tests them in an environment of their own.
+Neither library is imported, because both need older versions of NumPy and pandas than we do: ``make
+interop`` tests them in an environment of their own.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
@@ -28,7 +28,7 @@ class Recommender(Protocol):
         """A forward pass on what `pad` returns; its output is not used."""
 
     def next_item_scores(self, histories: list[np.ndarray]) -> Tensor:
-        """Scores [n_users, n_items + 1] on the CPU, by a call in evaluation mode; padding: -inf."""
+        """CPU scores [n_users, n_items + 1] from a call in evaluation mode; padding has -inf."""
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Modules by dotted name: the sites."""
@@ -101,9 +101,9 @@ class _Adapter(nn.Module):
 class RecToolsModel(_Adapter):
     """A fitted `rectools.models.SASRecModel`; `item_ids` are those of our items 1..n_items.
 
-    Sites: ``model.emb_dropout`` (item and position embedding; the first alone is returned by no
-    module), ``model.transformer_layers.transformer_blocks.0`` (first block) and
-    ``model.transformer_layers`` (final state, after the norm).
+    Sites: ``model.emb_dropout`` (item and position embedding; no module returns the first alone),
+    ``model.transformer_layers.transformer_blocks.0`` (first block), ``model.transformer_layers``
+    (final state, after the norm). ValueError if the model knows none of the items.
     """
 
     pads_left = True  # always to the full length, because RecTools' attention sees padding
@@ -123,7 +123,7 @@ class RecBoleModel(_Adapter):
     """A model that RecBole trained on `dataset`; `item_ids` are the tokens of items 1..n_items.
 
     Sites: ``model.item_embedding``, ``model.trm_encoder.layer.0`` (first block), and the last layer
-    (final state). ``model.trm_encoder`` returns a list and is refused.
+    (final state); not ``model.trm_encoder``, a list. ValueError if it knows none of the items.
     """
 
     def __init__(self, model, dataset, item_ids: Iterable):

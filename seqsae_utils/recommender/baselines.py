@@ -26,7 +26,8 @@ def item_knn_scores(sequences: list[np.ndarray], n_items: int, n_neighbours: int
 
     over those items i of the history that are among the `n_neighbours` most similar to j; n_i and
     n_ij count the users who took i, and both i and j: the cosine of two columns of X (Sarwar et
-    al., WWW 2001, doi:10.1145/371920.372071). Memory grows with n_items times `n_neighbours`.
+    al., WWW 2001, doi:10.1145/371920.372071). Memory grows with n_items times `n_neighbours`;
+    ValueError if this is below 1.
     """
     if n_neighbours < 1:
         raise ValueError(f"n_neighbours={n_neighbours} must be at least 1")

@@ -38,7 +38,7 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Config:
-    """Size of the transformer. Items are 1..n_items; 0 is padding, n_items + 1 is [MASK]."""
+    """Sizes; ValueError if impossible. Items are 1..n_items, 0 is padding, n_items + 1 [MASK]."""
 
     n_items: int
     architecture: str = "gpt2"
@@ -60,14 +60,14 @@ class Config:
 
 
 def require_positive(settings, *names: str) -> None:
-    """Refuse settings in which one of the named numbers is below 1."""
+    """Raise ValueError if one of the named numbers in the settings is below 1."""
     for name in names:
         if getattr(settings, name) < 1:
             raise ValueError(f"{name}={getattr(settings, name)} must be at least 1")
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: each position sees itself and what came before, or all."""
+    """Multi-head self-attention to `visible`, bool [batch, 1, 1, length]; None is a causal mask."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -127,7 +127,7 @@ class Transformer(nn.Module):
             nn.init.zeros_(module.bias)
 
     def forward(self, items: Tensor) -> Tensor:
-        """Final hidden states [batch, length, d_model] of items [batch, length]."""
+        """States [batch, length, d_model] of items [batch, length]; ValueError if too long."""
         length = items.shape[1]
         if length > self.max_length:
             raise ValueError(
@@ -178,7 +178,7 @@ class CausalTransformer(Transformer):
         return items[:, :-1], items[:, 1:]
 
     def query(self, histories: list[np.ndarray]) -> Tensor:
-        """The histories, padded: the state of the last item predicts the next one."""
+        """Padded histories [n_users, length]: the state of the last item predicts the next one."""
         return self.pad(histories)
 
 
@@ -195,7 +195,7 @@ class MaskedTransformer(Transformer):
         return self.config.n_items + 1
 
     def training_pairs(self, sequences: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Inputs with [MASK] in place of random items, and targets, 0 where no item is hidden."""
+        """Inputs with [MASK] for random items, and targets, 0 elsewhere: both [batch, length]."""
         items = self.pad(sequences)
         hidden = torch.rand(items.shape) < self.mask_probability
         # Always the last item, because prediction asks for the last.
@@ -204,7 +204,7 @@ class MaskedTransformer(Transformer):
         return items.masked_fill(hidden, self.mask), items.masked_fill(~hidden, 0)
 
     def query(self, histories: list[np.ndarray]) -> Tensor:
-        """The histories with [MASK] appended, whose state predicts the next item."""
+        """Histories [n_users, length] with [MASK] appended, whose state predicts the next item."""
         return self.pad([np.append(history, self.mask) for history in histories])
 
 
@@ -215,7 +215,7 @@ def create(config: Config) -> Transformer:
 
 
 def pad(sequences: list[np.ndarray], max_length: int) -> Tensor:
-    """Stack the last `max_length` items of each sequence, padded on the right with 0.
+    """Stack the last `max_length` items of each sequence, padded on the right with 0: [n, length].
 
     >>> pad([np.array([5, 6, 7]), np.array([8])], max_length=2)
     tensor([[6, 7],

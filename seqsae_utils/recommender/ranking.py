@@ -88,7 +88,7 @@ def rank_items(
 ) -> Ranking:
     """Rank the whole catalogue for each user; items of the history are filtered, the target never.
 
-    `targets` is the item [n_users] that each user took next. FloatingPointError for NaN scores.
+    `targets` [n_users] is what came next. ValueError: no users; FloatingPointError: scores are NaN.
     """
     if not len(histories):
         raise ValueError("no users to rank: none of them has two items")

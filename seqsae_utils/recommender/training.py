@@ -21,7 +21,7 @@ from .ranking import Split, Users, rank_items
 
 @dataclass(frozen=True)
 class Training:
-    """How the transformer is trained: AdamW, and early stopping on the validation NDCG@10."""
+    """AdamW, and early stopping on the validation NDCG@10; ValueError for settings out of range."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -61,7 +61,7 @@ def fit(
     progress: bool = True,
     n_threads: int | None = None,
 ) -> tuple[Transformer, pd.DataFrame]:
-    """Create a model and `train` it: one seed decides weights, batches and dropout."""
+    """Create and `train` a model; returns it and its history. The seed decides all randomness."""
     if n_threads:
         torch.set_num_threads(n_threads)
     torch.manual_seed(training.seed)

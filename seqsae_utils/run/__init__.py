@@ -34,7 +34,7 @@ NOT_BY_A_NOTEBOOK = (
 
 
 def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
-    """Run one notebook and record what it depended on and left; returns its seconds."""
+    """Run a notebook, record what it depended on and left, return seconds; RunError if it fails."""
     name, runs = STAGES[stage], workspace.runs
     source, record_file = notebook(name), runs / f"{name}.json"
     partial, failed = runs / f"{name}.partial.ipynb", runs / f"{name}.failed.ipynb"
@@ -100,7 +100,7 @@ def paper(profile: str, overrides: dict) -> None:
 
 
 def notebooks(profile: str, overrides: dict) -> None:
-    """Execute the notebooks with the profile ml-100k; copy back their outputs, not their texts."""
+    """Execute the notebooks (ml-100k), copy back outputs; RunError if defaults or cells differ."""
     for name, parameters in resolve(profile, overrides).items():
         for key, (_, default) in declared(notebook(name)).items():
             if parameters[key] != default:

@@ -35,8 +35,8 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
 
     The first has the profile's own seed, the others 0, 1, 2, ...; `overrides` are parameters of
     all. `jobs` run side by side through joblib (None: as ``joblib.parallel_config`` says, also on a
-    cluster). What is up to date is not trained again, and other seeds in ``trainings.csv`` keep
-    their rows. If a training fails, the others are finished, then `RunError` is raised.
+    cluster). What is up to date is not trained again, and other seeds in ``trainings.csv`` stay.
+    Raises `RunError` for n below 1 and, when the others are finished, for a training that failed.
     """
     if n < 1:
         raise RunError(f"{n} trainings: at least one is needed")

@@ -27,7 +27,7 @@ def density(codes: sparse.csr_array) -> np.ndarray:
 
 
 def alive(sae: SAE, states: np.ndarray) -> np.ndarray:
-    """Directions [n_features, d_in] of the features that fire anywhere on hidden states."""
+    """Directions [n_alive, d_in] of the features that fire anywhere on states [n, d_in]."""
     fires = density(encode(sae, states)) > 0
     return sae.W_dec.detach().cpu().numpy()[fires]
 
@@ -61,7 +61,7 @@ def quality(sae: SAE, states: np.ndarray, codes: sparse.csr_array) -> dict:
 
 
 def sparsity_warnings(config, found: dict) -> list[str]:
-    """What is wrong with the sparsity of a dictionary of that `quality`, in words.
+    """What is wrong with the sparsity of a dictionary, in words, from its `quality`.
 
     >>> from seqsae_utils.sae import Config
     >>> sparsity_warnings(Config(64, k=8), {"l0": 90, "dead_fraction": 0.0, "dense_fraction": 0.01})

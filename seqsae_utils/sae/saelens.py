@@ -21,10 +21,7 @@ VERSION = "6.54.12"
 
 
 def save(sae: SAE, folder: Path) -> None:
-    """Write ``cfg.json`` and ``sae_weights.safetensors`` as SAELens does.
-
-    Raises ValueError for a BatchTopK or Matryoshka SAE without a threshold: it was never trained.
-    """
+    """Write both files as SAELens does; ValueError for a BatchTopK that was never trained."""
     config, architecture = asdict(sae.config), ARCHITECTURES[sae.config.variant]
     weights = dict(sae.state_dict())
     if "threshold" in weights:

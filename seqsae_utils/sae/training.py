@@ -22,7 +22,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 30
 
 @dataclass(frozen=True)
 class Training:
-    """How the dictionary is trained: Adam, linear warm-up, linear decay over the last fifth.
+    """Adam with linear warm-up, and linear decay over the last fifth; ValueError for bad settings.
 
     Variants without AuxK begin their dead features anew at each tenth of the way but the last two.
     """
@@ -61,10 +61,10 @@ def fit(
 
     The states [n_positions, d_in] are as the model has them, neither centred nor scaled: an array,
     or a memory map (``np.load(file, mmap_mode="r")``) of which a batch at a time is read.
-    `training.seed` decides the initial weights and the batches: the same inputs give the same
-    dictionary, on as many threads. One as small as 64 x 512 is trained best on one thread,
+    `training.seed` decides the initial weights and the batches: the same inputs and number of
+    threads give the same dictionary. A small one, 64 x 512, is trained best on one thread,
     ``torch.set_num_threads(1)``. Returns the SAE, which takes states as they are, and the history
-    of `train`.
+    of `train`; raises what it raises.
     """
     torch.manual_seed(training.seed)
     sae = create(config)
@@ -82,13 +82,13 @@ def train(
     """Train a new SAE in place on hidden states [n_positions, d_in].
 
     The states are normalised batch by batch; when training ends, that is folded into the weights.
-    The file `checkpoint` receives the state every half a minute; if it exists, training goes on
-    from there, to the same weights. Returns a row for each of about 25 steps: step,
-    explained_variance, l0, dead_fraction.
+    The file `checkpoint` receives the state every half minute; if it exists, training goes on from
+    there, to the same weights. Returns a row for each of about 25 steps: step, explained_variance,
+    l0, dead_fraction.
 
     Raises ValueError, before any step, for an SAE that was trained before, states of another width
-    than d_in, fewer positions than a batch, values that are not finite, or the checkpoint of
-    another training; FloatingPointError if the loss ceases to be finite.
+    than d_in, fewer positions than a batch, values that are all equal or not finite, or the
+    checkpoint of another training; FloatingPointError if the loss ceases to be finite.
     """
     _check(sae, states, training)
     normalisation = Normalisation.of(states)
@@ -165,20 +165,20 @@ def _batches(
 
 
 def as_input(states: np.ndarray, normalisation: Normalisation) -> Tensor:
-    """Normalised hidden states as training takes them, in float32 whatever they come in."""
+    """Hidden states [n, d_in] as training takes them: normalised, float32 whatever they come in."""
     return torch.from_numpy(normalisation.apply(np.asarray(states)).astype(np.float32, copy=False))
 
 
 @torch.no_grad()
 def start_at_mean(sae: SAE, states: np.ndarray, normalisation: Normalisation) -> None:
-    """Set b_dec to the mean of the states, so that no direction has to describe it."""
+    """Set b_dec to the mean of states [n_positions, d_in]: no direction has to describe it."""
     mean = normalisation.apply(np.mean(states, axis=0, dtype=np.float64))
     sae.b_dec.copy_(torch.from_numpy(mean))
 
 
 @torch.no_grad()
 def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None = None) -> SAE:
-    """The control: directions that nothing has trained, around the mean of the states.
+    """The control: directions that nothing has trained, around the mean of states [n, d_in].
 
     They are random, or `directions` [d_sae, d_in] of any length. Directions that overlap
     reconstruct too much together, so the code gets the one scale that fits best.
@@ -198,7 +198,7 @@ def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None 
 
 @torch.no_grad()
 def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> Tensor:
-    """Point dead features at what is reconstructed worst: states drawn by squared error [1]_.
+    """Point dead features at what is reconstructed worst: states drawn by their loss, squared [1]_.
 
     No state is drawn twice: features with the same initial weights never separate. Returns the
     features that began anew [n].

@@ -20,7 +20,7 @@ from .sparse import Autoencode, nth_largest
 
 @dataclass(frozen=True)
 class Config:
-    """Size and kind of the dictionary; each variant reads its own settings of sparsity."""
+    """Size and kind of the dictionary, and settings of each variant; ValueError for bad ones."""
 
     d_in: int
     d_sae: int = 512
@@ -95,7 +95,7 @@ class SAE(nn.Module):
         return (x - self.b_dec) @ self.W_enc + self.b_enc
 
     def activate(self, pre: Tensor) -> Tensor:
-        """From pre-activations to the sparse code, both [..., d_sae]."""
+        """From pre-activations to the sparse code, both [..., d_sae]; each variant defines it."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class SAE(nn.Module):
         return self.decode(self.encode(x))
 
     def loss(self, x: Tensor, dead: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Training loss of a batch x [batch, d_in], and which features fired [d_sae].
+        """Training loss of a batch x [batch, d_in], and which features fired [d_sae], by variant.
 
         `dead` [d_sae] tells which features have not fired for long; None stands for none.
         """
@@ -144,7 +144,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def reset(self, features: Tensor, directions: Tensor) -> None:
-        """Begin some features anew [n], along directions of norm 1 [n, d_in]; they fire at once."""
+        """Begin features [n] anew, along directions of norm 1 [n, d_in]; they fire at once."""
         self.W_dec[features] = directions
         self.W_enc[:, features] = self.W_enc.norm(dim=0).mean() * directions.T
         for name, value in self.starts.items():
@@ -152,7 +152,7 @@ class SAE(nn.Module):
 
 
 class ReLU(SAE):
-    """A ReLU, and a price on the L1 norm of the code [1]_: the default of the paper [2]_.
+    """A ReLU, and a penalty on the L1 norm of the code [1]_: the default of the paper [2]_.
 
         loss = |x - r|^2 + l1_coefficient * |f|_1
 
@@ -192,7 +192,7 @@ class TopK(SAE):
         return keep_top(pre, self.config.k)
 
     def bound(self, pre: Tensor) -> Tensor:
-        """What entries of a batch [batch, d_sae] must reach in training, if they are positive."""
+        """What an entry of a batch [batch, d_sae] must reach, and be positive, to be active."""
         return nth_largest(pre, self.config.k)
 
     def loss(self, x, dead=None):
@@ -250,7 +250,7 @@ class Matryoshka(BatchTopK):
 
 
 class JumpReLU(SAE):
-    """A threshold for each feature, and a price on the number of active features [1]_.
+    """A threshold for each feature, and a penalty on the number of active features [1]_.
 
         f = z * [z > threshold],    loss = |x - r|^2 + l0_coefficient * |f|_0
 
@@ -331,7 +331,7 @@ def create(config: Config) -> SAE:
 
 
 def keep_top(values: Tensor, k: int) -> Tensor:
-    """Keep the k largest values of each row where they are positive; the rest is zero.
+    """Keep the k largest values of each row [..., d_sae] where they are positive; the rest is zero.
 
     >>> keep_top(torch.tensor([[3.0, -1.0, 2.0, 1.0]]), k=2)
     tensor([[3., 0., 2., 0.]])
@@ -341,5 +341,5 @@ def keep_top(values: Tensor, k: int) -> Tensor:
 
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Squared error, summed over dimensions and averaged over positions."""
+    """Squared error of states [n, d_in], summed over dimensions and averaged over positions."""
     return (x - reconstruction).square().sum() / len(x)

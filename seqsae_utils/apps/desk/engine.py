@@ -97,14 +97,14 @@ class Desk:
         )
 
     def choose(self, user: int) -> None:
-        """Take the history of a test user; the knobs stay where they are."""
+        """Take the history of a test user (else `ValueError`); the knobs stay where they are."""
         if user not in self.sequences:
             known = ", ".join(map(str, [*self.sequences][:5]))
             raise ValueError(f"user {user!r} is no test user; there are {known}, ...")
         self._go(replace(self.state, history=tuple(self.sequences[user].tolist()), user=user))
 
     def compose(self, text: str) -> None:
-        """Take a history from titles, one a line, oldest first; the knobs stay where they are."""
+        """Take titles, one a line, oldest first, as history (`ValueError` for none); knobs stay."""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             raise ValueError("no titles: write one a line, the oldest first")
@@ -173,14 +173,17 @@ class Desk:
         return found.share
 
     def undo(self) -> None:
-        """Go back to the state before the last change; moves of one knob are one change."""
+        """Undo the last change (moves of one knob are one); `ValueError` if there is none."""
         if not self.past:
             raise ValueError("nothing to undo")
         self._go(self.past[-1])
         del self.past[-2:]
 
     def lists(self) -> pd.DataFrame:
-        """The two lists side by side, a row for each place; numbers are NaN without an item."""
+        """The two lists, a row for each place; numbers are NaN where there is no item.
+
+        place; item, title, attributes, rank, each _before and _after; logit_change.
+        """
         rows = {"place": np.arange(1, N_ITEMS + 1)}
         described = self.dataset.items.set_index("item")
         for when, view in self._views.items():

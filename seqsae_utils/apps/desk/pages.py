@@ -98,7 +98,7 @@ def _move(row) -> str:
 
 
 def shares(table: pd.DataFrame, turned: set[str]) -> str:
-    """The share of each attribute as a bar, with a mark where it was before."""
+    """Each attribute's share (`Desk.shares`) as a bar, with a mark where it was before."""
     rows = []
     for row in table.itertuples():
         if not (row.before or row.after or row.attribute in turned):
@@ -120,7 +120,7 @@ def shares(table: pd.DataFrame, turned: set[str]) -> str:
 
 
 def names_for_readers() -> str:
-    """Gives each slider its label in words: ipywidgets shows it, and tells no screen reader."""
+    """HTML that tells screen readers the label of each slider, which ipywidgets only shows."""
     script = (
         "const tell = () => document.querySelectorAll('.seqsae-desk .widget-slider').forEach(w => "
         "w.querySelectorAll('[role=slider], .widget-readout').forEach(part => "
@@ -131,7 +131,7 @@ def names_for_readers() -> str:
 
 
 def copy_button() -> str:
-    """Puts the text of the field above it on the clipboard; the browser does it by itself."""
+    """A button that copies the text of the field above it; the browser does it by itself."""
     script = (
         "const t = this.closest('.seqsae-scenario').querySelector('textarea'); t.select(); "
         "navigator.clipboard.writeText(t.value); this.textContent = 'Copied'; "
