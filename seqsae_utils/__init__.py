@@ -1,8 +1,8 @@
 """Sparse autoencoders for sequential recommenders: interpretation and control.
 
-One module for each notebook: ``data``, ``recommender``, ``activations``, ``sae``,
-``interpretability``, ``control``. Beside them ``metrics`` and ``figures``; below them
-``workspace``, which knows where everything lies; above them ``run``, which executes notebooks.
+One package for each notebook: ``data``, ``recommender``, ``activations``, ``sae``,
+``interpretability``, ``control``. Below them ``workspace``, which knows all paths, and ``metrics``;
+above them ``figures``, ``apps`` (the desk and the atlas) and ``run``, which executes notebooks.
 """
 
 import os

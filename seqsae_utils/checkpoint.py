@@ -1,4 +1,4 @@
-"""The state of a piece of work in one file, so that it goes on after a kill as if nothing was."""
+"""The state of a piece of work in one file: after a kill it goes on, with the same result."""
 
 import json
 from collections.abc import Callable
@@ -14,14 +14,10 @@ from .workspace import replacing
 
 
 class Checkpoint:
-    """One safetensors file, replaced in one step: nothing is pickled, nothing half-written read.
+    """One safetensors file, replaced in one step: nothing is pickled, no half-written file is read.
 
-    Parameters
-    ----------
-    file
-        Where it lies; None keeps nothing.
-    work, inputs
-        What is done, and with what, see `fingerprint`: a file of other work is refused.
+    With file None nothing is kept. `work` and `inputs` are what is done and with what, see
+    `fingerprint`: `load` refuses a file of other work.
     """
 
     def __init__(self, file: Path | None, work: Callable, **inputs):
@@ -31,7 +27,7 @@ class Checkpoint:
     def save(
         self, progress, modules: dict[str, nn.Module | dict[str, Tensor]] | None = None, adam=None
     ) -> None:
-        """What JSON can hold, weights of modules (or plain tensors), and Adam's moments."""
+        """Write progress (as JSON), weights of modules (or tensors by name), and Adam's moments."""
         if self.file is None:
             return
         tensors = {}
@@ -47,12 +43,9 @@ class Checkpoint:
             temporary.write_bytes(save(copies(tensors), metadata))
 
     def load(self, modules: dict[str, nn.Module] | None = None, adam=None):
-        """Fill modules and optimizer; returns the progress and all tensors by group, or None.
+        """Fill modules and optimizer; returns progress and tensors by group, None without a file.
 
-        Raises
-        ------
-        ValueError
-            If the file is damaged, or belongs to work with other inputs or code, which it names.
+        Raises ValueError if the file is damaged, or of work with other inputs or code.
         """
         if self.file is None or not self.file.is_file():
             return None
@@ -92,5 +85,5 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
 
 
 def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of their own, detached and contiguous."""
+    """Copies of tensors of any shape by name, detached and contiguous."""
     return {key: torch.clone(value.detach()).contiguous() for key, value in tensors.items()}

@@ -1,10 +1,9 @@
 """The claims, and what decides them: a table that is computed, never worded.
 
 A claim compares a number with its best control, in the same trainings and the same draws of users.
-`seqsae_utils.run seeds` trains the whole chain with several seeds; each training leaves its numbers
-(``metrics.json``) and, for the numbers here, their values in 500 draws of the users (``draws/``).
-Both are gathered in ``figures/<profile>/``, ``trainings.csv`` and ``draws.parquet``, so that the
-claims can be computed again without a training.
+Each training leaves its numbers (``metrics.json``) and, for those that claims compare, their values
+in 500 draws of the users (``draws/``). `write_trainings` gathers both in ``figures/<profile>/``, so
+that the claims can be computed again without a training.
 """
 
 import json
@@ -16,11 +15,11 @@ from typing import NamedTuple
 import nbformat
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 
-from .interpretability import BASES
 from .resampling import draws, interval
-from .workspace import STAGES, flat, write_text
+from .workspace import STAGES, flat, project, write_text
 
 INTRODUCTION = (
     "Computed from several trainings of the whole chain (`make seeds`), never worded: means over "
@@ -36,142 +35,30 @@ RESULTS = (
 N_DRAWS = 2000
 COLUMNS = [
     "claim", "criterion", "number", "low", "high", "control", "control_number", "control_low",
-    "control_high", "n_trainings", "holds_in", "verdict", "stage", "key",
-    "headline",
+    "control_high", "n_trainings", "holds_in", "verdict", "stage", "key", "headline",
 ]  # fmt: skip
 
 
 class Claim(NamedTuple):
-    """A number, and what it must exceed.
+    """A number, and what it must exceed."""
 
-    stage, key : where `metrics.json` has the number
-    claim : what is claimed
-    criterion : what is measured, for a reader of the table
-    controls : name -> key in the same stage, or a constant; the best of them counts
-    larger : False where the smaller number is the better one
-    headline : whether the README's table has it
-    """
-
-    stage: str
-    key: str
+    stage: str  # where `metrics.json` has the numbers
     claim: str
-    criterion: str
-    controls: Mapping[str, str | float]
-    larger: bool = True
-    headline: bool = False
-
-
-def _held_out(*names: str) -> dict[str, str]:
-    """Controls of the primary score, by their display names."""
-    return {BASES[name]: f"{name}.held_out" for name in names}
+    measured: str  # what is measured, for a reader of the table
+    number: str
+    controls: Mapping[str, str | float]  # name -> number, or a constant; the best of them counts
+    smaller: bool = False  # whether the smaller number is the better one
+    headline: bool = False  # whether the README's table has it
 
 
 def claims() -> list[Claim]:
-    """All claims, in the order of the notebooks."""
-    ndcg = "NDCG@10 of new users"
-    films = "correlation with a genre, feature chosen on other users and other films"
-    area = "area under kept NDCG@10 against gained share"
-    sae = "an SAE feature tells a genre better than "
-    several = "gains by several SAE features cost less than "
-    return [
-        Claim("data", "neighbours.as it is", "neighbours in a history share a genre more often "
-              "than in random order", "share of neighbours", {"all shuffled":
-              "neighbours.all shuffled"}),
-        Claim("data", "neighbours.as it is", "the row order of items of equal time tells genres",
-              "share of neighbours", {"ties shuffled": "neighbours.ties shuffled"}),
-        Claim("recommender", "ndcg@10", "the recommender beats popularity", ndcg,
-              {"popularity": "popularity.ndcg@10"}),
-        Claim("recommender", "ndcg@10", "the recommender beats models without order", ndcg,
-              {"EASE": "ease.ndcg@10", "item neighbours": "item_knn.ndcg@10"}, headline=True),
-        Claim("recommender", "ndcg@10", "the recommender uses the order of the history", ndcg,
-              {"history shuffled": "shuffled_history.ndcg@10"}),
-        Claim("recommender", "ndcg@10", "the order before the last item matters", ndcg,
-              {"shuffled but for the last item": "shuffled_all_but_last.ndcg@10"}),
-        Claim("activations", "probe_auc_by_site.blocks.0.next", "the site tells the next item's "
-              "genres better than the item embedding does", "AUC of a linear probe",
-              {"item embedding": "probe_auc_by_site.item_embedding.next"}),
-        Claim("sae", "explained_variance", "the SAE reconstructs better than random directions of "
-              "the same sparsity", "explained variance, test users",
-              {"random directions": "by_dictionary.random.explained_variance"}),
-        Claim("sae", "top10_overlap", "lists survive the reconstruction better than with random "
-              "directions", "share of the ten items that stay",
-              {"random directions": "by_dictionary.random.top10_overlap"}),
-        Claim("sae", "stability.topk.found_again", "another seed finds most features again",
-              "share of features with a partner of cosine .7", {"one half": 0.5}, headline=True),
-        Claim("interpretability", "sae.held_out", sae + "a hidden dimension", films,
-              _held_out("neurons", "neurons_cut"), headline=True),
-        Claim("interpretability", "sae.held_out", sae + "a rotation of the dimensions", films,
-              _held_out("pca", "pca_cut", "ica", "ica_cut"), headline=True),
-        Claim("interpretability", "sae.held_out", sae + "an untrained dictionary", films,
-              _held_out("random_directions", "random_covariance", "kmeans"), headline=True),
-        Claim("interpretability", "sae.held_out", sae + "the SAE of an untrained recommender",
-              films, _held_out("sae_random_model")),
-        Claim("interpretability", "sae.held_out", sae + "an SAE of item vectors, which knows no "
-              "sequence", films, _held_out("sae_static", "sae_svd"), headline=True),
-        Claim("interpretability", "sae_fewer.held_out", "as many SAE features as there "
-              "are dimensions, drawn at random, suffice for that", films,
-              _held_out("neurons", "neurons_cut")),
-        Claim("interpretability", "gpt2_sae.held_out", "with GPT-2, " + sae + "a hidden dimension",
-              films, {"GPT-2: hidden dimensions": "gpt2_neurons.held_out"}),
-        Claim("interpretability", "sae.share_significant", "most genres have a feature beyond "
-              "chance", "share of genres with p < .05 (films permuted, corrected)",
-              {"one half": 0.5}),
-        Claim("interpretability", "sae.max_auc", "by AUC, too, a feature is better than a hidden "
-              "dimension", "AUC of the best feature, all films",
-              {"hidden dimensions": "neurons.max_auc"}),
-        Claim("interpretability", "sae.average_precision", "by average precision, too",
-              "average precision of the best feature, all films",
-              {"hidden dimensions": "neurons.average_precision",
-               "independent components": "ica.average_precision"}),
-        Claim("interpretability", "sae.probe_auc.1", "one feature suffices for a probe better than "
-              "one of a rotation or a dimension", "AUC of a probe on one feature, other films",
-              {"hidden dimensions": "neurons.probe_auc.1",
-               "independent components": "ica.probe_auc.1"}),
-        Claim("interpretability", "sae.probe_auc.8", "so do eight",
-              "AUC of a probe on eight features, other films",
-              {"hidden dimensions": "neurons.probe_auc.8",
-               "independent components": "ica.probe_auc.8"}),
-        Claim("interpretability", "names.sae.all.coverage", "most features get a label that can "
-              "be tested", "share of features", {"one half": 0.5}),
-        Claim("interpretability", "names.sae.all.accuracy", "a label tells which of two equally "
-              "popular unseen films activates its feature more",
-              "accuracy, all labels but single films",
-              {"labels shuffled": "names.sae.all.shuffled"}),
-        Claim("interpretability", "names.sae.all.told", "labels tell more than those of untrained "
-              "or static dictionaries", "accuracy times coverage",
-              {"random directions": "names.random_directions.all.told",
-               "SAE of static item embeddings": "names.sae_static.all.told"}, headline=True),
-        Claim("control", "zero_edit.max_logit_change", "an edit by zero changes nothing",
-              "largest change of a logit", {"not the last bit": 0.0}, False),
-        Claim("control", "sae_several.pareto_area", several + "by a random feature", area,
-              {"random SAE feature": "random.pareto_area"}),
-        Claim("control", "sae_several.pareto_area", several + "the same choice for a permuted "
-              "genre", area, {"permuted genre": "sae_several_permuted.pareto_area"},
-              headline=True),
-        Claim("control", "sae_several.pareto_area", several + "by a hidden dimension or a "
-              "principal component", area,
-              {"hidden dimension": "neuron.pareto_area", "principal component": "pca.pareto_area"}),
-        Claim("control", "sae_several.pareto_area", several + "by supervised directions", area,
-              {"difference of means": "diffmean.pareto_area", "linear probe": "probe.pareto_area"},
-              headline=True),
-        Claim("control", "sae_several.pareto_area", several + "by a direction found by its effect",
-              area, {"direction by its effect": "output_direction.pareto_area"}, headline=True),
-        Claim("control", "sae_several.pareto_area", several + "scores raised (re-ranking)", area,
-              {"scores raised": "boost.pareto_area"}, headline=True),
-        Claim("control", "sae.share_cheap", "one feature steers cheaply on most genres",
-              "share of genres that gain 20 points and keep 90 % of NDCG@10", {"one half": 0.5},
-              headline=True),
-        Claim("control", "dial.mean_abs_error", "the dial comes nearer to a requested share than "
-              "one strength for all", "mean error of the share",
-              {"one strength for all": "dial.mean_abs_error_one_dose"}, False),
-        Claim("control", "serving.stated.sae_several.change", "a knob serves a user who turns to a "
-              "genre", "NDCG@10 gained at such moments",
-              {"untouched": 0.0, "random SAE feature": "serving.stated.random.change"}),
-    ]  # fmt: skip
+    """All claims, as ``notebooks/claims.yaml`` has them, in the order of the notebooks."""
+    found = yaml.safe_load((project() / "notebooks" / "claims.yaml").read_text(encoding="utf-8"))
+    return [Claim(stage, **given) for stage, some in found.items() for given in some]
 
 
 class Training(NamedTuple):
-    """What one training left: numbers by (stage, dotted name), and their draws where recorded."""
+    """What a training left: numbers by (stage, dotted name), and draws [n_draws] where recorded."""
 
     numbers: dict[tuple[str, str], float]
     draws: dict[tuple[str, str], NDArray]
@@ -182,24 +69,21 @@ def read_training(root: Path, profile: str) -> Training:
     artifacts = root / "artifacts" / profile
     metrics = json.loads((artifacts / "metrics.json").read_text())
     numbers = {(s, k): v for s, found in metrics.items() for k, v in flat(found).items()}
-    drawn = {}
-    for stage in metrics:
-        file = artifacts / "draws" / f"{stage}.parquet"
-        if file.is_file():
-            table = pd.read_parquet(file)
-            drawn |= {(stage, key): table[key].to_numpy() for key in table}
-    return Training(numbers, drawn)
+    files = {stage: artifacts / "draws" / f"{stage}.parquet" for stage in metrics}
+    tables = {stage: pd.read_parquet(file) for stage, file in files.items() if file.is_file()}
+    return Training(
+        numbers, {(s, key): drawn.to_numpy() for s, t in tables.items() for key, drawn in t.items()}
+    )
 
 
 def write_trainings(trainings: dict[int, Training], folder: Path) -> pd.DataFrame:
     """Write ``trainings.csv``, ``draws.parquet`` and ``claims.csv`` of several seeds.
 
-    Returns the numbers, tidy: columns seed, stage, name, value; by seed, then as in
-    ``metrics.json``; what is not a finite number is left out. Draws are kept of the numbers that
-    claims compare.
+    Returns the finite numbers, tidy: columns seed, stage, name, value; in the order of
+    ``metrics.json``. Draws are kept of the numbers that claims compare.
     """
     rows, drawn = [], {}
-    compared = {(c.stage, key) for c in claims() for key in (c.key, *c.controls.values())}
+    compared = {(c.stage, key) for c in claims() for key in (c.number, *c.controls.values())}
     for seed, training in sorted(trainings.items()):
         rows += [
             (seed, stage, name, value)
@@ -242,11 +126,9 @@ def points(trainings: list[Training], stage: str, key: str | float) -> NDArray:
 
 
 def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDArray:
-    """A number in each of `N_DRAWS` draws: trainings are drawn, then users in each of them.
+    """A number in draws of trainings, then users, [N_DRAWS]: its mean over the trainings drawn.
 
-    The mean over as many trainings as there are, drawn with replacement; the users are drawn once
-    for all of them, since all were judged by the same users. A constant, or a number without draws
-    of users, varies only with the trainings.
+    The users are drawn once for all trainings. A number without draws varies with trainings only.
     """
     if isinstance(key, float):
         return np.full(N_DRAWS, key)
@@ -259,39 +141,36 @@ def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDA
 
 
 def table(trainings: list[Training]) -> pd.DataFrame:
-    """All claims that the trainings can decide, a row each.
+    """All claims that the trainings can decide, a row each with `COLUMNS`, see `INTRODUCTION`.
 
-    number and control_number are means over trainings, with 95 % intervals from `hierarchical`;
-    the control is the best of its kind. ``holds``: the interval of the difference, paired over
-    trainings and users, lies on the right side of 0; ``does not hold``: on the wrong side; else
-    ``undecided``. holds_in: trainings whose own difference is on the right side.
+    ``holds``: the 95 % interval of the difference to the best control, paired over trainings and
+    users, is on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
+    holds_in: trainings with a difference on the right side. The zero edit must change nothing.
     """
     rows = []
     for claim in claims():
-        keys = [claim.key, *(k for k in claim.controls.values() if isinstance(k, str))]
-        known = all(any((claim.stage, key) in t.numbers for t in trainings) for key in keys)
-        if not known:
+        keys = [claim.number, *(k for k in claim.controls.values() if isinstance(k, str))]
+        if not all(any((claim.stage, key) in t.numbers for t in trainings) for key in keys):
             continue  # e.g. a profile without GPT-2
-
-        sign = 1 if claim.larger else -1
+        sign = -1 if claim.smaller else 1
         found = {n: points(trainings, claim.stage, k) for n, k in claim.controls.items()}
         name = max(found, key=lambda n, found=found, sign=sign: sign * found[n].mean())
         control, theirs = claim.controls[name], found[name]
-        own = points(trainings, claim.stage, claim.key)
+        own = points(trainings, claim.stage, claim.number)
         drawn, drawn_control = (
-            hierarchical(trainings, claim.stage, key) for key in (claim.key, control)
+            hierarchical(trainings, claim.stage, key) for key in (claim.number, control)
         )
         ahead = sign * (own - theirs)
         low, high = interval(sign * (drawn - drawn_control))
-        if claim.key == "zero_edit.max_logit_change":  # nothing to exceed: exactly zero or not
+        if claim.number == "zero_edit.max_logit_change":  # nothing to exceed: exactly zero or not
             verdict, holds = ("holds" if (own == 0).all() else "does not hold"), own == 0
         else:
             verdict = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
             holds = ahead > 0
         rows.append([
-            claim.claim, claim.criterion, own.mean(), *interval(drawn), name, theirs.mean(),
+            claim.claim, claim.measured, own.mean(), *interval(drawn), name, theirs.mean(),
             *interval(drawn_control), len(trainings), int(holds.sum()), verdict,
-            claim.stage, claim.key, claim.headline,
+            claim.stage, claim.number, claim.headline,
         ])  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -310,10 +189,7 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
         point, low, high = (_number(row[key]) for key in (name, f"{prefix}low", f"{prefix}high"))
         return point if low == high == point else f"{point} [{low}, {high}]"
 
-    if stage is None:
-        rows = found[found["headline"]]
-    else:
-        rows = found[found["stage"] == stage]
+    rows = found[found["headline"] if stage is None else found["stage"] == stage]
     lines = [
         "| claim | measured by | result | best control | trainings | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -329,7 +205,7 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits behind the point, as papers print them.
+    """Three digits after the point, as papers print them.
 
     >>> _number(0.1234), _number(-0.02), _number(0.0), _number(12.0)
     ('.123', '-.020', '0', '12.000')
@@ -350,10 +226,10 @@ ENOUGH = 5
 
 
 def rendered(project: Path) -> dict[Path, str]:
-    """What the README, the results and the notebooks must say, from the committed tables.
+    """The text of each file that shows claims, made anew from the committed tables, by its path.
 
-    The README has the headlines between two comments, ``figures/RESULTS.md`` has every claim, and
-    each notebook the claims of its stage in the markdown cell with the tag ``claims``.
+    The README has the headlines between two comments, ``figures/RESULTS.md`` every claim, and each
+    notebook those of its stage in the markdown cell with the tag ``claims``.
     """
     files = {name: project / "figures" / name / "claims.csv" for name in PUBLISHED}
     tables = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
@@ -385,7 +261,7 @@ def rendered(project: Path) -> dict[Path, str]:
 
 
 def publish(project: Path) -> None:
-    """Decide the claims anew from the committed trainings, and write what `rendered` says."""
+    """Decide the claims anew from the committed trainings, and write what `rendered` returns."""
     for name in PUBLISHED:
         if (project / "figures" / name / "trainings.csv").is_file():
             write_claims(project / "figures" / name)

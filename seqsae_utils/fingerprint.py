@@ -18,19 +18,15 @@ BLOCK_BYTES = 2**25
 def fingerprint(work: Callable, **inputs) -> dict[str, str]:
     """Checksums of a function's inputs (see `digest`) and of its code, by the name of the thing.
 
-    What is kept to go on from, or to be used again, is kept with this and used under no other.
-    The code are the files of the package that the function's module imports, however indirectly:
-    a figure's caption or an app is no part of a training.
+    A result is stored with this, and is used again only if this is the same. The code is what the
+    function's module imports from the package, directly or not, without comments and docstrings: a
+    figure's caption is no part of a training.
     """
     return {name: digest(value) for name, value in inputs.items()} | code([work.__module__])
 
 
 def changes(now: Mapping, then: Mapping) -> str:
-    """Names of what differs between two fingerprints, three at most; empty if nothing does.
-
-    >>> changes({"seed": "1", "k": "8"}, {"seed": "2", "k": "8"})
-    'seed'
-    """
+    """Names of what differs between two fingerprints, three at most; empty if nothing does."""
     names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     return ", ".join(names[:3]) + " ..." * (len(names) > 3)
 
@@ -39,9 +35,8 @@ def digest(value) -> str:
     """SHA-256 of a value by its content, the same in every process.
 
     `value` is an array (read block by block: a map may be larger than the memory), a tensor, a
-    torch module (its weights, and what it says of itself), a dataclass, a plain value, or a list,
-    tuple or dict of those, in their order; TypeError for anything else. Not joblib.hash, which
-    pickles: there equal values differ where one holds the same object twice.
+    torch module (its weights and repr), a dataclass, a plain value, or a list, tuple or dict of
+    those; TypeError for anything else. (joblib.hash pickles: there equal values may differ.)
     """
     found = hashlib.sha256()
     for part in _parts(value):
@@ -93,10 +88,7 @@ LOADED = sources()
 
 
 def code(modules: Iterable[str], texts: Mapping[str, str] = LOADED) -> dict[str, str]:
-    """Checksums of files of the package: those of the modules and all that they import.
-
-    Of a folder only what is imported counts, and what lies above it.
-    """
+    """Checksums, by path, of modules, all that they import from the package, and its parents."""
     root = PACKAGE.name
     waiting, seen, found = {root, *modules}, set(), set()
     while waiting:
@@ -111,7 +103,19 @@ def code(modules: Iterable[str], texts: Mapping[str, str] = LOADED) -> dict[str,
                 found.add(path)
                 waiting |= imports(texts[path], package) - seen
         waiting |= {above or root} - seen
-    return {path: digest(texts[path]) for path in sorted(found)}
+    return {path: digest(_statements(texts[path])) for path in sorted(found)}
+
+
+@cache
+def _statements(source: str) -> str:
+    """The part of a source that runs: its syntax tree without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(getattr(body[0].value, "value", None), str):
+                del body[0]
+    return ast.dump(tree)
 
 
 @cache

@@ -9,7 +9,7 @@ from .workspace import name_nearest
 
 
 def find_site(model: nn.Module, site: str) -> nn.Module:
-    """The submodule called `site`; a wrong name is refused with the nearest right one."""
+    """The submodule called `site`; ValueError, with the nearest name, if there is none."""
     names = [name for name, _ in model.named_modules() if name]
     if site not in names:
         raise ValueError(
@@ -20,29 +20,24 @@ def find_site(model: nn.Module, site: str) -> nn.Module:
 
 @contextmanager
 def hooked(model: nn.Module, site: str, function: Callable[[Tensor], Tensor | None]):
-    """Show `function` what the module at `site` returns while the block runs.
+    """Show `function` what the module at `site` returns, [batch, length, d], inside the block.
 
-    `function` takes hidden states [batch, length, d]. If it returns a tensor, the model goes on
-    with that; if it returns None, nothing changes. The hook is removed whatever happens.
-    A tensor of another shape is refused: broadcasting would hide the mistake. Whoever keeps the
-    tensor must copy it, because the model may go on to change it in place.
+    If it returns a tensor, the model goes on with that. To keep the states, copy them: the model
+    may change them in place. Raises ValueError for an unknown site, a module that returns no hidden
+    states, and a tensor of another shape, because broadcasting would hide the mistake.
     """
 
     def hook(module, inputs, output):
         hidden, *rest = output if isinstance(output, tuple) else (output,)
         if not isinstance(hidden, Tensor):
-            raise ValueError(
-                f"site {site!r} returns a {type(hidden).__name__}, not hidden states: "
-                "name a module inside it"
-            )
+            found = f"returns a {type(hidden).__name__}, not hidden states"
+            raise ValueError(f"site {site!r} {found}: name a module inside it")
         changed = function(hidden)
         if changed is None:
             return None
         if changed.shape != hidden.shape:
-            raise ValueError(
-                f"site {site!r}: the replacement is {list(changed.shape)}, "
-                f"the hidden states are {list(hidden.shape)}"
-            )
+            shapes = f"is {list(changed.shape)}, the hidden states are {list(hidden.shape)}"
+            raise ValueError(f"site {site!r}: the replacement {shapes}")
         return (changed, *rest) if isinstance(output, tuple) else changed
 
     handle = find_site(model, site).register_forward_hook(hook)

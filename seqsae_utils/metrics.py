@@ -1,8 +1,7 @@
 """Ranking metrics and their intervals, each a few lines.
 
-A list of recommendations holds items 1..n_items, best first; 0 is an empty place, where a user
-has too few unseen items left. `rank` is the place of the held-out item among all items that the
-user has not seen, 1 being the best.
+A list of recommendations holds items 1..n_items, best first; 0 is an empty place. `rank` [n_users]
+is the place of the held-out item among all items that the user has not seen, 1 being the best.
 """
 
 import numpy as np
@@ -32,20 +31,15 @@ def mrr(rank: NDArray, k: int = 10) -> NDArray:
 
 
 def coverage(lists: NDArray, n_items: int) -> float:
-    """Share of the catalogue that is recommended to anybody. `lists` is [n_users, k].
-
-    >>> coverage(np.array([[1, 2], [2, 3]]), n_items=6)
-    0.5
-    """
+    """Share of the catalogue that is recommended to anybody. `lists` is [n_users, k]."""
     return len(np.unique(lists[lists > 0])) / n_items
 
 
 def novelty(lists: NDArray, popularity: NDArray, n_users: int) -> float:
     """Mean self-information of the recommended items, as a share of its maximum.
 
-    An item that a share p of the `n_users` training users took carries -log2(p) bits; one that a
-    single user took carries log2(n_users), the maximum. 0: everybody took it. 1: nearly nobody.
-    `popularity` is [n_items + 1], the number of training users that took each item.
+    An item that a share p of the `n_users` training users took carries -log2(p) bits, at most
+    log2(n_users). `popularity` [n_items + 1] is the number of training users that took each item.
     """
     share = np.maximum(popularity[lists[lists > 0]], 1) / n_users
     return float(-np.log2(share).mean() / np.log2(n_users))
@@ -54,8 +48,7 @@ def novelty(lists: NDArray, popularity: NDArray, n_users: int) -> float:
 def diversity(lists: NDArray) -> float:
     """Inter-list diversity: 1 minus the mean share of items that two users' lists have in common.
 
-    Exact over all pairs without forming them: an item in c lists is shared by c (c - 1) ordered
-    pairs. NaN for a single list, which has no other to differ from.
+    An item in c lists [n_users, k] is shared by c (c - 1) ordered pairs. NaN for a single list.
 
     >>> diversity(np.array([[1, 2], [1, 3]]))
     0.5
@@ -68,19 +61,12 @@ def diversity(lists: NDArray) -> float:
 
 
 def bootstrap_mean(values: NDArray, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of values [n_users] when users are drawn again.
-
-    >>> low, high = bootstrap_mean(np.array([0.0, 1.0] * 50))
-    >>> low < 0.5 < high
-    True
-    """
+    """95 % percentile interval of the mean of values [n_users] when users are drawn again."""
     return interval(drawn_means(values, 1_000, seed))
 
 
 def terciles(values: NDArray) -> pd.Categorical:
-    """Names of three groups of users as equal as ties allow, from low to high values [n_users].
-
-    Equal values are never parted, so that there are fewer groups where they abound.
+    """Names of three groups of users (fewer for many ties), from low to high values [n_users].
 
     >>> list(terciles(np.array([2, 900, 31, 32, 50, 2])))
     ['2', '50-900', '31-32', '31-32', '50-900', '2']
@@ -96,11 +82,7 @@ def terciles(values: NDArray) -> pd.Categorical:
 
 
 def by_group(values: NDArray, groups, seed: int = 0) -> pd.DataFrame:
-    """Mean of values [n_users] for each group of users, with its 95 % interval.
-
-    Columns are group, users, mean, low and high; `groups` [n_users] names each user's group,
-    see `terciles`.
-    """
+    """Mean of values [n_users] by group [n_users]: group, users, mean, low and high (95 %)."""
     rows = [
         (group, len(members), members.mean(), *bootstrap_mean(members.to_numpy(), seed=seed))
         for group, members in pd.Series(values).groupby(groups, observed=True)
@@ -113,14 +95,8 @@ def summary(
 ) -> dict[str, float]:
     """All ranking metrics of one model, NDCG and HitRate with 95 % intervals over users.
 
-    With one held-out item Recall@k is HitRate@k, and Precision@k a k-th of it.
-
-    Parameters
-    ----------
-    lists, rank
-        [n_users_ranked, k] recommended items, and the place of each held-out item
-    popularity, n_users
-        [n_items + 1], how many of the `n_users` training users took each item
+    `lists` [n_users_ranked, k] are the recommended items, `rank` [n_users_ranked] the place of each
+    held-out item, `popularity` [n_items + 1] how many of the `n_users` training users took each.
     """
     k = lists.shape[1]
     found = {}

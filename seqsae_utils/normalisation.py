@@ -9,18 +9,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Normalisation:
-    """One scalar mean and one scalar standard deviation, as the paper's SAE expects its input.
-
-    Scalars keep all directions and angles: a step of 1 in the normalised space is a step of
-    `std` in the model's.
-    """
+    """One scalar mean and one scalar standard deviation, so that directions and angles stay."""
 
     mean: float
     std: float
 
     @classmethod
     def of(cls, states: np.ndarray) -> "Normalisation":
-        """Measure it on the hidden states [n_positions, d_in] of the SAE users, never the test."""
+        """Measure it on hidden states [n_positions, d_in]; ValueError for NaN or a dead site."""
         with np.errstate(invalid="ignore"):
             mean = sum(block.sum() for block in blocks(states)) / states.size
             std = sum(np.square(block - mean).sum() for block in blocks(states)) / states.size
@@ -37,27 +33,14 @@ class Normalisation:
         return cls(float(mean), float(std))
 
     def apply(self, x):
-        """To the normalised space; arrays of half precision become float32."""
-        return (_single(x) - self.mean) / self.std
-
-    def invert(self, x):
-        """Back to the model's space; arrays of half precision become float32."""
-        return _single(x) * self.std + self.mean
-
-
-def _single(x):
-    """Half precision is for storing: arrays of it are computed with in float32."""
-    return x.astype(np.float32) if isinstance(x, np.ndarray) and x.dtype == np.float16 else x
+        """Hidden states [..., d_in] at mean 0 and standard deviation 1; float16 becomes float32."""
+        if isinstance(x, np.ndarray) and x.dtype == np.float16:
+            x = x.astype(np.float32)
+        return (x - self.mean) / self.std
 
 
 def blocks(states: NDArray) -> Iterator[NDArray]:
-    """Hidden states [n_positions, d_in] block by block in float64, whatever they are stored as.
-
-    A double-precision copy of a large memory map would not fit into memory; a block takes 32 MB.
-
-    >>> [block.shape for block in blocks(np.zeros((70_000, 64), np.float16))]
-    [(65536, 64), (4464, 64)]
-    """
+    """Hidden states [n_positions, d_in] in blocks of 32 MB in float64, for large memory maps."""
     size = max(1, 2**22 // states.shape[1])
     for start in range(0, len(states), size):
         yield states[start : start + size].astype(np.float64)

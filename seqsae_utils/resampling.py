@@ -1,8 +1,7 @@
 """The bootstrap: who is drawn, how often, and the interval that follows.
 
-Users, films and trainings are drawn again with replacement. The same number of users and the same
-seed always give the same draws, so that two methods, or the same method in two trainings, are
-compared draw by draw.
+The same number of users and the same seed give the same draws, so that two methods, or one method
+in two trainings, are compared draw by draw.
 """
 
 from functools import lru_cache
@@ -16,11 +15,7 @@ N_DRAWS = 500
 
 @lru_cache(maxsize=4)  # a sweep of strengths asks for the same users hundreds of times
 def draws(n: int, n_draws: int = N_DRAWS, seed: int = 0) -> NDArray:
-    """How often each of n users is drawn: counts [n_draws, n], each row of sum n.
-
-    >>> draws(3, 2).sum(axis=1)
-    array([3, 3])
-    """
+    """How often each of n users is drawn: counts [n_draws, n], each row of sum n."""
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=n_draws)
     counts.flags.writeable = False  # it is shared by all who ask
@@ -34,6 +29,6 @@ def drawn_means(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> NDArr
 
 
 def interval(values: NDArray) -> tuple[float, float]:
-    """95 % percentile interval of drawn values, NaN left out."""
+    """95 % percentile interval (low, high) of drawn values [n_draws], NaN left out."""
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)

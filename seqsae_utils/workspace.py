@@ -1,9 +1,8 @@
 """Where everything lies: paths, stages, manifests, atomic writes and seeds.
 
-Notebooks hand on files, never state. Each notebook reads the *stages* before it and writes one
-stage: a folder of ``artifacts/<profile>/`` that exists complete or not at all, with a
-``manifest.json`` that names its parameters and the SHA-256 of all that it read and wrote.
-No other module knows a path.
+Each notebook reads the *stages* before it and writes one: a folder of ``artifacts/<profile>/``
+that is complete or not there, with a ``manifest.json`` that names its parameters and the SHA-256
+of all that it read and wrote. No other module knows a path.
 """
 
 import difflib
@@ -26,13 +25,9 @@ from .fingerprint import fingerprint
 
 #: The stages in their order, each with the notebook that writes it.
 STAGES = {
-    "data": "01_data",
-    "recommender": "02_recommender",
-    "activations": "03_activations",
-    "sae": "04_sae",
-    "interpretability": "05_interpretability",
-    "control": "06_control",
-}
+    "data": "01_data", "recommender": "02_recommender", "activations": "03_activations",
+    "sae": "04_sae", "interpretability": "05_interpretability", "control": "06_control",
+}  # fmt: skip
 
 
 class StageError(RuntimeError):
@@ -40,7 +35,7 @@ class StageError(RuntimeError):
 
 
 def project() -> Path:
-    """Folder of the project: the nearest one upwards from here that holds ``notebooks/params``."""
+    """Project folder: the nearest one from here upwards with ``notebooks/params``, or else here."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks" / "params").is_dir():
@@ -70,10 +65,7 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give another name to write to; the file gets its own in one step when the block ends.
-
-    So it is complete, or as it was before, however the block ends.
-    """
+    """Give a temporary name to write to; the file is complete, or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     yield temporary
@@ -82,17 +74,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text (UTF-8) that is complete or not there, see `replacing`."""
+    """Write a text (UTF-8), see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON that is complete or not there, see `replacing`.
-
-    Floats keep six significant digits, so that two runs compare byte for byte and readers
-    are not offered digits that mean nothing.
-    """
+    """Write JSON, see `replacing`; floats keep six significant digits, not finite ones are null."""
     write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
@@ -102,11 +90,8 @@ def _plain(value):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_plain(item) for item in value]
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
         return float(f"{value:.6g}") if np.isfinite(value) else None
     return value
 
@@ -140,11 +125,9 @@ def name_nearest(word: str, known: list[str]) -> str:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and fix the number of threads.
+    """Seed Python, NumPy and torch, and fix the number of threads: ``$SEQSAE_THREADS``, or one.
 
-    Sums are added in another order by another number of threads, so the number is part of the
-    result: one, unless ``$SEQSAE_THREADS`` says otherwise. With one, the order is always the same,
-    and matrices as small as ML-100K's are multiplied faster; ML-1M trains 1.6 times as fast on two.
+    The number changes the order of sums. ML-100K is fastest on one, ML-1M 1.6 times faster on two.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -153,7 +136,7 @@ def seed_everything(seed: int) -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device by name (``cpu``, ``cuda``, ``mps``); ``auto`` takes a GPU where there is one."""
+    """Device by name; ``auto`` is CUDA where there is one. ValueError for CUDA without a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
@@ -206,12 +189,8 @@ class Workspace:
     def load(self, stage: str) -> Path:
         """Folder of a complete stage, after every file and the chain before it has been checked.
 
-        Raises
-        ------
-        StageError
-            If the stage is missing or another version's, a file differs from its checksum, or a
-            stage that it was made from has been made again since. The message says which command
-            repairs it.
+        Raises `StageError`, with the command that repairs it, if the stage is missing or of another
+        version, a file differs from its checksum, or a stage that it was made from was made again.
         """
         folder = self.artifacts / stage
         for name, expected in self.manifest(stage)["files"].items():
@@ -219,9 +198,8 @@ class Workspace:
             if not path.is_file():
                 raise StageError(f"{path} is missing: {self._repair(stage)}")
             if sha256(path) != expected:
-                raise StageError(
-                    f"{path} was altered since {STAGES[stage]} wrote it: {self._repair(stage)}"
-                )
+                altered = f"{path} was altered since {STAGES[stage]} wrote it"
+                raise StageError(f"{altered}: {self._repair(stage)}")
         self._check_chain(stage)
         return folder
 
@@ -229,10 +207,8 @@ class Workspace:
         for earlier, expected in self.manifest(stage)["reads"].items():
             self._check_chain(earlier)
             if sha256(self.artifacts / earlier / "manifest.json") != expected:
-                raise StageError(
-                    f"{self.artifacts / stage} was made from another {earlier!r} than the one "
-                    f"that lies there now: {self._repair(stage)}"
-                )
+                other = f"was made from another {earlier!r} than the one that lies there now"
+                raise StageError(f"{self.artifacts / stage} {other}: {self._repair(stage)}")
 
     def _repair(self, stage: str) -> str:
         return f"run `make paper PROFILE={self.profile}`, or notebook {STAGES[stage]}"
@@ -241,22 +217,13 @@ class Workspace:
     def save(self, stage: str, *, reads=(), parameters=None, seed=None, label=None, resume=None):
         """Give an empty folder to write a stage into, and put it in place when the block ends.
 
-        Until then it is called ``<stage>.partial``. An error in the block, or a kill, leaves the
-        stage as it was before. With `resume` a partial folder of the same fingerprint is handed
-        out as it was left, so that long work can go on from the ``*.checkpoint`` files that it left
-        there; once the stage is done they are removed.
+        An error in the block, or a kill, leaves the stage as it was before. `reads` names the
+        stages that it is made from; `parameters` and `seed` go into the manifest, and so does
+        `label`, the name of the dataset for figures, which only the first stage gives.
 
-        Parameters
-        ----------
-        stage, reads
-            Name of this stage, and names of the stages that it was made from.
-        parameters, seed
-            What the manifest shall say of how it was made.
-        label
-            Name of the dataset for figures; only the first stage gives one.
-        resume
-            The function that does the long work. Its code counts, see `fingerprint`: files check
-            themselves too, but they only refuse, and each would have to be removed by hand.
+        `resume` is the function that does the long work of the block. With it, a folder that an
+        earlier attempt with the same inputs and code left (``<stage>.partial``, see `fingerprint`)
+        is handed out again, so that the work goes on from its ``*.checkpoint`` files.
         """
         manifest = {
             "stage": stage,
@@ -294,18 +261,11 @@ class Workspace:
         shutil.rmtree(old, ignore_errors=True)
 
     def record(self, stage: str, numbers: dict, draws: dict[str, np.ndarray] | None = None) -> dict:
-        """Record the numbers of one stage in ``metrics.json``, in place of what it recorded before.
+        """Record the nested numbers of one stage in ``metrics.json``; returns them as written.
 
-        Parameters
-        ----------
-        numbers
-            Nested; a number that is not finite is written as null.
-        draws
-            For numbers that claims rest on, by their dotted name inside the stage: the value in
-            each draw of the users (`resampling.draws`), [n_draws]. They go to
-            ``draws/<stage>.parquet``, so that several trainings can be put together.
-
-        Returns the numbers as written.
+        A number that is not finite is written as null. `draws` are for numbers that claims rest
+        on, by their dotted name in the stage: the value in each draw of the users [n_draws], see
+        `resampling.draws`. They go to ``draws/<stage>.parquet``.
         """
         with replacing(self.artifacts / "draws" / f"{stage}.parquet") as temporary:
             pd.DataFrame(draws or {}).to_parquet(temporary)

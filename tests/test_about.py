@@ -21,7 +21,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def index(dataset):
-    users = dataset.users.query("split == 'sae'")["user"]
+    users = dataset.users.query("split == 'dev'")["user"]
     return dataset.interactions[dataset.interactions["user"].isin(users)].reset_index(drop=True)
 
 

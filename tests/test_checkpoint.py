@@ -74,9 +74,8 @@ def test_a_file_of_other_code_is_refused_and_figures_are_not_its_code(tmp_path, 
 
 
 def edited(monkeypatch, path: str) -> None:
-    """As if the package had been loaded with one word more in the docstring of a file."""
-    text = fingerprint.LOADED[path].replace('"""', '"""More. ', 1)
-    monkeypatch.setitem(fingerprint.LOADED, path, text)
+    """As if the package had been loaded with one statement more in a file."""
+    monkeypatch.setitem(fingerprint.LOADED, path, fingerprint.LOADED[path] + "\nmore = 1\n")
 
 
 def test_one_flipped_bit_is_refused(tmp_path):

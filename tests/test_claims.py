@@ -25,9 +25,9 @@ def training(own: float, control: float, seed: int, spread: float = 0.3) -> Trai
     return Training(numbers, drawn)
 
 
-def one_claim(monkeypatch, controls=None, larger=True):
+def one_claim(monkeypatch, controls=None, smaller=False):
     controls = controls or {"rival": "theirs.score"}
-    claim = Claim("sae", "ours.score", "ours is better", "score", controls, larger)
+    claim = Claim("sae", "ours is better", "score", "ours.score", controls, smaller)
     monkeypatch.setattr(claims, "claims", lambda: [claim])
 
 
@@ -57,7 +57,7 @@ def test_behind_in_all_trainings_does_not_hold(monkeypatch):
 
 
 def test_where_less_is_better_the_signs_turn(monkeypatch):
-    one_claim(monkeypatch, larger=False)
+    one_claim(monkeypatch, smaller=True)
     row = decide([training(0.45, 0.5, s) for s in range(5)])
     assert (row["verdict"], row["holds_in"]) == ("holds", 5)
 
@@ -116,7 +116,7 @@ def test_what_a_profile_lacks_is_left_out(monkeypatch):
 
 def test_an_edit_by_zero_must_be_zero_in_every_training(monkeypatch):
     key = "zero_edit.max_logit_change"
-    claim = Claim("control", key, "nothing changes", "logit", {"not the last bit": 0.0}, False)
+    claim = Claim("control", "nothing changes", "logit", key, {"not the last bit": 0.0}, True)
     monkeypatch.setattr(claims, "claims", lambda: [claim])
     exact, off = Training({("control", key): 0.0}, {}), Training({("control", key): 1e-9}, {})
     assert decide([exact] * 5)["verdict"] == "holds"
@@ -126,7 +126,7 @@ def test_an_edit_by_zero_must_be_zero_in_every_training(monkeypatch):
 
 def test_every_claim_names_numbers_that_are_compared_once():
     found = claims.claims()
-    assert len({(claim.stage, claim.key, claim.claim) for claim in found}) == len(found)
+    assert len({(claim.stage, claim.number, claim.claim) for claim in found}) == len(found)
     assert all(claim.controls for claim in found)
     assert 6 <= sum(claim.headline for claim in found) <= 12
 

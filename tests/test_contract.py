@@ -4,12 +4,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from own_model import GRU, more_of
 from torch import nn
 
-from seqsae_utils import activations, control, interpretability, recommender, sae
+from seqsae_utils import activations, control, data, interpretability, recommender, sae
+from seqsae_utils.apps.desk import Desk
 from seqsae_utils.control import scenarios
 
 N_ITEMS, MAX_LENGTH, D_MODEL = 25, 6, 16
@@ -76,6 +78,7 @@ def check_every_consumer(model: recommender.Recommender, site: str, folder: Path
     effect = scenarios.apply(more, knobs, dictionary, ranking_of, [*sequences], NAMES, EVEN)
     np.testing.assert_allclose([*effect[["before", "after"]].mean()], [before, after], atol=0.01)
     check_edits(model, site, dictionary, histories)
+    check_desk(model, site, dictionary, knobs, methods["several"], sequences)
 
 
 TRAINING = sae.Training(steps=30, batch_size=128, warmup_steps=5)
@@ -109,6 +112,37 @@ def check_edits(model, site: str, dictionary: sae.SAE, histories: list[np.ndarra
     assert ((scores["all", 3.0] - plain)[:, 1:].abs().amax(dim=1) > 1e-4).all()
     torch.testing.assert_close(scores["last", 3.0], scores["all", 3.0])
     assert torch.equal(model.next_item_scores(histories), plain)  # and it is gone
+
+
+def check_desk(model, site: str, dictionary: sae.SAE, knobs, method, sequences) -> None:
+    """One user: the knob does what the method does, and is undone."""
+    features = pd.DataFrame({"feature": range(32), "label": "", "density": 0.1})
+    desk = Desk("walks", catalogue(sequences), model, site, dictionary, features, knobs)
+    user = next(iter(sequences))
+    plain = recommender.unseen(model.next_item_scores([sequences[user]]), [sequences[user]])
+    expected = recommender.best(plain)[0].numpy()
+    assert np.array_equal(desk.before.items, expected)
+    desk.turn("even", 6.0)
+    turned = torch.from_numpy(desk.after.scores)
+    torch.testing.assert_close(turned, method(0, 6.0)([sequences[user]])[0], atol=1e-4, rtol=1e-4)
+    assert not np.array_equal(desk.after.items, expected)
+    assert desk.reasons().empty == (not hasattr(model, "head"))
+    desk.undo()
+    assert np.array_equal(desk.after.items, expected)
+
+
+def catalogue(sequences) -> data.Dataset:
+    """What the desk shows of items: a title, and whether the number is even."""
+    number = np.arange(1, N_ITEMS + 1)
+    items = pd.DataFrame({"item": number, "title": [f"item {i}" for i in number]})
+    items["attributes"] = np.where(number % 2, "", "even")
+    items["popularity"] = 1
+    taught = len(sequences)  # the one recommender user: took every item
+    users = pd.DataFrame({"user": [*sequences, taught], "split": "test"})
+    users.loc[users["user"] == taught, "split"] = "recommender"
+    rows = [(user, item) for user, own in {**sequences, taught: number}.items() for item in own]
+    interactions = pd.DataFrame(rows, columns=["user", "item"])
+    return data.Dataset(interactions, items, users, interactions, {})
 
 
 def ours(architecture: str) -> recommender.Transformer:

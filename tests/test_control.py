@@ -362,7 +362,7 @@ def directions() -> np.ndarray:
 def methods(model, dictionary, attribute_matrix, directions):
     decoder = dictionary.W_dec.detach().numpy()
     return {
-        "sae": control.turn(model, "blocks.0", STD, decoder[[0, 8, 21]]),
+        "sae_feature": control.turn(model, "blocks.0", STD, decoder[[0, 8, 21]]),
         "diffmean": control.turn(model, "blocks.0", STD, directions),
         "boost": control.boost(model, attribute_matrix),
     }
@@ -497,11 +497,11 @@ def test_area_by_hand():
 
 def test_the_interval_of_an_area_comes_from_drawing_users(swept, attribute_matrix):
     drawn = control.drawn_areas(swept, NAMES, attribute_matrix)
-    by_attribute, by_method, draws = control.areas(drawn, against="sae")
+    by_attribute, by_method, draws = control.areas(drawn, against="sae_feature")
     wide = by_attribute["pareto_area_high"] - by_attribute["pareto_area_low"]
     assert (wide >= 0).all() and (wide > 0.1).sum() >= 3
     table = by_method.set_index("method")
-    assert table.loc["sae", ["lead", "lead_low", "lead_high"]].tolist() == [0, 0, 0]
+    assert table.loc["sae_feature", ["lead", "lead_low", "lead_high"]].tolist() == [0, 0, 0]
     low, high = np.quantile(draws["boost.pareto_area"], [0.025, 0.975])
     assert table.loc["boost", ["pareto_area_low", "pareto_area_high"]].tolist() == [low, high]
     means = by_attribute.groupby("method")["pareto_area"].mean()
@@ -526,16 +526,16 @@ def test_a_draw_is_the_sweep_of_the_users_who_were_drawn(swept, attribute_matrix
 def test_sweeps_of_other_attributes_are_compared_draw_by_draw(swept, attribute_matrix):
     """The null: the same lists judged by permuted attributes, under another name."""
     other = control.Sweep(
-        swept.settings.replace({"sae": "sae_several_permuted"}), swept.lists, swept.rank
+        swept.settings.replace({"sae_feature": "sae_several_permuted"}), swept.lists, swept.rank
     )
     shuffled = control.permuted(attribute_matrix, np.zeros(N_ITEMS + 1))
     parts = [
         control.drawn_areas(swept, NAMES, attribute_matrix),
         control.drawn_areas(other, NAMES, shuffled).loc[["sae_several_permuted"]],
     ]
-    _, by_method, draws = control.areas(pd.concat(parts), against="sae")
+    _, by_method, draws = control.areas(pd.concat(parts), against="sae_feature")
     row = by_method.set_index("method").loc["sae_several_permuted"]
-    lead = draws["sae_several_permuted.pareto_area"] - draws["sae.pareto_area"]
+    lead = draws["sae_several_permuted.pareto_area"] - draws["sae_feature.pareto_area"]
     assert [row["lead_low"], row["lead_high"]] == pytest.approx(
         np.quantile(lead, [0.025, 0.975]).tolist()
     )
@@ -756,19 +756,19 @@ def test_serve_ranks_what_came_next(model, methods, attribute_matrix):
         change = metrics.ndcg(ranks[row.dose])[0] - metrics.ndcg(ranks[0.0])[0]
         assert row.change == pytest.approx(change)
     table, draws = control.served(results)
-    row = table.query("method == 'sae' and dose == 2").iloc[0]
-    same = results.query("method == 'sae' and dose == 2")["change"]
+    row = table.query("method == 'sae_feature' and dose == 2").iloc[0]
+    same = results.query("method == 'sae_feature' and dose == 2")["change"]
     assert (row["moments"], row["users"]) == (3, 3)
     assert row["change"] == pytest.approx(same.mean())
     assert row["low"] <= row["change"] <= row["high"]
     expected = resampling.draws(3) @ same.to_numpy() / 3
-    np.testing.assert_allclose(draws["sae", 2.0], expected)
+    np.testing.assert_allclose(draws["sae_feature", 2.0], expected)
 
 
 def test_a_user_with_many_moments_is_drawn_with_all_of_them():
     """Ten moments of one user say no more than one: the interval spans both users."""
-    rows = [(1, 0, i, "sae", 1.0, 0.0, 1.0) for i in range(10)]
-    rows.append((2, 0, 0, "sae", 1.0, 0.0, -1.0))
+    rows = [(1, 0, i, "sae_feature", 1.0, 0.0, 1.0) for i in range(10)]
+    rows.append((2, 0, 0, "sae_feature", 1.0, 0.0, -1.0))
     columns = ["user", "attribute", "at", "method", "dose", "ndcg", "change"]
     row = control.served(pd.DataFrame(rows, columns=columns))[0].iloc[0]
     assert (row["low"], row["high"]) == (-1.0, 1.0)

@@ -228,7 +228,7 @@ def raw_of(rows, items, *, timed=True) -> data.Raw:
 def test_the_split_has_the_sizes_and_the_newcomers_of_the_protocol():
     raw = data.synthetic(n_users=943)
     users = data.prepare(raw).users
-    assert users["split"].value_counts().to_dict() == {"recommender": 509, "sae": 339, "test": 95}
+    assert users["split"].value_counts().to_dict() == {"recommender": 509, "dev": 339, "test": 95}
     arrival = raw.interactions.groupby("user_id")["timestamp"].min()
     newest = set(arrival.nlargest(95).index.astype(str))
     assert set(users["user_id"][users["split"] == "test"]) == newest
@@ -294,7 +294,7 @@ def test_sequences_keep_the_order_and_the_first_of_repeated_items(small):
             assert items.dtype == np.int64
     assert list(small.sequences("test")) == [8, 9]
     assert small.interactions["position"].max() == 2
-    with pytest.raises(ValueError, match="'train' is none of recommender, sae, test, everyone"):
+    with pytest.raises(ValueError, match="'train' is none of recommender, dev, test, everyone"):
         small.sequences("train")
 
 
@@ -397,7 +397,7 @@ def test_some_users_are_drawn_before_the_split():
     assert set(small.users["user_id"]) != set(other.users["user_id"])
     assert small.users["split"].value_counts().to_dict() == {
         "recommender": 43,
-        "sae": 29,
+        "dev": 29,
         "test": 8,
     }
     assert small.counts["users_left_out"] == 120
@@ -428,11 +428,11 @@ def test_repeats_that_a_reader_left_out_are_counted():
     [
         ({"min_attribute_items": 999}, "most frequent is 'Desert', with 54: lower min_attribute"),
         ({"test_fraction": 1.5}, "test_fraction=1.5: expected a share between 0 and 1"),
-        ({"sae_fraction": 0}, "sae_fraction=0: expected a share"),
+        ({"dev_fraction": 0}, "dev_fraction=0: expected a share"),
         ({"max_users": -1}, "max_users=-1: expected a number of users, or 0 for all"),
         ({"max_users": 2}, "2 users are too few for this split"),
         ({"test_users": "newset"}, "test_users='newset' is unknown; nearest: 'newest'"),
-        ({"test_fraction": 0.999}, "no recommender users|no sae users"),
+        ({"test_fraction": 0.999}, "no recommender users|no dev users"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):

@@ -288,5 +288,5 @@ def test_movielens_100k_is_what_the_protocol_says(request, monkeypatch):
     monkeypatch.chdir(request.config.rootpath)
     dataset = data.prepare(data.load_raw("ml-100k"))
     sizes = dataset.users["split"].value_counts().to_dict()
-    assert sizes == {"recommender": 509, "sae": 339, "test": 95}
+    assert sizes == {"recommender": 509, "dev": 339, "test": 95}
     assert (dataset.n_items, len(dataset.attributes)) == (1573, 18)

@@ -34,7 +34,7 @@ def root(smoke, tmp_path_factory) -> Path:
 @pytest.fixture
 def engine(root, monkeypatch) -> desk.Desk:
     monkeypatch.setenv("SEQSAE_WORKSPACE", str(root))
-    return desk.Desk("smoke")
+    return desk.Desk.of("smoke")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from seqsae_utils import figures
-from seqsae_utils.figures import activations, control, data, interpretability, recommender, sae
+from seqsae_utils.figures import activations, control, data, interpretability, sae
 from seqsae_utils.sae import VARIANTS
 from seqsae_utils.workspace import Workspace, sha256
 
@@ -34,16 +34,8 @@ def rows(columns: dict, **values) -> pd.DataFrame:
 
 
 LONG_TAIL = pd.DataFrame({"rank": [1, 2, 3], "interactions": [8, 2, 0], "share": [0.8, 1.0, 1.0]})
-LENGTHS = rows({"split": ["recommender", "sae", "test"], "length": [2, 30]}, users=[5, 1])
+LENGTHS = rows({"split": ["recommender", "dev", "test"], "length": [2, 30]}, users=[5, 1])
 OVERLAP = rows({"attribute": NAMES, "other": NAMES}, items=[9, 2, 1], share=[1.0, 0.2, 0.1])
-LEARNING = rows({"model": ["gpt2"], "epoch": [1, 2, 3]}, loss=[7, 6, 5],
-                **{"ndcg@10": [0.1, 0.3, 0.2]})  # fmt: skip
-MODELS = ["popularity", "sasrec", "bert4rec"]
-WHERE = rows(
-    {"model": MODELS, "by": ["items in the history", "users of the item"], "group": ["2-9", "10"]},
-    mean=[0.1, 0.3, 0.2], low=[0.05, 0.2, 0.1], high=[0.2, 0.4, 0.25],
-)  # fmt: skip
-WHERE.loc[11, "high"] = 0.9  # in the second panel
 NORMS = pd.DataFrame({"norm": np.linspace(3, 9, 50)})
 SPECTRUM = pd.DataFrame(
     {"component": [1, 2], "variance": [0.8, 0.2], "cumulative_variance": [0.8, 1.0]}
@@ -53,17 +45,9 @@ SITES = rows(
     {"site": ["item_embedding", "blocks.0"], "target": ["current", "next"], "attribute": NAMES},
     auc=[0.9, np.nan, 0.7, 0.6, 0.5, 0.4], auc_shuffled=[0.5, np.nan, 0.6, 0.5, 0.5, 0.5],
 )  # fmt: skip
-TRAINING = rows(
-    {"variant": ["relu, paper", "topk, kept"], "step": [0, 20, 40]},
-    explained_variance=[0.1, 0.7, 0.9], l0=[30, 9],
-)  # fmt: skip
 FRONT = rows(
     {"name": ["topk", "relu", "random", "paper"], "i": range(3)}, l0=[4, 16, 90],
     explained_variance=[0.5, 0.8, 0.95], problems=["", "", "relu: not sparse"],
-)  # fmt: skip
-SIZES = pd.DataFrame(
-    {"d_sae": [128, 256], "explained_variance": [0.8, 0.9], "dead_fraction": [0.0, 0.2],
-     "stability": [0.8, 0.7], "stability_random": [0.3, 0.35]}
 )  # fmt: skip
 DENSITY = rows({"variant": ["kept", "paper"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
 REPLACEMENT = pd.DataFrame({"replacement": ["original", "kept", "mean"], "ndcg@10": [0.2, 0.1, 0]})
@@ -74,20 +58,20 @@ BY_GENRE = pd.DataFrame(
 HELD_OUT = pd.DataFrame(
     {f"{name}{end}": 0.5 + shift for name in ("held_out", "lead")
      for end, shift in {"": 0, "_low": -0.1, "_high": 0.1}.items()},
-    index=list(interpretability.BASES),
+    index=list(interpretability.REPRESENTATIONS),
 )  # fmt: skip
-PROBES = rows({"basis": ["neurons", "sae"], "features": ["1", "2", "dense"]}, auc=[0.6, 0.7, 0.8])
+PROBES = rows(
+    {"representation": ["neurons", "sae"], "features": ["1", "2", "dense"]}, auc=[0.6, 0.7, 0.8]
+)
 ALL_FEATURES = rows(
-    {"basis": ["neurons", "sae"], "feature": range(3)},
+    {"representation": ["neurons", "sae"], "feature": range(3)},
     selectivity=[0.1, 0.4, np.nan], selectivity_null=[0.2, 0.3, np.nan],
     co_consumption=[0.3, 0.4, np.nan], co_consumption_chance=[0.1, 0.2, np.nan],
 )  # fmt: skip
 TOLD = rows(
-    {"basis": ["sae", "random_directions"], "kind": ["all", "attribute"]}, features=[3, 2],
+    {"representation": ["sae", "random_directions"], "kind": ["all", "attribute"]}, features=[3, 2],
     accuracy=0.7, low=0.6, high=0.8, shuffled=0.5,
 )  # fmt: skip
-PAIRS = rows({"reads": NAMES, "promotes": NAMES}, share=[0.5, 0.25, 0.25], features=4)
-AGREEMENT = rows({"what": ["measured", "lens", "dealt"], "i": range(4)}, agreement=[-0.5, 0.1, 0.9])
 HISTOGRAM = rows({"group": ["Noir", "not Noir"], "i": range(9)}, activation=np.linspace(0.1, 3, 9))
 PROMOTED = pd.DataFrame(
     {"title": ["The Third Man (1949)", "A Title That Goes On and On and On and On (1950)"],
@@ -112,7 +96,7 @@ DIALLED = rows(
     error_low=0.01, error_high=0.2, reached=[0.9, 0.5],
 )  # fmt: skip
 SERVED = rows(
-    {"method": ["sae", "boost"], "dose": [0.5, 1.0, 2.0]},
+    {"method": ["sae_feature", "boost"], "dose": [0.5, 1.0, 2.0]},
     change=[0.02, 0.05, -0.01], low=-0.02, high=0.06,
 )  # fmt: skip
 
@@ -120,14 +104,10 @@ DRAWN = {
     "long_tail": lambda: data.long_tail(LONG_TAIL),
     "sequence_lengths": lambda: data.sequence_lengths(LENGTHS),
     "attribute_overlap": lambda: data.attribute_overlap(OVERLAP),
-    "learning_curve": lambda: recommender.learning_curve(LEARNING),
-    "where": lambda: recommender.where(WHERE),
     "hidden_states": lambda: activations.hidden_states(NORMS, SPECTRUM),
     "probe": lambda: activations.probe(PROBE),
     "sites": lambda: activations.sites(SITES),
-    "sae_training": lambda: sae.sae_training(TRAINING),
     "pareto": lambda: sae.pareto(FRONT, 64),
-    "dictionary_size": lambda: sae.dictionary_size(SIZES),
     "density": lambda: sae.density(DENSITY),
     "replacement_cost": lambda: sae.replacement_cost(REPLACEMENT),
     "genres": lambda: interpretability.genres(BY_GENRE),
@@ -135,19 +115,18 @@ DRAWN = {
     "probes": lambda: interpretability.probes(PROBES),
     "monosemanticity": lambda: interpretability.monosemanticity(ALL_FEATURES),
     "predictions": lambda: interpretability.predictions(TOLD),
-    "input_output": lambda: interpretability.input_output(PAIRS, AGREEMENT),
     "feature_page": lambda: interpretability.feature_page(HISTOGRAM, PROMOTED, "Feature 3: Noir"),
-    "dose_response": lambda: control.dose_response(CURVES[CURVES["method"] == "sae"]),
+    "dose_response": lambda: control.dose_response(CURVES[CURVES["method"] == "sae_feature"]),
     "gain_against_loss": lambda: control.gain_against_loss(CURVES),
     "side_effects": lambda: control.side_effects(SIDE_EFFECTS),
-    "areas": lambda: control.areas(AREAS, BY_METHOD, "sae"),
+    "areas": lambda: control.areas(AREAS, BY_METHOD, "sae_feature"),
     "dial": lambda: control.dial(DIALLED),
     "serving": lambda: control.serving(SERVED),
 }
 
 
 def test_every_figure_is_tried_here():
-    chapters = [data, recommender, activations, sae, interpretability, control]
+    chapters = [data, activations, sae, interpretability, control]
     functions = [f for module in chapters for f in inspect.getmembers(module, inspect.isfunction)]
     drawing = {name for name, f in functions if f.__annotations__.get("return") is plt.Figure}
     assert drawing == set(DRAWN)
@@ -196,35 +175,6 @@ def test_long_tail_shows_its_columns():
     np.testing.assert_allclose(right.lines[0].get_ydata(), [80, 100, 100])
 
 
-def test_learning_curve_marks_the_kept_epoch_of_each_model():
-    masked = LEARNING.assign(model="bert4rec", loss=[9, 8, 7], **{"ndcg@10": [0.4, 0.2, 0.1]})
-    loss, ndcg = recommender.learning_curve(pd.concat([LEARNING, masked])).axes
-    assert [line.get_ydata().tolist() for line in loss.lines] == [[7, 6, 5], [9, 8, 7]]
-    assert [line.get_markevery() for line in [*loss.lines, *ndcg.lines]] == [[1], [0]] * 2
-    names = [text.get_text() for text in ndcg.get_legend().get_texts()]
-    assert names == ["GPT-2, kept: epoch 2", "BERT4Rec, kept: epoch 1"]
-
-
-def test_where_draws_each_model_beside_the_others_in_each_group():
-    figure = recommender.where(WHERE)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "popularity", "SASRec", "BERT4Rec"
-    ]  # fmt: skip
-    for axis, (name, panel) in zip(figure.axes, WHERE.groupby("by", sort=False), strict=True):
-        assert axis.get_xlabel() == name
-        assert [label.get_text() for label in axis.get_xticklabels()] == ["2-9", "10"]
-        places = []
-        for model, (points, _, (bars,)) in zip(MODELS, axis.containers, strict=True):
-            of_model = panel[panel["model"] == model]
-            assert list(points.get_ydata()) == of_model["mean"].tolist()
-            ends = np.array(bars.get_segments())[:, :, 1]
-            np.testing.assert_allclose(ends, of_model[["low", "high"]])
-            assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > ends.max()
-            places.append(points.get_xdata())
-        assert (np.diff(places, axis=0) > 0).all()  # none hides another
-        assert np.array_equal(np.round(places), [[0, 1]] * 3)
-
-
 def test_sequence_lengths_counts_users_from_the_long_end():
     axes = data.sequence_lengths(LENGTHS).axes[0]
     assert axes.lines[0].get_label() == "recommender (6)"
@@ -241,13 +191,8 @@ def test_attribute_overlap_reads_rows_as_attributes():
     assert [bar.get_width() for bar in left.patches] == [9, 2, 1]
 
 
-def test_a_model_and_a_dictionary_keep_their_colour_and_show_no_identifier():
-    curve, groups = (
-        recommender.learning_curve(LEARNING.assign(model="sasrec")),
-        recommender.where(WHERE),
-    )
-    assert curve.axes[0].lines[0].get_color() == groups.axes[0].containers[1][0].get_color()
-    assert set(recommender.LOOKS) == set(recommender.NAMES) and set(VARIANTS) < set(sae.LOOKS)
+def test_a_dictionary_keeps_its_colour_and_shows_no_identifier():
+    assert set(VARIANTS) < set(sae.LOOKS)
     shown = [text.get_text() for text in sae.pareto(FRONT, 64).legends[0].get_texts()]
     assert shown == ["TopK", "ReLU + L1", "random directions", "paper's settings"]
     bars = sae.replacement_cost(REPLACEMENT).axes[0].patches
@@ -293,7 +238,7 @@ def test_genres_are_hollow_where_they_are_not_significant():
 
 
 def test_curves_belong_to_their_attribute_and_method():
-    share, change, coverage = control.dose_response(CURVES[CURVES["method"] == "sae"]).axes
+    share, change, coverage = control.dose_response(CURVES[CURVES["method"] == "sae_feature"]).axes
     lines = {line.get_label(): line for line in share.lines}
     for name in NAMES:
         assert lines[name].get_xydata().tolist() == [[-4, 0.1], [0, 0.2], [4, 0.6]]
@@ -306,7 +251,7 @@ def test_curves_belong_to_their_attribute_and_method():
 
 def test_the_lead_is_right_of_the_line_where_the_chosen_method_is_ahead():
     """`lead` is the other method's over the chosen one, so its sign is turned."""
-    left, right = control.areas(AREAS, BY_METHOD, "sae").axes
+    left, right = control.areas(AREAS, BY_METHOD, "sae_feature").axes
     order = BY_METHOD.sort_values("pareto_area")
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == [control.METHODS[method] for method in order["method"]]

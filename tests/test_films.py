@@ -21,7 +21,7 @@ POPULARITY = np.r_[0, rng.integers(1, 100, N_ITEMS)]
 @pytest.fixture(scope="module")
 def positions():
     found = {}
-    for first, group in ((0, "sae"), (N_USERS, "test")):
+    for first, group in ((0, "dev"), (N_USERS, "test")):
         items = rng.integers(1, N_ITEMS + 1, size=N_USERS * LENGTH)
         users = np.repeat(first + np.arange(N_USERS), LENGTH)
         found[group] = Positions(users, items, MATRIX[items])
@@ -67,12 +67,12 @@ def test_the_score_is_that_of_brute_force(positions, codes):
     def brute(code):
         found = []
         for films in folds:
-            choose, score = films[positions["sae"].items], ~films[positions["test"].items]
+            choose, score = films[positions["dev"].items], ~films[positions["test"].items]
             row = []
             for j in range(3):
-                has = positions["sae"].attributes[choose, j]
+                has = positions["dev"].attributes[choose, j]
                 known = [
-                    pearsonr(x, has).statistic if x.std() else 0 for x in code["sae"][choose].T
+                    pearsonr(x, has).statistic if x.std() else 0 for x in code["dev"][choose].T
                 ]
                 best = int(np.argmax(np.abs(known)))
                 x, y = code["test"][score, best], positions["test"].attributes[score, j]

@@ -109,3 +109,13 @@ def test_of_a_folder_only_what_is_imported_counts():
     }
     found = code(imports("from seqsae_utils.figures import sae as plots"), texts)
     assert list(found) == ["__init__.py", "figures/__init__.py", "figures/sae.py", "metrics.py"]
+
+
+def test_what_only_explains_is_no_part_of_the_code():
+    def of(text: str) -> str:
+        return code(["seqsae_utils"], {"__init__.py": text})["__init__.py"]
+
+    plain = of("def f(x):\n    return x + 1\n")
+    assert of('"""A module."""\ndef f(x):\n    """Add."""\n    return x + 1  # one\n') == plain
+    assert of("def f(x):\n    return x + 2\n") != plain
+    assert of('def f(x):\n    "Add."\n') != of('def f(x):\n    return "Add."\n')

@@ -130,7 +130,7 @@ def world():
     rng = np.random.default_rng(5)
     matrix = (rng.random((N_ITEMS + 1, N_ATTRIBUTES)) < 0.3).astype(float)
     matrix[0] = 0
-    groups = {"sae": group_of_users(rng, matrix, 0), "test": group_of_users(rng, matrix, 100)}
+    groups = {"dev": group_of_users(rng, matrix, 0), "test": group_of_users(rng, matrix, 100)}
     return matrix, groups
 
 
@@ -152,11 +152,11 @@ def planted_codes(positions: Positions, seed: int) -> np.ndarray:
 
 def test_correlations_from_sums_are_those_of_score(world):
     matrix, groups = world
-    for codes in (planted_codes(groups["sae"], 0), dense_codes_for(groups["sae"])):
-        expected = interp.score(codes, groups["sae"].attributes)["correlation"]
-        found = correlations(item_sums(codes, groups["sae"].items, N_ITEMS), matrix)
+    for codes in (planted_codes(groups["dev"], 0), dense_codes_for(groups["dev"])):
+        expected = interp.score(codes, groups["dev"].attributes)["correlation"]
+        found = correlations(item_sums(codes, groups["dev"].items, N_ITEMS), matrix)
         np.testing.assert_allclose(found, expected, atol=1e-9, rtol=0)
-        as_sparse = item_sums(sparse.csr_array(codes), groups["sae"].items, N_ITEMS)
+        as_sparse = item_sums(sparse.csr_array(codes), groups["dev"].items, N_ITEMS)
         again = correlations(as_sparse, matrix)
         np.testing.assert_allclose(again, expected, atol=1e-9, rtol=0)
 
@@ -187,7 +187,7 @@ def test_best_features_are_scored_on_the_test_users(world):
     assert best["feature"].tolist() == [5, 6, 7, 3]
     assert best["sign"].tolist() == [1, 1, 1, -1]
     for j, (feature, sign) in enumerate(zip(best["feature"], best["sign"], strict=True)):
-        for column, group in {"correlation_chosen": "sae", "correlation": "test"}.items():
+        for column, group in {"correlation_chosen": "dev", "correlation": "test"}.items():
             expected = pearsonr(sign * codes[group][:, feature], groups[group].attributes[:, j])
             assert best.loc[j, column] == pytest.approx(expected.statistic, abs=1e-9)
         x, y = sign * codes["test"][:, feature], groups["test"].attributes[:, j]
@@ -198,14 +198,14 @@ def test_best_features_are_scored_on_the_test_users(world):
 
 def test_best_features_do_not_look_at_the_test_users_to_choose(world):
     matrix, groups = world
-    codes = {"sae": planted_codes(groups["sae"], 0), "test": planted_codes(groups["test"], 1)}
+    codes = {"dev": planted_codes(groups["dev"], 0), "test": planted_codes(groups["test"], 1)}
     other = codes | {"test": planted_codes(groups["test"], 2)[:, ::-1]}
     first, second = (best_of(c, groups, matrix) for c in (codes, other))
     for column in ("feature", "sign", "correlation_chosen"):
         assert first[column].tolist() == second[column].tolist()
     assert first["correlation"].min() > 0.2 > second["correlation"].max()
-    swapped = {"sae": other["test"], "test": codes["sae"]}
-    exchanged = {"sae": groups["test"], "test": groups["sae"]}
+    swapped = {"dev": other["test"], "test": codes["dev"]}
+    exchanged = {"dev": groups["test"], "test": groups["dev"]}
     third = best_of(swapped, exchanged, matrix)
     assert third["feature"].tolist() != first["feature"].tolist()
 
@@ -239,7 +239,7 @@ def test_interval_is_that_of_percentiles():
 
 
 def row_of(codes, groups, matrix) -> pd.Series:
-    """The row of one basis in the table of `compare`, and its best features."""
+    """The row of one representation in the table of `compare`, and its best features."""
     best, table, _ = interp.compare({"sae": codes}, groups, matrix, NAMES, 0, 99)
     return table.iloc[0], best
 
@@ -285,7 +285,7 @@ def test_permutation_null_permutes_items_and_never_padding(world):
     matrix, groups = world
     codes = {group: planted_codes(groups[group], i) for i, group in enumerate(groups)}
     sums = {group: item_sums(codes[group], groups[group].items, N_ITEMS) for group in groups}
-    null = permutation_null(sums["sae"], sums["test"], matrix, 25, seed=1)
+    null = permutation_null(sums["dev"], sums["test"], matrix, 25, seed=1)
     by_hand = []
     rng = np.random.default_rng(1)
     for _ in range(25):
@@ -293,7 +293,7 @@ def test_permutation_null_permutes_items_and_never_padding(world):
         by_hand.append([])
         for j in range(N_ATTRIBUTES):
             y = {group: shuffled[groups[group].items, j] for group in groups}
-            r = [pearsonr(feature, y["sae"]).statistic for feature in codes["sae"].T]
+            r = [pearsonr(feature, y["dev"]).statistic for feature in codes["dev"].T]
             chosen = int(np.argmax(np.abs(r)))
             scored = pearsonr(codes["test"][:, chosen], y["test"]).statistic
             by_hand[-1].append(scored * np.sign(r[chosen]))
@@ -321,21 +321,21 @@ def test_the_table_of_all_films_and_its_draws(world):
     best, table, drawn = interp.compare(
         {"neurons": poor, "sae": good}, groups, matrix, NAMES, n_permutations=30
     )
-    table = table.set_index("basis")
-    assert best["basis"].unique().tolist() == ["neurons", "sae"]
+    table = table.set_index("representation")
+    assert best["representation"].unique().tolist() == ["neurons", "sae"]
     for name, row in table.iterrows():
         low, high = np.quantile(drawn[f"{name}.max_correlation"], [0.025, 0.975])
         assert (row["max_correlation_low"], row["max_correlation_high"]) == pytest.approx(
             (low, high)
         )
         assert low < row["max_correlation"] < high
-        of_basis = best[best["basis"] == name]
-        assert row["n_significant"] == (of_basis["p_value"] < 0.05).sum()
+        of_name = best[best["representation"] == name]
+        assert row["n_significant"] == (of_name["p_value"] < 0.05).sum()
         assert row["share_significant"] == row["n_significant"] / len(NAMES)
     assert table.loc["sae", "n_significant"] > table.loc["neurons", "n_significant"]
 
 
-# Bases
+# Representations
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def compared():
     rng = np.random.default_rng(9)
     mixing = rng.normal(size=(6, 6))
     states = {g: (2 + rng.normal(size=(n, 6)) @ mixing).astype(np.float32)
-              for g, n in {"sae": 300, "test": 120}.items()}  # fmt: skip
+              for g, n in {"dev": 300, "test": 120}.items()}  # fmt: skip
     torch.manual_seed(0)
     dictionary = sae.create(sae.Config(6, 24, "relu"))
     with torch.no_grad():
@@ -351,9 +351,9 @@ def compared():
     return dictionary, states
 
 
-def test_bases_fit_on_the_sae_users_only(compared):
+def test_representations_fit_on_the_development_users_only(compared):
     dictionary, states = compared
-    found = interp.bases(dictionary, states)
+    found = interp.representations(dictionary, states)
     assert list(found) == [
         "neurons", "neurons_cut", "pca", "pca_cut", "ica", "ica_cut", "kmeans",
         "random_directions", "random_covariance", "sae_fewer", "sae",
@@ -361,27 +361,27 @@ def test_bases_fit_on_the_sae_users_only(compared):
     for name, drawn in found.items():
         assert len(drawn) == (3 if name in REDRAWN else 1)
     found = {name: drawn[0] for name, drawn in found.items()}
-    normalisation = Normalisation.of(states["sae"])
+    normalisation = Normalisation.of(states["dev"])
     x = {g: (s - normalisation.mean) / normalisation.std for g, s in states.items()}
     np.testing.assert_allclose(found["neurons"]["test"], x["test"], atol=1e-5)
-    pca = PCA(random_state=0).fit(x["sae"]).transform(x["test"])
+    pca = PCA(random_state=0).fit(x["dev"]).transform(x["test"])
     np.testing.assert_allclose(np.abs(found["pca"]["test"]), np.abs(pca), atol=1e-4)
-    ica = found["ica"]["sae"]
+    ica = found["ica"]["dev"]
     np.testing.assert_allclose(np.cov(ica.T), np.eye(6), atol=0.02)  # uncorrelated, of variance 1
-    other = interp.bases(dictionary, states | {"test": 5 * states["test"]})
-    for basis in found:
-        first, second = found[basis]["sae"], other[basis][0]["sae"]
-        assert abs(first - second).max() == 0, basis
+    other = interp.representations(dictionary, states | {"test": 5 * states["test"]})
+    for name in found:
+        first, second = found[name]["dev"], other[name][0]["dev"]
+        assert abs(first - second).max() == 0, name
 
 
 def test_independent_components_do_not_hang_on_rounding(compared):
     """As other numbers of threads round otherwise; here, as another order of the rows does."""
     dictionary, states = compared
     rng = np.random.default_rng(0)
-    states["sae"] = rng.laplace(size=(2_000, 6)).astype(np.float32) @ states["sae"][:6]
-    shuffled = states | {"sae": rng.permutation(states["sae"])}
+    states["dev"] = rng.laplace(size=(2_000, 6)).astype(np.float32) @ states["dev"][:6]
+    shuffled = states | {"dev": rng.permutation(states["dev"])}
     first, second = (
-        interp.bases(dictionary, each)["ica"][0]["test"] for each in (states, shuffled)
+        interp.representations(dictionary, each)["ica"][0]["test"] for each in (states, shuffled)
     )
     np.testing.assert_allclose(first, second, atol=1e-6)
 
@@ -407,10 +407,10 @@ def test_the_random_dictionary_is_as_large_and_as_sparse(compared, shift):
     dictionary, states = compared
     with torch.no_grad():
         dictionary.b_enc += shift
-    found = interp.bases(dictionary, states)
-    trained, random = found["sae"][0]["sae"], found["random_directions"][0]["sae"]
+    found = interp.representations(dictionary, states)
+    trained, random = found["sae"][0]["dev"], found["random_directions"][0]["dev"]
     for name in ("kmeans", "random_directions", "random_covariance"):
-        draws = [codes["sae"] for codes in found[name]]
+        draws = [codes["dev"] for codes in found[name]]
         assert all(codes.shape == trained.shape for codes in draws)
         assert all(codes.nnz / 300 == pytest.approx(trained.nnz / 300, abs=0.7) for codes in draws)
         assert abs(draws[0] - draws[1]).max() > 0
@@ -418,8 +418,8 @@ def test_the_random_dictionary_is_as_large_and_as_sparse(compared, shift):
     assert random.shape == trained.shape
     assert random.nnz / 300 == pytest.approx(trained.nnz / 300, abs=0.7)
     assert abs(random - trained).max() > 0
-    again = interp.bases(dictionary, states)["random_directions"][0]["sae"]
-    other = interp.bases(dictionary, states, seed=1)["random_directions"][0]["sae"]
+    again = interp.representations(dictionary, states)["random_directions"][0]["dev"]
+    other = interp.representations(dictionary, states, seed=1)["random_directions"][0]["dev"]
     assert abs(random - again).max() == 0 < abs(random - other).max()
 
 
@@ -427,12 +427,12 @@ def test_controls_stand_between_their_own_states_and_the_rest(compared):
     dictionary, states = compared
     training = sae.Training(steps=20, batch_size=100, warmup_steps=1, seed=3)
     others = {group: 7 - 3 * x for group, x in states.items()}
-    control, _ = sae.fit(others["sae"], sae.Config(6, 24, k=2), training)
-    found = interp.bases(dictionary, states, {"sae_static": (control, others)})
+    control, _ = sae.fit(others["dev"], sae.Config(6, 24, k=2), training)
+    found = interp.representations(dictionary, states, {"sae_static": (control, others)})
     assert list(found)[-3:] == ["sae_static", "sae_fewer", "sae"]
     expected = sae.encode(control, others["test"])
     assert abs(found["sae_static"][0]["test"] - expected).max() == 0
-    again, _ = sae.fit(others["sae"], sae.Config(6, 24, k=2), training)
+    again, _ = sae.fit(others["dev"], sae.Config(6, 24, k=2), training)
     assert torch.equal(again.W_dec, control.W_dec)
 
 
@@ -492,28 +492,18 @@ def test_agreement_is_the_correlation_of_rows():
     assert not np.isclose(dealt[3:], expected).any()
 
 
-def test_the_map_counts_features_that_read_and_promote():
-    reads = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.7], [0.6, 0.0]])
-    promotes = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [3.0, 1.0]])
-    table = interp.input_output_map(reads, promotes, ["a", "b"])
-    assert table[["reads", "promotes", "features"]].to_numpy().tolist() == [
-        ["a", "a", 3], ["a", "b", 3], ["b", "a", 1], ["b", "b", 1]
-    ]  # fmt: skip
-    np.testing.assert_allclose(table["share"], [2 / 3, 1 / 3, 0, 1])
-
-
 def test_top_items_need_three_positions_where_any_item_has_them():
     items = np.array([1, 1, 1, 2, 2, 2, 3])
     codes = sparse.csr_array(np.array([[1, 2, 3, 4, 4, 4, 9.0]]).T)
-    top = interp.top_items(codes, 0, items)
-    assert top.to_numpy().tolist() == [[2, 4, 3], [1, 2, 3]]
-    assert interp.top_items(codes, 0, np.arange(7), n=2)["item"].tolist() == [6, 3]
+    top = interp.top_items(codes, items, 3)
+    assert top.to_numpy().tolist() == [[0, 2, 4, 3], [0, 1, 2, 3]]
+    assert interp.top_items(codes, np.arange(1, 8), 7, n=2)["item"].tolist() == [7, 4]
 
 
 def test_an_item_on_which_a_feature_is_silent_is_no_top_item():
     """And does not keep out those on which it fires, where these are rare."""
     codes = sparse.csr_array(np.array([[0, 0, 0, 5.0, 7.0]]).T)
-    top = interp.top_items(codes, 0, np.array([1, 1, 1, 2, 3]))
+    top = interp.top_items(codes, np.array([1, 1, 1, 2, 3]), 3)
     assert top["item"].tolist() == [3, 2]
 
 
@@ -530,9 +520,9 @@ def test_feature_table_does_not_name_what_never_fires():
 
 def test_what_is_cut_keeps_the_strongest_entries_of_each_position():
     rng = np.random.default_rng(0)
-    x = {g: rng.normal(size=(50, 8)) * np.arange(1, 9) + 3 for g in ("sae", "test")}
+    x = {g: rng.normal(size=(50, 8)) * np.arange(1, 9) + 3 for g in ("dev", "test")}
     found = cut(x, k=3)
-    z = (x["test"] - x["sae"].mean(axis=0)) / x["sae"].std(axis=0)
+    z = (x["test"] - x["dev"].mean(axis=0)) / x["dev"].std(axis=0)
     assert ((found["test"] != 0).sum(axis=1) == 3).all()
     for row, kept in zip(z, found["test"], strict=True):
         strongest = np.sort(np.argsort(-np.abs(row))[:3])

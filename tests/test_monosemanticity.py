@@ -27,7 +27,7 @@ def dataset():
 @pytest.fixture(scope="module")
 def positions(dataset):
     groups = {}
-    for group in ("sae", "test"):
+    for group in ("dev", "test"):
         users = dataset.users.query("split == @group")["user"]
         index = dataset.interactions[dataset.interactions["user"].isin(users)]
         groups[group] = Positions.of(index, dataset.attribute_matrix)
@@ -52,10 +52,10 @@ def known_features(dataset, positions) -> dict:
 
 def test_halves_are_about_the_mean_of_the_sae_users():
     rng = np.random.default_rng(0)
-    codes = {"sae": rng.normal(5, 1, (40, 3)), "test": rng.normal(6, 1, (30, 3))}
+    codes = {"dev": rng.normal(5, 1, (40, 3)), "test": rng.normal(6, 1, (30, 3))}
     cut = mono.halves(codes)
     above, below = cut["test"][:, :3], cut["test"][:, 3:]
-    assert np.allclose(above - below, codes["test"] - codes["sae"].mean(axis=0))
+    assert np.allclose(above - below, codes["test"] - codes["dev"].mean(axis=0))
     assert (above * below == 0).all() and (cut["test"] >= 0).all()
     thin = {group: sparse.csr_array(x) for group, x in codes.items()}
     assert mono.halves(thin) is thin
@@ -90,7 +90,7 @@ def test_top_sets_are_the_top_items_of_each_feature(positions, dataset):
     mean = mean_by_item(sums)
     tops = top_sets(mean, n=5)
     for feature in (0, 2):
-        table = interp.top_items(codes, feature, positions["test"].items, n=5)
+        table = interp.top_items(codes[:, [feature]], positions["test"].items, dataset.n_items, 5)
         assert tops[feature].tolist() == table["item"].tolist()
         assert np.allclose(mean[tops[feature], feature], table["activation"])
     assert (tops[1] > 0).sum() == 1 and not tops[3].any()
@@ -180,10 +180,10 @@ def screen(monkeypatch):
 
 def test_figures_draw_what_the_tables_hold(screen, dataset, positions):
     table = mono.monosemanticity(known_features(dataset, positions), positions, dataset)
-    both = pd.concat([table.assign(basis="sae"), table.assign(basis="mine")])
+    both = pd.concat([table.assign(representation="sae"), table.assign(representation="mine")])
     figure = plots.monosemanticity(both)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        plots.BASES["sae"], "mine",
+        plots.REPRESENTATIONS["sae"], "mine",
     ]  # fmt: skip
     crosses = figure.axes[0].lines[-1].get_xdata()
     assert np.allclose(crosses, table["selectivity_null"].median())

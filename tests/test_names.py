@@ -16,7 +16,7 @@ from seqsae_utils.figures import interpretability as plots
 # The package has a function of the same name, which hides the module from a plain import.
 naming = import_module("seqsae_utils.interpretability.names")
 
-GROUPS = ("sae", "test")
+GROUPS = ("dev", "test")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def codes(dataset, items):
     for group in GROUPS:
         noise = rng.uniform(0.5, 1, (len(items[group]), of_item.shape[1]))
         values = of_item[items[group]] * noise
-        values[:, 7] *= group == "sae"
+        values[:, 7] *= group == "dev"
         found[group] = sparse.csr_array(values)
     return found
 
@@ -76,7 +76,7 @@ def left_out(dataset, items):
 
 @pytest.fixture(scope="module")
 def labels(codes, items, dataset, left_out):
-    return naming.names(codes["sae"], items["sae"], dataset, left_out).set_index("feature")
+    return naming.names(codes["dev"], items["dev"], dataset, left_out).set_index("feature")
 
 
 def test_a_third_of_the_items_is_held_out_by_the_seed():
@@ -153,7 +153,7 @@ def test_noise_gets_no_names(dataset, items):
     """Features that know items by heart, and no more: 300 of them, one label is too many."""
     rng = np.random.default_rng(5)
     of_item = np.maximum(rng.normal(size=(dataset.n_items + 1, 300)) - 1, 0)
-    labels = naming.names(sparse.csr_array(of_item[items["sae"]]), items["sae"], dataset)
+    labels = naming.names(sparse.csr_array(of_item[items["dev"]]), items["dev"], dataset)
     assert (labels["kind"] != "").sum() <= 1
 
 
@@ -161,19 +161,19 @@ def test_a_name_by_chance_is_given_no_confidence(dataset, items, monkeypatch):
     """A level above 1 names them all by what is there by chance: other items do not confirm it."""
     rng = np.random.default_rng(6)
     of_item = np.maximum(rng.normal(size=(dataset.n_items + 1, 300)) - 1, 0)
-    codes = sparse.csr_array(of_item[items["sae"]])
+    codes = sparse.csr_array(of_item[items["dev"]])
     monkeypatch.setattr(naming, "LEVEL", 2)
-    labels = naming.names(codes, items["sae"], dataset)
+    labels = naming.names(codes, items["dev"], dataset)
     assert (labels["kind"] != "").all()
     assert labels["confidence"].mean() == pytest.approx(0.5, abs=0.015)
 
 
 def test_left_out_items_have_no_part(codes, items, dataset, left_out, labels):
     """Whatever is put on them, the labels and their evidence stay the same."""
-    values = codes["sae"].toarray()
-    values[left_out[items["sae"]]] *= 9
-    values[items["sae"] == np.flatnonzero(left_out)[0], 5] += 1000
-    again = naming.names(sparse.csr_array(values), items["sae"], dataset, left_out)
+    values = codes["dev"].toarray()
+    values[left_out[items["dev"]]] *= 9
+    values[items["dev"] == np.flatnonzero(left_out)[0], 5] += 1000
+    again = naming.names(sparse.csr_array(values), items["dev"], dataset, left_out)
     pd.testing.assert_frame_equal(again.set_index("feature"), labels)
 
 
@@ -246,8 +246,8 @@ def test_figure_draws_what_the_table_holds(monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
     figures.style()
     table = pd.DataFrame(
-        {"kind": ["all", "item"] * 2, "basis": ["sae"] * 2 + ["mine"] * 2, "features": [3, 1, 2, 0],
-         "accuracy": [0.7, 1, 0.6, np.nan], "low": [0.6, 1, 0.5, np.nan],
+        {"kind": ["all", "item"] * 2, "representation": ["sae"] * 2 + ["mine"] * 2,
+         "features": [3, 1, 2, 0], "accuracy": [0.7, 1, 0.6, np.nan], "low": [0.6, 1, 0.5, np.nan],
          "high": [0.8, 1, 0.7, np.nan], "shuffled": [0.5, 0.4, 0.5, np.nan]}
     )  # fmt: skip
     figure = plots.predictions(table)

@@ -513,7 +513,7 @@ def test_the_claims_are_those_of_the_trainings(profile):
     found, values = pd.read_csv(folder / "claims.csv"), pd.read_csv(folder / "trainings.csv")
     by_training = values.set_index(["seed", "stage", "name"])["value"].unstack("seed")
     assert len(found) >= 20
-    known = {(claim.stage, claim.key, claim.claim): claim for claim in claims()}
+    known = {(claim.stage, claim.number, claim.claim): claim for claim in claims()}
     for row in found.itertuples():
         claim = known[row.stage, row.key, row.claim]
         own = by_training.loc[(row.stage, row.key)]
@@ -526,7 +526,7 @@ def test_the_claims_are_those_of_the_trainings(profile):
         if row.key == "zero_edit.max_logit_change":
             assert row.verdict == "holds" and (own == 0).all()
             continue
-        ahead = (own - control) * (1 if claim.larger else -1)
+        ahead = (own - control) * (-1 if claim.smaller else 1)
         assert row.holds_in == (ahead > 0).sum()
         if row.verdict == "holds":
             assert ahead.mean() > 0

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import seqsae_utils
+from seqsae_utils import control, data, interpretability, workspace
 
 PROJECT = Path(__file__).parents[1]
 
@@ -118,6 +119,11 @@ def test_imports_lead_down_and_the_sae_stands_alone():
     below["sae"] = ["basement", "sae"]  # it could be lifted out, to decompose anything else
     ours = [(path, name) for path in FILES for name in imported(path) if "seqsae_utils." in name]
     assert not [(p, name) for p, name in ours if floor(name) not in below[floor_of(p)]]
+
+
+def test_sae_names_the_stage_and_the_representation_and_nothing_else():
+    assert "sae" in workspace.STAGES and "sae" in interpretability.REPRESENTATIONS
+    assert "sae" not in [*data.SPLITS, *control.METHODS]
 
 
 def test_every_import_is_declared_and_the_core_needs_no_extra():

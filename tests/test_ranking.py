@@ -199,7 +199,7 @@ def test_new_users_teach_choose_and_judge_apart(dataset):
     assert protocol.n_items == dataset.n_items
     taught = list(dataset.sequences("recommender").values())
     assert all(map(np.array_equal, protocol.train, taught))
-    for (histories, targets), split in ((protocol.validation, "sae"), (protocol.test, "test")):
+    for (histories, targets), split in ((protocol.validation, "dev"), (protocol.test, "test")):
         whole = [np.append(h, t) for h, t in zip(histories, targets, strict=True)]
         assert all(map(np.array_equal, whole, dataset.sequences(split).values()))
 

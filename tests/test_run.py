@@ -86,6 +86,7 @@ def project(tmp_path, monkeypatch) -> Path:
     (root / "notebooks" / "params").mkdir(parents=True)
     (root / "notebooks/params/toy.yaml").write_text("size: 3\n")
     (root / "notebooks/params/tiny.yaml").write_text("size: 1\n")
+    (root / "notebooks/claims.yaml").write_text("{}\n")
     (root / "requirements.txt").write_text("")
     package = root / "seqsae_utils"
     (package / "data").mkdir(parents=True)
@@ -171,8 +172,9 @@ def test_results_are_gathered_without_times(built):
         ("seqsae_utils/data/source.py", "abc", "xyz", ALL),
         # Found through another module. The third notebook does not import it, but reads the stage.
         ("seqsae_utils/metrics.py", "8", "9", ["recommender", "activations"]),
-        ("seqsae_utils/metrics.py", "size", "# why\nsize", ["recommender"]),
-        ("seqsae_utils/workspace.py", "import hashlib", "# why\nimport hashlib", ALL),
+        ("seqsae_utils/metrics.py", "size", "more = 1\nsize", ["recommender"]),
+        ("seqsae_utils/metrics.py", "size", "# why\nsize", []),
+        ("seqsae_utils/workspace.py", "import hashlib", "more = 1\nimport hashlib", ALL),
         ("artifacts/toy/recommender/content.txt", "8", "7", ["recommender"]),
         ("figures/toy/recommender.csv", "8", "7", ["recommender"]),
         ("artifacts/toy/draws/recommender.parquet", "8", "7", ["recommender"]),
@@ -518,6 +520,7 @@ def chains(project, monkeypatch) -> Path:
     def note(folder):
         found = claims.load_trainings(folder).values()
         print("claims of", [training.numbers["sae", "l0"] for training in found], folder.name)
+        (folder / "claims.csv").write_text("verdict\nholds\nundecided\nholds\n")
 
     monkeypatch.setattr(claims, "write_claims", note)
     return project
@@ -558,8 +561,7 @@ def test_trainings_give_one_tidy_table(chains, capsys, monkeypatch):
         f"{i} of 3 trainings done" for i in (1, 2, 3)
     ]
     assert "figures/toy/trainings.csv: 9 numbers of 3 trainings" in shown
-    (line,) = (line for line in shown if "active features (L0)" in line)
-    assert line.split()[-4:] == ["9", "1", "8", "10"]  # mean, sd, min, max
+    assert "claims: 2 holds, 1 undecided" in shown
     assert "claims of [8.0, 9.0, 10.0] toy" in shown
     for seed in range(3):
         log = (folder / f"{seed}/log.txt").read_text()

@@ -459,7 +459,6 @@ def test_dead_features_never_begin_as_twins(n_missed, n_new):
 def test_auxk_revives_dead_features_of_topk(planted, monkeypatch):
     """Without it the same features stay dead."""
     states, _ = planted
-    monkeypatch.setattr(sae.training, "_resample", lambda *_, **__: torch.tensor([], dtype=int))
     monkeypatch.setattr(sae.variants.TopK, "encoder_scale", 0.1)  # too short to win at first
     dead = []
     for coefficient in (0.0, 1 / 32):
@@ -471,6 +470,24 @@ def test_auxk_revives_dead_features_of_topk(planted, monkeypatch):
         training = sae.Training(3e-3, 600, 256, warmup_steps=1, dead_after=2_000)
         dead.append(sae.train(dictionary, states, training)["dead_fraction"])
     assert dead[1].iloc[-1] < 0.5 * dead[0].iloc[-1], [d.iloc[-1] for d in dead]
+
+
+@pytest.mark.parametrize("variant", sae.VARIANTS)
+def test_features_begin_anew_only_where_no_auxk_revives_them(variant, planted, monkeypatch):
+    """With AuxK both at once made the explained variance fall to nothing, again and again."""
+    began = []
+
+    def resample(*_, **__):
+        began.append(variant)
+        return torch.tensor([], dtype=int)
+
+    monkeypatch.setattr(sae.training, "_resample", resample)
+    dictionary = sae.create(CONFIGS[variant])
+    with torch.no_grad():
+        dictionary.b_enc[:40] = -100.0  # never fires
+    training = sae.Training(1e-3, 60, 256, warmup_steps=1, dead_after=2_000)
+    sae.train(dictionary, planted[0], training)
+    assert bool(began) == (variant in ("relu", "gated", "jumprelu"))
 
 
 @pytest.mark.parametrize("variant", CONFIGS)
@@ -763,7 +780,7 @@ def test_a_sweep_measures_anew_on_other_held_out_states_and_with_other_code(
     alone = sae.sweep(*arguments, states[3_000:4_000], tmp_path / "alone")
     pd.testing.assert_frame_equal(other, alone)
     for path, same in (("figures/sae.py", True), ("sae/variants.py", False)):
-        monkeypatch.setitem(LOADED, path, LOADED[path] + "# better")
+        monkeypatch.setitem(LOADED, path, LOADED[path] + "\nbetter = 1")
         again = sae.sweep(*arguments, states[2_000:3_000], tmp_path)
         assert (again["run"][0] == first["run"][0]) == same
 
@@ -780,7 +797,7 @@ def test_folded_weights_take_states_as_they_come(variant):
         if "threshold" in dictionary.state_dict():
             dictionary.threshold.fill_(0.2)
         code = dictionary.encode(normalisation.apply(hidden))
-        expected = normalisation.invert(dictionary(normalisation.apply(hidden)))
+        expected = 5.0 + 3.0 * dictionary(normalisation.apply(hidden))
         dictionary.fold(normalisation)
         torch.testing.assert_close(dictionary.encode(hidden), 3 * code, atol=1e-4, rtol=0)
         torch.testing.assert_close(dictionary(hidden), expected, atol=1e-4, rtol=0)

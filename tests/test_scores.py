@@ -155,7 +155,7 @@ def test_sparse_codes_are_never_made_dense():
 
 def test_bad_input_is_refused(attributes):
     codes = sparse_codes()
-    with pytest.raises(ValueError, match="give signed bases as dense arrays"):
+    with pytest.raises(ValueError, match="give signed codes as dense arrays"):
         interp.score(sparse.csr_array(dense_codes()), attributes)
     with pytest.raises(ValueError, match="attributes must be 0 or 1"):
         interp.score(codes, attributes * 0.5)

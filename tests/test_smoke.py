@@ -59,11 +59,11 @@ def test_the_recommender_beats_popularity_by_far(smoke):
 
 def test_the_sae_recovers_planted_concepts_far_better_than_dimensions_do(smoke):
     found = smoke.metrics["interpretability"]
-    score = {basis: found[basis]["max_correlation"] for basis in
+    score = {name: found[name]["max_correlation"] for name in
              ("neurons", "pca", "random_directions", "sae")}  # fmt: skip
     null = found["sae"]["null_correlation"]
     message = f"correlation with the planted concepts: {score}, permuted concepts {null:.3f}"
-    rest = max(value for basis, value in score.items() if basis != "sae")
+    rest = max(value for name, value in score.items() if name != "sae")
     assert score["sae"] > score["neurons"] + 0.15, message
     assert score["sae"] > rest + 0.15, message
     assert score["sae"] > null + 0.4, message
@@ -73,8 +73,8 @@ def test_the_sae_recovers_planted_concepts_far_better_than_dimensions_do(smoke):
 
 def test_every_planted_concept_has_its_own_feature(smoke):
     best = pd.read_parquet(smoke.artifacts / "interpretability" / "best.parquet")
-    best = best.set_index(["basis", "attribute"])
-    sae, neurons = (best.loc[basis, "correlation"] for basis in ("sae", "neurons"))
+    best = best.set_index(["representation", "attribute"])
+    sae, neurons = (best.loc[name, "correlation"] for name in ("sae", "neurons"))
     assert len(sae) == smoke.metrics["data"]["attributes"] == 12
     assert (sae > neurons).sum() >= 11, pd.DataFrame({"sae": sae, "neurons": neurons}).round(2)
     assert best.loc["sae", "feature"].nunique() >= 11
@@ -85,14 +85,14 @@ def test_features_were_chosen_on_sae_users_and_scored_on_test_users(smoke):
     best = pd.read_parquet(smoke.artifacts / "interpretability" / "best.parquet")
     items = pd.read_parquet(smoke.artifacts / "data" / "items.parquet").set_index("item")
     states, carried = {}, {}
-    for group in ("sae", "test"):
+    for group in ("dev", "test"):
         folder = smoke.artifacts / "activations"
         states[group] = np.load(folder / f"{group}.npy").astype(float)
         index = pd.read_parquet(folder / f"{group}_index.parquet")
         carried[group] = items.loc[index["item"], "attributes"].str.split("|")
-    for row in best[best["basis"] == "neurons"].itertuples():
+    for row in best[best["representation"] == "neurons"].itertuples():
         has = {g: np.array([row.attribute in names for names in carried[g]]) for g in carried}
-        r = [pearsonr(column, has["sae"]).statistic for column in states["sae"].T]
+        r = [pearsonr(column, has["dev"]).statistic for column in states["dev"].T]
         assert row.feature == np.argmax(np.abs(r))
         scored = pearsonr(states["test"][:, row.feature], has["test"]).statistic
         assert row.correlation == pytest.approx(scored * row.sign, abs=1e-4)
@@ -100,7 +100,7 @@ def test_features_were_chosen_on_sae_users_and_scored_on_test_users(smoke):
 
 def test_users_who_trained_the_sae_are_not_those_who_test_it(smoke):
     users = pd.read_parquet(smoke.artifacts / "data" / "users.parquet").set_index("user")["split"]
-    for group in ("sae", "test"):
+    for group in ("dev", "test"):
         index = pd.read_parquet(smoke.artifacts / "activations" / f"{group}_index.parquet")
         assert set(users[index["user"]]) == {group}
 
@@ -108,8 +108,8 @@ def test_users_who_trained_the_sae_are_not_those_who_test_it(smoke):
 def test_the_scale_is_measured_on_the_sae_users_and_folded_in(smoke):
     folder = smoke.artifacts / "activations"
     found = json.loads((smoke.artifacts / "sae" / "cfg.json").read_text())["metadata"]["std"]
-    states = {group: np.load(folder / f"{group}.npy").astype(float) for group in ("sae", "test")}
-    assert found == pytest.approx(states["sae"].std(), rel=1e-6)
+    states = {group: np.load(folder / f"{group}.npy").astype(float) for group in ("dev", "test")}
+    assert found == pytest.approx(states["dev"].std(), rel=1e-6)
     assert found != pytest.approx(states["test"].std(), rel=1e-6)
 
 
@@ -122,19 +122,19 @@ def test_steering_a_concept_raises_it_and_not_the_others(smoke):
     table = table[table["dose"] == STRONG]
     own = table[table["attribute"] == table["other"]].set_index(["method", "attribute"])["change"]
     others = table[table["attribute"] != table["other"]].groupby(["method", "attribute"])["change"]
-    assert len(own["sae"]) == 12
-    for concept, change in own["sae"].items():
-        mean, most = others.mean()["sae", concept], others.max()["sae", concept]
+    assert len(own["sae_feature"]) == 12
+    for concept, change in own["sae_feature"].items():
+        mean, most = others.mean()["sae_feature", concept], others.max()["sae_feature", concept]
         message = f"{concept} {change:+.2f}, others {mean:+.2f}, at most {most:+.2f}"
         assert change > 0.2, message
         assert mean <= 0, message
         assert most < change / 2, message  # every item has two concepts: one may come along
-    assert own["sae"].mean() > own["random"].mean() + 0.2, own.groupby("method").mean()
+    assert own["sae_feature"].mean() > own["random"].mean() + 0.2, own.groupby("method").mean()
 
 
 def test_turning_a_concept_down_removes_it(smoke):
     curves = pd.read_csv(smoke.figures / "tables" / "06_dose_response.csv")
-    share = curves[curves["method"] == "sae"].pivot(
+    share = curves[curves["method"] == "sae_feature"].pivot(
         index="attribute", columns="dose", values="share"
     )
     assert (share[-STRONG] < share[0.0] / 2).all(), share.round(2)

@@ -125,11 +125,14 @@ def test_half_done_work_is_discarded_unless_asked_for(ws, before, after):
         ("workspace.py", False),
     ],
 )
-def test_half_done_work_goes_on_if_its_own_code_is_the_same(ws, monkeypatch, path, kept):
+@pytest.mark.parametrize("edit, is_code", [("# another caption", False), ("\nmore = 1", True)])
+def test_half_done_work_goes_on_if_its_own_code_is_the_same(
+    ws, monkeypatch, path, kept, edit, is_code
+):
     interrupt(ws, resume=sae.fit)
-    monkeypatch.setitem(LOADED, path, LOADED[path] + "# another caption")
+    monkeypatch.setitem(LOADED, path, LOADED[path] + edit)
     with ws.save("sae", resume=sae.fit) as folder:
-        assert (folder / "epoch.txt").exists() == kept
+        assert (folder / "epoch.txt").exists() == (kept or not is_code)
 
 
 def test_checkpoints_are_no_part_of_a_stage(ws):

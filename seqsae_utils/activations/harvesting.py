@@ -35,42 +35,19 @@ def harvest(
 ) -> pd.DataFrame:
     """Write the hidden state of every interaction to `file`, and beside it whose it is.
 
-    Each user's sequence is cut into consecutive pieces of the model's length, so that every
-    interaction is seen once, with what came before it in its piece as context. Rows are written
-    batch by batch: of all users at once, memory holds only the index, 12 bytes a position.
+    `model` is any with `max_length` and `pad`, `sequences` the items of each user in order, `site`
+    the module whose output is read. Each sequence is cut into consecutive pieces of the model's
+    length: every interaction is seen once, with what came before it in its piece as context.
 
-    A harvest that was killed goes on where it was when it is called again with the same model,
-    sequences and settings, and one that was finished is not repeated; the files are the same bytes
-    as without the interruption. ``<file>.checkpoint`` says how far it is; while it lasts, the
-    states are in ``<file>.partial``.
+    `file` receives the states, .npy [n_positions, d_in]; ``<stem>_index.parquet`` the index, which
+    is returned: a row for each position with user, item, position (in the whole sequence), int32.
+    Memory holds one batch and the index, 12 bytes a position. Called again with the same inputs, a
+    harvest that was killed goes on, and one that was finished is not repeated.
 
-    Parameters
-    ----------
-    model
-        Any model with `max_length` and `pad`; see the top of this module.
-    sequences
-        Items of each user, in order.
-    site
-        Dotted name of the module whose output is read.
-    file
-        The ``.npy`` file to write, [n_positions, d_in]. The index goes to ``<stem>_index.parquet``.
-    dtype
-        How to store: ``float32``, or ``float16`` for half the disk and three digits.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The index, one row a position: user, item, position (in the user's whole sequence); int32.
-
-    Raises
-    ------
-    ValueError
-        If the module at `site` is not called exactly once in a forward pass, or returns anything
-        but hidden states [batch, length, d_in]; if a state does not fit `dtype`; if the model's
-        `pad` drops or reorders items.
-    OSError
-        If the disk has no room for all states, before the first is written; if it fills up later,
-        and then a harvest goes on once there is room.
+    Raises ValueError for no sequences, an unknown `dtype` or a state that does not fit it, a `pad`
+    that drops or reorders items, and a module that is not called exactly once in a forward pass or
+    returns anything but [batch, length, d_in]; OSError, before the first state is written, if the
+    disk has no room for all.
     """
     n_positions = sum(map(len, sequences.values()))
     if not n_positions:
@@ -136,6 +113,12 @@ def harvest(
     return index
 
 
+def load(folder: Path, group: str) -> tuple[np.ndarray, pd.DataFrame]:
+    """States [n_positions, d_in] of a group, ``dev`` or ``test``, a memory map; and their index."""
+    states = np.load(folder / f"{group}.npy", mmap_mode="r")
+    return states, pd.read_parquet(folder / f"{group}_index.parquet")
+
+
 def _batches(
     sequences: dict[int, np.ndarray], length: int, size: int, skip: int
 ) -> Iterator[list[np.ndarray]]:
@@ -167,11 +150,9 @@ def _stored(rows: NDArray, dtype: str) -> NDArray:
         stored = rows.astype(dtype)
     lost = np.isinf(stored) & np.isfinite(rows)
     if lost.any():
-        raise ValueError(
-            f"{lost.sum()} values of a batch do not fit {dtype}, the largest is "
-            f"{np.abs(rows[lost]).max():g} (at most {np.finfo(dtype).max:g} fits): "
-            "store them as float32"
-        )
+        largest = f"{np.abs(rows[lost]).max():g} (at most {np.finfo(dtype).max:g} fits)"
+        what = f"{lost.sum()} values of a batch do not fit {dtype}"
+        raise ValueError(f"{what}, the largest is {largest}: store them as float32")
     return stored
 
 

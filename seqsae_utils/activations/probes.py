@@ -1,6 +1,6 @@
 """What hidden states hold: their spectrum, what a linear probe reads, what their loss costs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,10 +20,12 @@ from .harvesting import harvest
 def spectrum(states: NDArray) -> pd.DataFrame:
     """Share of the variance of hidden states [n_positions, d_in] in their principal components.
 
-    One row a component, the strongest first: component (from 1), variance (share of the total),
-    cumulative_variance. A memory map is read block by block; normalised or not is the same.
+    Columns: component (from 1, the strongest first), variance, cumulative_variance. A memory map is
+    read block by block.
     """
-    scatter = sum(block.T @ block for block in _centred(states, _mean(states)))
+    mean = _mean(states)
+    centred = (block - mean for block in blocks(states))
+    scatter = sum(block.T @ block for block in centred)
     variance = np.linalg.eigvalsh(scatter)[::-1]
     share = variance / variance.sum()
     component = np.arange(1, len(share) + 1)
@@ -36,20 +38,17 @@ def _mean(states: NDArray) -> NDArray:
     return sum(block.sum(axis=0) for block in blocks(states)) / len(states)
 
 
-def _centred(states: NDArray, mean: NDArray) -> Iterator[NDArray]:
-    return (block - mean for block in blocks(states))
-
-
 def ridge(states: NDArray, labels: NDArray) -> NDArray:
     """Weights [d_in, n_labels] of a ridge regression of labels [n_positions, n_labels] on states.
 
-    The penalty is the variance that one average dimension has at one position, so the unit of the
-    states [n_positions, d_in] does not matter. Memory maps are read block by block.
+    The penalty is the mean variance of a dimension at one position, so the unit of the states
+    [n_positions, d_in] does not matter. Memory maps are read block by block.
     """
     mean, d_in = _mean(states), states.shape[1]
     scatter, products = np.zeros((d_in, d_in)), np.zeros((d_in, labels.shape[1]))
     row = 0
-    for block in _centred(states, mean):
+    for block in blocks(states):
+        block -= mean
         scatter += block.T @ block
         products += block.T @ labels[row : row + len(block)]
         row += len(block)
@@ -60,10 +59,10 @@ def ridge(states: NDArray, labels: NDArray) -> NDArray:
 def probe_auc(
     states: NDArray, labels: NDArray, states_test: NDArray, labels_test: NDArray
 ) -> list[float]:
-    """ROC AUC of a linear probe, fitted by `ridge`, for each column of 0/1 labels.
+    """ROC AUC on the test positions of a linear probe (`ridge`), for each column of 0/1 labels.
 
-    Fitted on states [n_positions, d_in] and labels [n_positions, n_labels], scored on the test
-    ones. NaN where the positions of either group all have the label, or none has.
+    States are [n_positions, d_in], labels [n_positions, n_labels]. NaN where all positions of
+    either group have the label, or none has.
     """
     weights = ridge(states, labels)
     scores = np.concatenate([block @ weights for block in blocks(states_test)])
@@ -89,36 +88,16 @@ def compare_sites(
 ) -> pd.DataFrame:
     """How well attributes of the current and of the next item can be read at several sites.
 
-    At each site the linear probe of `probe_auc` is fitted on some users and scored on others.
-    The control is the same probe for attributes permuted across items: what it reads there is
-    which item it is, not what the item is like. In a masked model each position sees its next
-    item, so there only the current one tells something.
+    At each site the probe of `probe_auc` is fitted on the sequences of some users and scored on
+    those of others; whole users of each group are drawn, up to `max_positions`. `attribute_matrix`
+    is 0/1 [n_items + 1, n_attributes], row 0 is padding; `attributes` names its columns.
 
-    Parameters
-    ----------
-    sequences_fit, sequences_test
-        Items of the users who fit the probes (the SAE users), and of those who judge them.
-    attribute_matrix
-        0/1 [n_items + 1, n_attributes]; row 0 is padding.
-    sites
-        Dotted names of modules.
-    seed
-        Of the control, and of which users are taken.
-    attributes
-        Names of the columns of `attribute_matrix`; without, they are numbered from 0.
-    max_positions
-        From either group, whole users are drawn at random up to so many positions.
+    The control, auc_shuffled, is the same probe for attributes permuted across items: it reads
+    which item it is, not what the item is like. In a masked model each position sees its next item,
+    so there only the current one tells something.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each site, target (``current`` or ``next``) and attribute: site, target,
-        attribute, auc, auc_shuffled. AUCs are NaN where all or none of the positions have it.
-
-    Raises
-    ------
-    ValueError
-        Before anything is computed, if a site is no module; if no user of a group has two items.
+    Columns: site, target (``current`` or ``next``), attribute, auc, auc_shuffled. Raises ValueError
+    if a site is no module, or no user of a group has two items.
     """
     for site in sites:
         find_site(model, site)
@@ -175,19 +154,12 @@ def cost_of_replacing(
 ) -> pd.DataFrame:
     """What the recommender loses when the hidden states at `site` are replaced.
 
-    Parameters
-    ----------
-    replacements
-        Name -> function for `hooks.hooked`; an SAE puts its reconstruction in place of the
-        states. ``original`` and ``mean`` must be among them: the two ends of the scale.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each replacement: ndcg@10, loss (cross-entropy of the next item over the whole
-        catalogue, in nats), how much of the way from ``mean`` to ``original`` each of the two
-        recovers (ndcg_recovered, loss_recovered: 1 is no loss, 0 is no better than the mean),
-        and top10_overlap, the share of the original's ten items that are still among the ten.
+    `replacements` are functions for `hooks.hooked`, by name: an SAE puts its reconstruction in
+    place of the states. ValueError without ``original`` and ``mean``, the two ends of the scale.
+    `targets` is the item [n_users] that each user took after the history. Columns: replacement;
+    ndcg@10; loss (cross-entropy of the next item over the catalogue, in nats); ndcg_recovered and
+    loss_recovered (1: as the original, 0: as the mean); top10_overlap (the share of the original's
+    ten items that stay).
     """
     for end in ("original", "mean"):
         if end not in replacements:
@@ -206,7 +178,7 @@ def cost_of_replacing(
 
 
 def overlap(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean share of the items of each list [n_users, k] that the other list has too; 0 is none.
+    """Mean share of the items in `before` that `after` has too, both [n_users, k]; 0 is no item.
 
     >>> overlap(np.array([[1, 2], [3, 0]]), np.array([[2, 4], [3, 0]]))
     0.75

@@ -1,9 +1,4 @@
-"""The feature atlas: every feature on a page of its own, in one HTML file that needs no network.
-
-The file holds titles and parts of users' histories, which the licence of a dataset may forbid to
-pass on: it lies in ``artifacts/``, which is never committed. What a browser does with the content
-is in ``atlas.html``, beside this module.
-"""
+"""The feature atlas: every feature on a page of its own, in one HTML file that needs no network."""
 
 import json
 from pathlib import Path
@@ -13,51 +8,32 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .. import activations, data, recommender, sae
+from .. import activations, data, interpretability, recommender, sae
 from ..workspace import Workspace, write_text
 
 TEMPLATE = Path(__file__).with_name("atlas.html")
-#: The line of the template that gives way to the content.
-PLACE = "__CONTENT__"
 #: Rows of a list of items, bars of a histogram, and links to other features, on one page.
 N_ITEMS, N_BARS, N_NEAREST = 10, 24, 8
 #: Histories on a page, and interactions before and after the strongest one of each.
 N_HISTORIES, BEFORE, AFTER = 3, 8, 3
-#: An item needs so many positions for its mean activation to say something about it.
-ENOUGH = 3
-#: What the page can tell of a feature, where it is known.
+#: Columns of a feature that the page shows, where they are known.
 COLUMNS = (
     "feature", "label", "kind", "confidence", "evidence", "density", "attribute", "correlation",
     "selectivity", "coherence", "item_share", "promotes", "effect",
 )  # fmt: skip
-#: The lists of items on a page.
-LISTS = ("top", "promoted", "suppressed")
+LISTS = ("top", "promoted", "suppressed")  # of items, on each page
 
 
 def build(workspace: Workspace) -> Path:
-    """Write the atlas of a profile into ``artifacts/<profile>/atlas.html``; returns its path.
-
-    Raises
-    ------
-    StageError
-        If a stage that it reads is missing or was altered; the message says what repairs it.
-    """
-    dataset = data.load(workspace.load("data"))
-    model = recommender.load(workspace.load("recommender"))
+    """Write ``artifacts/<profile>/atlas.html``; `StageError` if a stage is missing or altered."""
+    items = data.load(workspace.load("data")).items
+    head = recommender.load(workspace.load("recommender")).head.detach().numpy()
     dictionary = sae.load(workspace.load("sae"))
-    folder = workspace.load("activations")
-    states, index = activations.load(folder, "test")
+    states, index = activations.load(workspace.load("activations"), "test")
+    features = pd.read_parquet(workspace.load("interpretability") / "features.parquet")
+    directions, codes = dictionary.W_dec.detach().numpy(), sae.encode(dictionary, states)
     file = workspace.artifacts / "atlas.html"
-    write(
-        file,
-        workspace.label,
-        pd.read_parquet(workspace.load("interpretability") / "features.parquet"),
-        dictionary.W_dec.detach().numpy(),
-        model.head.detach().numpy(),
-        sae.encode(dictionary, states),
-        index,
-        dataset.items,
-    )
+    write(file, workspace.label, features, directions, head, codes, index, items)
     return file
 
 
@@ -73,25 +49,12 @@ def write(
 ) -> None:
     """Write the atlas: complete or not at all, and the same bytes for the same input.
 
-    Parameters
-    ----------
-    label
-        Name of the dataset, for the heading.
-    features
-        One row a feature, in the order of the dictionary: feature, density, and what else is
-        known of it (`COLUMNS`). The page leaves out a column that is lacking.
-    directions, head
-        Decoder directions [d_sae, d_in]; item embedding [n_items + 1, d_in], row 0 is padding.
-    codes, index
-        [n_positions, d_sae] of the test users; and whose the positions are: user, item, position,
-        sorted by user and position.
-    items
-        The catalogue: item (1 to n_items), title, attributes (joined by ``|``), year.
-
-    Raises
-    ------
-    ValueError
-        If the features are not those of the dictionary.
+    `features` has a row for each feature, in the order of the dictionary: feature, density, and
+    other columns of `COLUMNS`; the page leaves out what is missing. `directions` [d_sae, d_in] are
+    the decoder's, `head` [n_items + 1, d_in] the item embedding, `codes` [n_positions, d_sae] those
+    of the test users. `index` has user, item and position of each position, sorted by user and
+    position; `items` has item (1 to n_items), title, attributes (joined by ``|``), year. Raises
+    `ValueError` if the features are not those of the dictionary.
     """
     if not len(features) == len(directions) == codes.shape[1]:
         raise ValueError(
@@ -99,37 +62,37 @@ def write(
             f"{codes.shape[1]} columns of codes: expected the same number, of one dictionary"
         )
     found = content(label, features, directions, head, codes, index, items)
-    # A title may hold what ends a script; in JSON, and nowhere else, this is the same character.
     text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    page = TEMPLATE.read_text(encoding="utf-8").replace(PLACE, text.replace("<", "\\u003c"))
-    write_text(file, page)
+    # A title may contain "</script>": JSON can escape the first character.
+    text = text.replace("<", "\\u003c")
+    write_text(file, TEMPLATE.read_text(encoding="utf-8").replace("__CONTENT__", text))
 
 
 def content(label, features, directions, head, codes, index, items) -> dict:
-    """What the page shows, ready for JSON: a table of columns, the items, and a page a feature.
-
-    The arguments are those of `write`. Items are numbered by their place in the list ``items``,
-    which has only those that are shown: title, year, attributes.
-    """
+    """What the page shows, for JSON; pages name an item by its place in the list ``items``."""
     user, item, position = (index[name].to_numpy() for name in ("user", "item", "position"))
-    tops, codes = _top_items(codes, item), sparse.csc_array(codes)
+    tops = interpretability.top_items(codes, item, int(items["item"].max()), N_ITEMS)
+    of_feature = dict(list(tops.groupby("feature")[["item", "activation", "positions"]]))
+    logits = interpretability.logit_lens(directions, head)[:, 1:]
+    codes = sparse.csc_array(codes)
     pages: list[dict] = []
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
     alive = np.asarray((codes > 0).sum(axis=0)).ravel() > 0
-    for feature, direction in enumerate(directions):
+    for feature in range(len(directions)):
         rows, values = _column_of(codes, feature)
-        pages.append(
-            {
-                "positions": len(rows),
-                "strongest": _short(values.max(initial=0)),
-                "histogram": _histogram(values),
-                "top": tops[feature],
-                "histories": _histories(rows, values, user, item, position),
-                **_promoted(direction, head),
-                "nearest": _nearest(unit, alive, feature),
-            }
-        )
-    shown = _shown(pages)
+        top = of_feature.get(feature, tops.iloc[:0]).itertuples(False, None)
+        page = {
+            "positions": len(rows),
+            "strongest": _short(values.max(initial=0)),
+            "histogram": _histogram(values),
+            "top": [[int(i), _short(mean), int(n)] for i, mean, n in top],
+            "histories": _histories(rows, values, user, item, position),
+            **_promoted(logits[feature]),
+            "nearest": _nearest(unit, alive, feature),
+        }
+        pages.append(page)
+    found = {i for page in pages for name in LISTS for i, *_ in page[name]}
+    shown = sorted(found.union(*(h["items"] for page in pages for h in page["histories"])))
     described = items.set_index("item").loc[shown, ["title", "year", "attributes"]]
     place = {item: number for number, item in enumerate(shown)}
     for page in pages:
@@ -151,7 +114,7 @@ def content(label, features, directions, head, codes, index, items) -> dict:
 
 
 def _short(value: float) -> float:
-    """Three significant digits: more would be bytes that nobody reads."""
+    """Three significant digits, to keep the file small."""
     return float(f"{value:.3g}")
 
 
@@ -176,31 +139,8 @@ def _histogram(values: NDArray) -> list[int]:
     return np.histogram(values, bins=N_BARS, range=(0, values.max()))[0].tolist()
 
 
-def _top_items(codes: sparse.csr_array, item: NDArray) -> list[list[list]]:
-    """Items by mean activation, for every feature: [item, mean, positions].
-
-    Those with fewer than `ENOUGH` positions are left out, unless the feature fires on no other.
-    """
-    n = len(item)
-    of_item = sparse.csr_array((np.ones(n), (item, np.arange(n))), shape=(item.max() + 1, n))
-    positions, sums, tops = np.bincount(item), sparse.csc_array(of_item @ codes), []
-    for feature in range(codes.shape[1]):
-        own, total = _column_of(sums, feature)
-        enough = positions[own] >= ENOUGH
-        if enough.any():
-            own, total = own[enough], total[enough]
-        mean = total / positions[own]
-        best = np.argsort(-mean, kind="stable")[:N_ITEMS]
-        tops.append([[int(own[i]), _short(mean[i]), int(positions[own[i]])] for i in best])
-    return tops
-
-
 def _histories(rows, values, user, item, position) -> list[dict]:
-    """What the users with the strongest activations had around these, and how the feature fired.
-
-    `rows` and `values` are where it fires and how much; `user`, `item` and `position` are those
-    of all positions, [n_positions]. A history is counted from 1, as readers count.
-    """
+    """Histories of the users with the strongest activations, around these, counted from 1."""
     fires = np.zeros(len(user))
     fires[rows] = values
     strongest = rows[np.argsort(-values, kind="stable")]
@@ -208,13 +148,13 @@ def _histories(rows, values, user, item, position) -> list[dict]:
     histories = []
     for peak in strongest[np.sort(first)[:N_HISTORIES]]:
         start, end = np.searchsorted(user, [user[peak], user[peak] + 1])
-        start, last = max(start, peak - BEFORE), end - 1
+        start = max(start, peak - BEFORE)
         window = slice(start, min(end, peak + AFTER + 1))
         histories.append(
             {
                 "user": int(user[peak]),
                 "first": int(position[start]) + 1,
-                "of": int(position[last]) + 1,
+                "of": int(position[end - 1]) + 1,
                 "peak": int(peak - start),
                 "items": item[window].tolist(),
                 "activations": [_short(value) for value in fires[window]],
@@ -223,27 +163,16 @@ def _histories(rows, values, user, item, position) -> list[dict]:
     return histories
 
 
-def _promoted(direction: NDArray, head: NDArray) -> dict[str, list]:
-    """Items that gain and lose most: [item, logit over the average item, per unit of a feature].
-
-    The direction is read as if it went straight to the head, as in `output_effect`.
-    """
-    logits = head[1:] @ direction
-    logits = logits - logits.mean()
+def _promoted(logits: NDArray) -> dict[str, list]:
+    """Items that gain and lose most: [item, logit over the average item, per unit of a feature]."""
     order = np.argsort(-logits, kind="stable")
     found = {"promoted": order[:N_ITEMS], "suppressed": order[::-1][:N_ITEMS]}
     return {name: [[int(i) + 1, _short(logits[i])] for i in best] for name, best in found.items()}
 
 
 def _nearest(unit: NDArray, alive: NDArray, feature: int) -> list[list]:
-    """The alive features whose directions are most alike: [feature, cosine]."""
+    """The alive features with the most similar directions: [feature, cosine]."""
     cosine = unit @ unit[feature]
     order = np.argsort(-cosine, kind="stable")
     order = order[alive[order] & (order != feature)][:N_NEAREST]
     return [[int(other), round(float(cosine[other]), 2)] for other in order]
-
-
-def _shown(pages: list[dict]) -> list[int]:
-    """The items that any page shows, in order."""
-    items = {item for page in pages for name in LISTS for item, *_ in page[name]}
-    return sorted(items.union(*(h["items"] for page in pages for h in page["histories"])))

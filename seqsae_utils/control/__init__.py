@@ -1,6 +1,5 @@
 """Turn features up and down, and measure what it does to recommendations."""
 
-from . import scenarios
 from .curves import (
     Sweep,
     areas,
@@ -13,10 +12,9 @@ from .curves import (
     sweep,
 )
 from .dial import dial_errors, dial_summary, shares_along, solve
-from .edits import Delta, Edit, direction_delta, sae_delta, steered, steered_scorer
+from .edits import Edit, direction_delta, sae_delta, steered, steered_scorer
 from .methods import (
     METHODS,
-    Method,
     boost,
     by_effect,
     combine,
@@ -34,10 +32,10 @@ from .scenarios import Scenario
 from .serving import moments, serve, served
 
 __all__ = [
-    "METHODS", "Delta", "Edit", "Method", "Scenario", "Sweep", "areas", "boost", "by_effect",
+    "METHODS", "Edit", "Scenario", "Sweep", "areas", "boost", "by_effect",
     "combine", "dial_errors", "dial_summary", "direction_delta", "directions",
     "drawn_areas", "expected_top", "mean_difference", "measure", "moments", "one_feature",
-    "permuted", "pick_attributes", "probe", "remembered", "sae_delta", "scenarios", "serve",
+    "permuted", "pick_attributes", "probe", "remembered", "sae_delta", "serve",
     "served", "several_features", "share", "shares_along", "side_effects",
     "solve", "steered", "steered_scorer", "sweep", "turn", "unit",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What an edit does to recommendations, strength by strength: what is gained and what it costs."""
+"""Gain and cost of edits, by strength; attribute matrices are 0/1, [n_items + 1, n_attributes]."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +19,8 @@ from ..workspace import name_nearest
 from .methods import Method
 
 USERS_AT_A_TIME = 256
+#: Points between two strengths, and the largest gain that counts, in share of the list.
+FINE, MOST = 20, 0.3
 
 
 def share(lists: NDArray, attribute_matrix: NDArray) -> NDArray:
@@ -28,11 +30,9 @@ def share(lists: NDArray, attribute_matrix: NDArray) -> NDArray:
 
 @contextmanager
 def remembered(model: nn.Module, site: str) -> Iterator[None]:
-    """While the block runs, the module at `site` repeats itself when it is asked the same.
+    """While the block runs, the module at `site` repeats its last output for the same input.
 
-    For many edits of the same users: what comes out of the site, before it is edited, is the same
-    each time. The same are tensors of equal values and equal numbers, texts and None, all of
-    them; where there is anything else, the module computes.
+    Arguments are compared if all are tensors, numbers, texts or None; with others it computes.
     """
     module = find_site(model, site)
     compute, kept = module.forward, []
@@ -66,16 +66,11 @@ def _copy(value):
 
 
 class Sweep(NamedTuple):
-    """Rankings of the same users under every setting.
+    """Rankings of the same users under every setting."""
 
-    settings : DataFrame with the columns method, attribute, dose; dose 0 is the untouched model
-    lists : [n_settings, n_users, k] items
-    rank : [n_settings, n_users] place of the item that each user took next
-    """
-
-    settings: pd.DataFrame
-    lists: NDArray
-    rank: NDArray
+    settings: pd.DataFrame  # [method, attribute, dose], dose 0 is untouched
+    lists: NDArray  # [n_settings, n_users, k] items
+    rank: NDArray  # [n_settings, n_users] of the item taken next
 
 
 def sweep(
@@ -90,20 +85,13 @@ def sweep(
 ) -> Sweep:
     """Rank the catalogue for all users by each method, for each attribute and strength.
 
-    Parameters
-    ----------
-    users
-        Histories, and the item [n_users] that each took next.
-    attributes, names
-        The attributes to steer; and all of them, in the order of the methods' columns.
-    doses
-        Strengths; 0 is measured once for all, on the untouched model.
+    `users` are histories, and the item [n_users] that each took next; `attributes` are steered,
+    `names` all of them, in the order of the methods' columns. Dose 0 is measured once for all.
     """
     doses = sorted({0.0, *doses})
     settings = [(m, a, d) for m in methods for a in attributes for d in doses]
     histories, targets = users
-    # Filled in place: thousands of small results, each kept where it came to be, would cut the
-    # memory between them into pieces too small for the next batch.
+    # Filled in place: thousands of small results would cut the memory between them into pieces.
     lists = np.empty((len(settings), len(targets), k), np.int32)
     rank = np.empty((len(settings), len(targets)), np.int32)
     starts = range(0, len(targets), USERS_AT_A_TIME)
@@ -125,9 +113,8 @@ def sweep(
 def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.DataFrame:
     """What each setting does, averaged over users.
 
-    Returns the settings, with ndcg, coverage, diversity; share (of the steered attribute in the
-    lists) and ndcg_change (against the same users' untouched lists), both with ``_low`` and
-    ``_high`` (95 %, bootstrap over users).
+    Columns: the settings; ndcg, coverage, diversity; share (of the steered attribute in the lists)
+    and ndcg_change (against the untouched lists), with ``_low`` and ``_high`` (95 %, bootstrap).
     """
     shares, ndcg = _by_user(swept, names, attribute_matrix)
     untouched = ndcg[swept.settings["dose"] == 0][0]
@@ -143,10 +130,7 @@ def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.Dat
 
 
 def side_effects(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.DataFrame:
-    """Change of every attribute's share, against the untouched lists.
-
-    A row for each setting and attribute: the settings, other (an attribute) and change.
-    """
+    """Change of attributes' shares from the untouched; columns: the settings, other, change."""
     shares = np.array([share(lists, attribute_matrix).mean(axis=0) for lists in swept.lists])
     change = shares - shares[swept.settings["dose"] == 0][0]
     wide = swept.settings.join(pd.DataFrame(change, columns=names))
@@ -156,43 +140,29 @@ def side_effects(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> p
 def _by_user(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> tuple[NDArray, NDArray]:
     """Share of the steered attribute in each list, and NDCG@k: both [n_settings, n_users]."""
     columns = [names.index(attribute) for attribute in swept.settings["attribute"]]
-    shares = [
-        attribute_matrix[lists, column].mean(axis=1)
-        for lists, column in zip(swept.lists, columns, strict=True)
-    ]
-    return np.array(shares), metrics.ndcg(swept.rank, swept.lists.shape[2])
-
-
-FINE = 20  # points between two strengths
+    pairs = zip(swept.lists, columns, strict=True)
+    shares = np.array([attribute_matrix[lists, column].mean(axis=1) for lists, column in pairs])
+    return shares, metrics.ndcg(swept.rank, swept.lists.shape[2])
 
 
 def drawn_areas(
-    swept: Sweep,
-    names: list[str],
-    attribute_matrix: NDArray,
-    most: float = 0.3,
-    strong: float | None = None,
+    swept: Sweep, names: list[str], attribute_matrix: NDArray, strong: float | None = None
 ) -> pd.DataFrame:
     """The area under kept NDCG@k against gained share, in each draw of the users.
 
-    1 if gains were free, 0 if there were none. Gains run from 0 to `most`, in share of the list;
-    at each gain counts the best NDCG, as a share of the untouched one, among the strengths from 0
-    that gain at least as much; between two strengths share and NDCG are taken to change evenly.
-    Gains that are not reached score 0.
+    1 if gains were free, 0 if there were none. At each gain from 0 to `MOST`, the best NDCG counts,
+    as a share of the untouched one, among the strengths from 0 that gain at least as much; between
+    two strengths both change evenly. Gains that are not reached score 0.
 
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each method, attribute and draw (the index). Draw 0 is every user once, draws
-        from 1 on are those of `resampling.draws`. Columns: pareto_area; kept_at_20, the share of
-        NDCG that is kept at a gain of 20 points; and share_gain_at_strong, the change of the
-        attribute's share at the strength `strong`, where one is given.
+    Draw 0 is every user once, the others are `resampling.draws`. Columns, by method, attribute and
+    draw: pareto_area; kept_at_20, the share of NDCG that is kept at a gain of 20 points; with
+    `strong`, share_gain_at_strong, the change of the share at that strength.
     """
     shares, ndcg = _by_user(swept, names, attribute_matrix)
     n_users = shares.shape[1]
     counts = np.vstack([np.ones(n_users), draws(n_users)]) / n_users
     shares, ndcg = shares @ counts.T, ndcg @ counts.T
-    gains = np.append(np.linspace(0, most, 31), 0.2)
+    gains = np.append(np.linspace(0, MOST, 31), 0.2)
     tables = {}
     up = swept.settings[swept.settings["dose"] >= 0].sort_values("dose", kind="stable")
     for key, curve in up.groupby(["method", "attribute"], sort=False):
@@ -202,7 +172,7 @@ def drawn_areas(
         with np.errstate(invalid="ignore", divide="ignore"):
             kept = ndcg[curve.index].T @ between / ndcg[curve.index[0]][:, None]
         best = [np.where(gained >= gain - 1e-9, kept, 0.0).max(axis=1) for gain in gains]
-        area = np.trapezoid(best[:-1], gains[:-1], axis=0) / most
+        area = np.trapezoid(best[:-1], gains[:-1], axis=0) / MOST
         tables[key] = pd.DataFrame({"pareto_area": area, "kept_at_20": best[-1]})
         if strong is not None:
             (there,) = curve.index[curve["dose"] == strong]
@@ -213,26 +183,14 @@ def drawn_areas(
 def areas(
     drawn: pd.DataFrame, against: str = "sae_several"
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, NDArray]]:
-    """Methods compared by their areas, paired over the same draws of users.
+    """Methods compared by their areas with the method `against`, paired over draws of users.
 
-    Parameters
-    ----------
-    drawn
-        From `drawn_areas`; tables of several sweeps may be concatenated.
-    against
-        The method that the others are compared with.
-
-    Returns
-    -------
-    by_attribute
-        A row for each method and attribute: the columns of `drawn` with their intervals.
-    by_method
-        A row for each method: the means over attributes with their intervals; lead, by how much
-        the area exceeds that of the method `against`; wins, the number of attributes on which it
-        is at least as large; and cheap, on how many nine tenths of the NDCG are kept at a gain of
-        20 points, and share_cheap, their share.
-    draws
-        ``<method>.<column>`` -> the mean over attributes in each draw [n_draws].
+    `drawn` is from `drawn_areas`, or several of them concatenated. Returns three things.
+    by_attribute: for each method and attribute the columns of `drawn` with their intervals.
+    by_method: means over attributes with their intervals; lead, by how much the area exceeds that
+    of `against`; wins, on how many attributes it is at least as large; cheap, on how many the
+    method keeps nine tenths of the NDCG at a gain of 20 points, and share_cheap, their share.
+    draws: ``<method>.<column>`` -> the mean over attributes in each draw [n_draws].
     """
     means = drawn.groupby(["method", "draw"], sort=False).mean()
     area, by_attribute = means["pareto_area"], with_intervals(drawn)
@@ -251,10 +209,7 @@ def areas(
 
 
 def with_intervals(drawn: pd.DataFrame) -> pd.DataFrame:
-    """Draw 0 of each column, with ``_low`` and ``_high``, the 95 % interval of all other draws.
-
-    The last level of the index is ``draw``; the others become columns.
-    """
+    """Draw 0 of each column, ``_low`` and ``_high`` (95 %) of the others; levels become columns."""
     others = drawn.drop(0, level="draw").groupby(drawn.index.names[:-1], sort=False)
     low, high = others.quantile(0.025), others.quantile(0.975)
     parts = {"": drawn.xs(0, level="draw"), "_low": low, "_high": high}
@@ -263,11 +218,7 @@ def with_intervals(drawn: pd.DataFrame) -> pd.DataFrame:
 
 
 def pick_attributes(wanted: str, names: list[str], attribute_matrix: NDArray) -> list[str]:
-    """Attributes named in `wanted`, separated by ``|``; the six of most items where it is empty.
-
-    >>> pick_attributes("b | a", ["a", "b"], np.zeros((3, 2)))
-    ['b', 'a']
-    """
+    """Attributes in `wanted` (split at ``|``; ValueError if unknown), or the six of most items."""
     if not wanted:
         return [names[i] for i in np.argsort(-attribute_matrix.sum(axis=0), kind="stable")[:6]]
     chosen = list(dict.fromkeys(name.strip() for name in wanted.split("|")))

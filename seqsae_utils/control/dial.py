@@ -1,4 +1,4 @@
-"""The dial: a user says what the list should hold, and the strength is solved for."""
+"""The dial: from the share a list should have to a strength; `has_attribute` is [n_items + 1]."""
 
 from collections.abc import Callable
 
@@ -13,35 +13,19 @@ from ..resampling import drawn_means
 from .curves import USERS_AT_A_TIME, remembered, with_intervals
 from .edits import direction_delta, steered_scorer
 
-#: Of the bisection: a strength is found to 1/128 of the largest.
-STEPS = 8
+#: Steps of the bisection, to 1/128 of the largest; a share is reached within half a place of ten.
+STEPS, NEAR = 8, 0.05 + 1e-9
 
 
 def solve(
-    share_of: Callable[[NDArray], NDArray],
-    target: float,
-    n_users: int,
-    max_dose: float = 8.0,
-    k: int = 10,
+    share_of: Callable[[NDArray], NDArray], target: float, n_users: int, max_dose: float = 8.0
 ) -> pd.DataFrame:
     """The strength that brings each user's list nearest to a share of an attribute, by bisection.
 
-    A list of ten moves in steps of ten points, and a larger strength does not always bring more.
-    So the nearest share that was met on the way is kept, with the smaller strength where two are
-    as near; a list that is there already is left alone.
-
-    Parameters
-    ----------
-    share_of
-        From strengths [n_users] to the attribute's share in each user's list [n_users].
-    target, max_dose, k
-        Share to reach, from 0 to 1; strengths are sought up to this, either way; places in a list.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each user: share_before, dose, share, error (how far the share is off the
-        target), reached (whether that is no more than half a place).
+    `share_of` maps strengths [n_users] to the attribute's share in each list. The nearest share
+    that was met is kept, with the smaller strength where two are as near. Returns a row for each
+    user: share_before, dose, share, error (distance to the target), reached (`NEAR` enough).
+    ValueError for a `target` or `max_dose` that is out of range.
     """
     if not 0 <= target <= 1:
         raise ValueError(f"target {target}: a share lies between 0 and 1 (40 % is 0.4)")
@@ -62,7 +46,7 @@ def solve(
         beyond = np.where(up, share >= target, share <= target)
         low, high = np.where(beyond, low, dose), np.where(beyond, dose, high)
         dose = np.where(before == target, 0.0, (low + high) / 2)
-    return found.assign(reached=found["error"] <= 0.5 / k + 1e-9)
+    return found.assign(reached=found["error"] <= NEAR)
 
 
 def shares_along(
@@ -72,19 +56,14 @@ def shares_along(
     direction: NDArray,
     has_attribute: NDArray,
     histories: list[NDArray],
-    k: int = 10,
 ) -> Callable[[NDArray], NDArray]:
-    """What `solve` turns: from a strength for each user to the attribute's share in each list.
-
-    Steered is along a direction [d_in]; `has_attribute` is [n_items + 1] of 0 and 1, and lists
-    have `k` places.
-    """
+    """A function from strengths [n_users] along a direction [d_in] to the share in each list."""
     along = torch.from_numpy(np.asarray(direction, np.float32))
 
     def share_of(doses: NDArray) -> NDArray:
         by_user = torch.from_numpy(doses.astype(np.float32))[:, None, None]
         scores = steered_scorer(model, site, direction_delta(along, by_user, std))(histories)
-        return has_attribute[best(unseen(scores, histories), k)].mean(axis=1, dtype=float)
+        return has_attribute[best(unseen(scores, histories))].mean(axis=1, dtype=float)
 
     return share_of
 
@@ -100,20 +79,11 @@ def dial_errors(
     targets: list[float],
     max_dose: float = 8.0,
 ) -> pd.DataFrame:
-    """How far off the targets the lists of some users are, by the dial and by what is simpler.
+    """How far users' lists are off the targets: by the dial, by one dose for all, untouched.
 
-    Parameters
-    ----------
-    choosing, judging
-        Histories of the users who choose the one strength for all, and of those whose lists count.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each target, way and judging user: how (``dial``; ``one dose``, with which the
-        choosing users' mean share is nearest to the target; ``untouched``), target, user (place in
-        `judging`), error (absolute, in share of the list), reached (whether the list is within
-        half a place of the target).
+    Histories `choosing` choose the one dose, the lists of `judging` count. Returns a row for each
+    target, way and judging user: how (``dial``, ``one dose``, ``untouched``), target, user (place
+    in `judging`), error (absolute, in share of the list), reached (`NEAR` enough).
     """
     steering = model, site, std, direction, has_attribute
     grid, some = np.linspace(-max_dose, max_dose, 33), choosing[:USERS_AT_A_TIME]
@@ -128,30 +98,19 @@ def dial_errors(
             for target in targets:
                 solved = solve(share_of, target, len(some), max_dose)
                 one = np.full(len(some), grid[np.abs(means - target).argmin()])
-                shares = {
-                    "dial": solved["share"],
-                    "one dose": share_of(one),
-                    "untouched": solved["share_before"],
-                }
-                table = pd.DataFrame(shares).assign(user=start + solved.index, target=target)
-                tables.append(table.melt(["target", "user"], [*shares], "how", "share"))
+                table = pd.DataFrame({"dial": solved["share"], "one dose": share_of(one)})
+                table["untouched"] = solved["share_before"]
+                table = table.assign(user=start + solved.index, target=target)
+                tables.append(table.melt(["target", "user"], var_name="how", value_name="share"))
     found = pd.concat(tables, ignore_index=True)
     error = (found.pop("share") - found["target"]).abs()
-    return found.assign(error=error, reached=error <= 0.05 + 1e-9)
+    return found.assign(error=error, reached=error <= NEAR)
 
 
 def dial_summary(errors: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArray]]:
     """Means over users of what `dial_errors` found, with 95 % intervals from drawing users.
 
-    A user's rows (one for each attribute that was asked for) are averaged first.
-
-    Returns
-    -------
-    table
-        A row for each way and target: how, target, error, reached, each of the two with
-        ``_low`` and ``_high``.
-    draws
-        (how, target) -> the mean error in each draw of users [n_draws].
+    Returns a row for each way and target (error, reached), and (how, target) -> errors [n_draws].
     """
     by_user = errors.groupby(["how", "target", "user"], sort=False)[["error", "reached"]].mean()
     drawn = {

@@ -1,16 +1,12 @@
 """Turn features up and down while a model runs.
 
-Every edit keeps what the SAE could not reconstruct. With the code f of a hidden state h, the
-edited code f',
-
-    h' = h + decode(f') - decode(f)
-
-so that an edit that changes nothing costs nothing: h' is h, to the last bit. Replacing h by the
-reconstruction, as is often done, pays for the reconstruction error before anything is steered.
+Every edit keeps what the SAE could not reconstruct: with the code f of a hidden state h, and the
+edited code f', h' = h + decode(f') - decode(f). One that changes nothing leaves h as it is, to the
+last bit.
 """
 
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +19,6 @@ from ..sae import SAE
 
 #: From hidden states [batch, length, d_in] to what is added to them.
 Delta = Callable[[Tensor], Tensor]
-
 #: By how much an edit raises a feature, by its mode: exactly 0 where it changes nothing.
 MODES = {
     "add": lambda value, by: torch.full_like(value, by),
@@ -35,12 +30,10 @@ MODES = {
 
 @dataclass(frozen=True)
 class Edit:
-    """What happens to one feature at each position that is edited.
+    """The change of a feature at edited positions; ValueError unless mode is known, value finite.
 
-    ``add`` a value, to activate it where it is silent, or below zero to steer away from it;
-    ``set`` it to a value, whatever it was; ``scale`` it, by 0 to suppress it; or ``clamp`` it: no
-    more than the value. Values are in standard deviations of the hidden states (`SAE.std`), but
-    for that of ``scale``.
+    ``add`` a value, also to a silent feature; ``set`` it; ``scale`` it; or ``clamp`` it to no more.
+    All values except that of ``scale`` are in standard deviations of the hidden states (`SAE.std`).
     """
 
     feature: int
@@ -54,19 +47,18 @@ class Edit:
             raise ValueError(f"feature {self.feature}: a knob cannot stand at {self.value}")
 
     def change(self, value: Tensor) -> Tensor:
-        """By how much a feature at `value` is raised."""
+        """By how much the feature is raised where it has a `value`; the shape stays."""
         return MODES[self.mode](value, self.value)
 
 
 def sae_delta(sae: SAE, edits: list[Edit]) -> Delta:
-    """The error-preserving edit: (f' - f) @ W_dec, which is decode(f') - decode(f)."""
+    """The edit (f' - f) @ W_dec = decode(f') - decode(f); ValueError for an unknown feature."""
+    d_sae = sae.config.d_sae
     for edit in edits:
-        if not 0 <= edit.feature < sae.config.d_sae:
-            raise ValueError(
-                f"feature {edit.feature}: the SAE has features 0 to {sae.config.d_sae - 1}"
-            )
+        if not 0 <= edit.feature < d_sae:
+            raise ValueError(f"feature {edit.feature}: the SAE has features 0 to {d_sae - 1}")
     if all(edit.mode == "add" for edit in edits):  # whatever the features are: no need to look
-        step = torch.zeros(sae.config.d_sae).to(sae.W_dec)
+        step = torch.zeros(d_sae).to(sae.W_dec)
         for edit in edits:
             step[edit.feature] += edit.value
         step = sae.std * (step @ sae.W_dec.detach())
@@ -83,10 +75,7 @@ def sae_delta(sae: SAE, edits: list[Edit]) -> Delta:
 
 
 def direction_delta(direction: Tensor, dose: float | Tensor, std: float) -> Delta:
-    """Add a direction [d_in] of norm 1 at every position: `dose` standard deviations `std` long.
-
-    `dose` is one strength, or one for each user, [n_users, 1, 1].
-    """
+    """Add `dose` (one, or [n_users, 1, 1]) * std * direction [d_in]; ValueError if not finite."""
     step = std * dose * direction
     if not torch.isfinite(step).all():
         raise ValueError(
@@ -100,9 +89,9 @@ def direction_delta(direction: Tensor, dose: float | Tensor, std: float) -> Delt
 def steered(model: nn.Module, site: str, delta: Delta, positions: str = "all"):
     """Add `delta` to the hidden states at `site` while the block runs.
 
-    The model is any torch module that has a module of this name and is called on items
-    [batch, length], where 0 is padding, on either side. ``all`` edits every position, ``last``
-    only the predicting one.
+    The model is any torch module with this site that is called on items [batch, length], 0 for
+    padding on either side. ``all`` edits every position, ``last`` only the predicting one.
+    ValueError for other `positions`, and for ``last`` without such items.
     """
     if positions not in ("all", "last"):
         raise ValueError(f"positions {positions!r}: choose from all, last")
@@ -123,24 +112,16 @@ def steered(model: nn.Module, site: str, delta: Delta, positions: str = "all"):
             change = torch.where(here[..., None], change, 0.0)
         return hidden + change
 
-    def look(module, inputs):
-        seen["items"] = inputs[0] if inputs else None
-
-    handle = model.register_forward_pre_hook(look)
-    try:
-        with hooked(model, site, edit):
-            yield
-    finally:
-        handle.remove()
+    look = model.register_forward_pre_hook(lambda _, x: seen.update(items=x[0] if x else None))
+    with look, hooked(model, site, edit):
+        yield
 
 
 def steered_scorer(model: nn.Module, site: str, delta: Delta | None = None) -> Scorer:
     """The model's `next_item_scores` while `delta` is added at `site` (None: untouched)."""
 
     def scorer(histories):
-        if delta is None:
-            return model.next_item_scores(histories)
-        with steered(model, site, delta):
+        with steered(model, site, delta) if delta is not None else nullcontext():
             return model.next_item_scores(histories)
 
     return scorer

@@ -1,9 +1,4 @@
-"""Ways to steer towards an attribute: SAE features, and what they must be held against.
-
-A method says how the catalogue is scored when an attribute is turned by a strength. All but `boost`
-(re-ranking) add a direction to the hidden states, so their strengths have one unit: the standard
-deviation of the hidden states (`SAE.std`). Features and directions are chosen on the SAE users.
-"""
+"""Ways to steer towards an attribute: SAE features, and what they must be compared with."""
 
 from collections.abc import Callable
 
@@ -19,10 +14,9 @@ from .edits import direction_delta, steered_scorer
 
 #: From the column of an attribute and a strength to how the catalogue is then scored.
 Method = Callable[[int, float], Scorer]
-
 #: What is compared, and how to call it.
 METHODS = {
-    "sae": "SAE feature, by what it reads",
+    "sae_feature": "SAE feature, by what it reads",
     "sae_output": "SAE feature, by what it does",
     "sae_several": "several SAE features",
     "neuron": "hidden dimension",
@@ -38,30 +32,17 @@ METHODS = {
 
 
 def turn(model: nn.Module, site: str, std: float, directions: NDArray) -> Method:
-    """Add the strength along a direction for each attribute [n_attributes, d_in], everywhere.
-
-    For the decoder's row of a feature this is the edit that adds the strength to the feature.
-    """
+    """Add strength * std along an attribute's direction [n_attributes, d_in], at all positions."""
     rows = torch.from_numpy(np.asarray(directions, np.float32))
 
-    def method(column: int, dose: float) -> Scorer:
-        return steered_scorer(model, site, direction_delta(rows[column], dose, std))
-
-    return method
+    return lambda j, dose: steered_scorer(model, site, direction_delta(rows[j], dose, std))
 
 
 def boost(model: nn.Module, attribute_matrix: NDArray) -> Method:
-    """Re-ranking: add the strength to the score of each item with the attribute.
-
-    Nothing is steered. As the strength grows, these items pass ever better ones, as in a
-    re-ranking that trades relevance for a quota.
-    """
+    """Re-ranking: add the strength, in logits, to the score of each item with the attribute."""
     has = torch.from_numpy(attribute_matrix.T.astype(np.float32))
 
-    def method(column: int, dose: float) -> Scorer:
-        return lambda histories: model.next_item_scores(histories) + dose * has[column]
-
-    return method
+    return lambda j, dose: lambda histories: model.next_item_scores(histories) + dose * has[j]
 
 
 def unit(directions: NDArray) -> NDArray:
@@ -73,9 +54,8 @@ def unit(directions: NDArray) -> NDArray:
 def mean_difference(states: NDArray, attributes: NDArray) -> NDArray:
     """Supervised directions [n_attributes, d_in]: mean with the attribute minus mean without.
 
-    Each has norm 1; NaN where no position, or every position, has the attribute. The baseline that
-    sparse autoencoders often lose to (arXiv 2501.17148). `states` is [n_positions, d_in],
-    `attributes` [n_positions, n_attributes] of 0 and 1.
+    From states [n_positions, d_in] and 0/1 [n_positions, n_attributes]. Of norm 1, or NaN where no
+    or every position has it. SAEs often lose to it (arXiv 2501.17148).
     """
     with np.errstate(invalid="ignore"):
         with_it = attributes.T @ states / attributes.sum(axis=0)[:, None]
@@ -84,22 +64,16 @@ def mean_difference(states: NDArray, attributes: NDArray) -> NDArray:
 
 
 def probe(states: NDArray, attributes: NDArray) -> NDArray:
-    """Weights [n_attributes, d_in] of a linear probe (`activations.ridge`), each of norm 1.
-
-    Arguments as for `mean_difference`.
-    """
+    """Weights of a linear probe (`activations.ridge`), as `mean_difference`, each of norm 1."""
     return unit(ridge(states, attributes).T)
 
 
 def by_effect(gained: NDArray, attribute_matrix: NDArray, importance: NDArray) -> NDArray:
-    """Correlation over items of what each direction gives them with who has the attribute.
+    """Weighted correlation over items between a direction's effect and an attribute.
 
-    A direction that gives much to all items, or to a few with the attribute, gets little.
-
-    `gained` [n_directions, n_items + 1] is logits, see `interpretability.measured_effect`;
-    `attribute_matrix` is [n_items + 1, n_attributes]; `importance` [n_items + 1] is how much each
-    item counts, see `expected_top`. Returns [n_directions, n_attributes], 0 where nothing is
-    gained or no item has the attribute.
+    `gained` [n_directions, n_items + 1] is `interpretability.measured_effect`, `attribute_matrix`
+    [n_items + 1, n_attributes], `importance` [n_items + 1] each item's weight (`expected_top`).
+    Returns [n_directions, n_attributes], 0 where nothing is gained or no item has the attribute.
     """
     weight = importance[1:] / importance[1:].sum()
     x, y = gained[:, 1:], attribute_matrix[1:].astype(float)
@@ -114,18 +88,9 @@ def combine(
 ) -> tuple[NDArray, NDArray]:
     """A few features whose effects add up to a gain of the attribute's items, and of no others.
 
-    Features join one by one, the one whose effect explains most of what is still missing, and
-    their weights are fitted anew: orthogonal matching pursuit [1]_ with a ridge, whose `penalty`
-    is in units of the mean square of a feature's effect. `gained` and `importance` are as for
-    `by_effect`, `attribute` is [n_items + 1] of 0 and 1.
-
-    Returns
-    -------
-    features, weights : [n], at most `n_features`, in the order in which they joined
-
-    References
-    ----------
-    .. [1] Pati, Rezaiifar, Krishnaprasad, Orthogonal matching pursuit, Asilomar, 1993.
+    Orthogonal matching pursuit (Pati et al., Asilomar, 1993) with a ridge of `penalty` times the
+    mean square of a feature's effect. `attribute` is [n_items + 1] of 0 and 1, the rest as for
+    `by_effect`. Returns features and weights, both [n_chosen], in the order in which they joined.
     """
     root = np.sqrt(importance[1:] / importance[1:].sum())
     x, y = gained[:, 1:].astype(float), attribute[1:].astype(float)
@@ -133,8 +98,7 @@ def combine(
     scatter, products = x @ x.T, x @ y
     ridge = penalty * np.trace(scatter) / len(scatter)
     norm = np.sqrt(np.diag(scatter)) + 1e-12
-    features: list[int] = []
-    weights = np.zeros(0)
+    features, weights = [], np.zeros(0)
     while len(features) < min(n_features, len(x)):
         missing = products - scatter[:, features] @ weights
         score = np.abs(missing) / norm
@@ -146,7 +110,7 @@ def combine(
 
 
 def one_feature(names: list[str], features: NDArray, signs: NDArray | float = 1.0) -> pd.DataFrame:
-    """Knobs of one SAE feature for each attribute, turned over where the sign is -1."""
+    """Knobs (attribute, feature, weight) of one feature for each attribute; weights are signs."""
     return pd.DataFrame({"attribute": names, "feature": features, "weight": signs})
 
 
@@ -158,11 +122,7 @@ def several_features(
     importance: NDArray,
     n_features: int,
 ) -> pd.DataFrame:
-    """Knobs of several SAE features for each attribute, from `combine`.
-
-    Weights are such that a strength of 1 adds a vector of length 1: `decoder` is [d_sae, d_in].
-    Attributes that no item has get no knob.
-    """
+    """Knobs as in `one_feature`, but from `combine`; a strength of 1 adds a vector of length 1."""
     tables = []
     for name, attribute in zip(names, attribute_matrix.T, strict=True):
         if attribute.any():
@@ -175,15 +135,7 @@ def several_features(
 def permuted(
     attribute_matrix: NDArray, popularity: NDArray, block: int = 50, seed: int = 0
 ) -> NDArray:
-    """The same attributes, given to other items of about the same popularity.
-
-    Items are sorted by `popularity` [n_items + 1], and whole rows of `attribute_matrix`
-    [n_items + 1, n_attributes] are permuted inside blocks of so many items. What can be done for
-    these attributes as well owes nothing to what the attributes mean.
-
-    >>> permuted(np.array([[0], [1], [0], [0]]), np.array([0, 9, 2, 1]), block=1).tolist()
-    [[0], [1], [0], [0]]
-    """
+    """Attributes [n_items + 1, n_attributes] permuted within blocks of equally popular items."""
     rng = np.random.default_rng(seed)
     order = 1 + np.argsort(-popularity[1:], kind="stable")
     found = attribute_matrix.copy()
@@ -195,13 +147,12 @@ def permuted(
 def directions(knobs: pd.DataFrame, decoder: NDArray, names: list[str]) -> NDArray:
     """What a strength of 1 of each attribute's knob adds, in units of `SAE.std`.
 
-    `knobs` has a row for each attribute and feature: attribute, feature, weight; `decoder` is
-    [d_sae, d_in]. Returns [n_attributes, d_in], NaN where an attribute has no knob.
+    `decoder` is [d_sae, d_in]. Returns [n_attributes, d_in], NaN where an attribute has no knob.
     """
     rows = knobs["weight"].to_numpy()[:, None] * decoder[knobs["feature"]]
     return pd.DataFrame(rows).groupby(knobs["attribute"].to_numpy()).sum().reindex(names).to_numpy()
 
 
 def expected_top(scores: Tensor) -> NDArray:
-    """How near each item is to the lists: its mean probability [n_items + 1] over users."""
+    """How near items are to lists: mean softmax [n_items + 1] of scores [n_users, n_items + 1]."""
     return scores.softmax(dim=1).mean(dim=0).numpy()

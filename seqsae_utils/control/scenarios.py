@@ -1,6 +1,6 @@
 """Scenarios: named presets that turn several knobs at once, as a person writes them.
 
-A scenario is a few lines of YAML under its name, each of them optional but one::
+A scenario is a name with these lines of YAML; one of the last three must be there::
 
     family evening:
       about: more for children, nothing that frightens
@@ -8,8 +8,7 @@ A scenario is a few lines of YAML under its name, each of them optional but one:
       features: {102: 1.5}                  # number of a feature: strength
       suppress: [Horror, 76]                # attributes, or numbers of features
 
-The knobs of attributes are a table with a row for each attribute and feature (attribute, feature,
-weight): to turn an attribute by a strength adds strength * weight to each of its features.
+Knobs are a table (attribute, feature, weight): a strength adds strength * weight to each feature.
 """
 
 import json
@@ -44,12 +43,7 @@ SUPPRESSED = -2.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """Where the knobs stand; strengths are in standard deviations of the hidden states.
-
-    turn : attribute -> strength
-    features : number of a feature -> strength
-    suppress : attributes, and numbers of features, that are silenced
-    """
+    """Where the knobs stand, in standard deviations of hidden states; ValueError over `LARGEST`."""
 
     name: str = "untitled"
     about: str = ""
@@ -68,10 +62,7 @@ class Scenario:
                 )
 
     def check(self, knobs: pd.DataFrame, features: pd.DataFrame) -> None:
-        """Refuse what cannot be turned here: `ValueError`, naming the nearest that can.
-
-        `features` has a row for each feature of the dictionary: feature, density (0: dead).
-        """
+        """`ValueError` for what cannot be turned here; `features` has feature and density."""
         attributes = knobs["attribute"].unique().tolist()
         density = features.set_index("feature")["density"]
         for what in (*self.turn, *self.features, *self.suppress):
@@ -89,21 +80,19 @@ class Scenario:
     def edits(self, knobs: pd.DataFrame) -> list[Edit]:
         """An edit for each feature that is suppressed, and for each that is turned.
 
-        Suppressed are the features that speak for an attribute; one whose weight is negative
-        speaks against it, and stays. Silence alone does little, because what a feature does not
-        say others do: so it is set below 0, to `SUPPRESSED`.
+        Of a suppressed attribute, the features of positive weight are set below 0, to `SUPPRESSED`
+        times the weight: silence alone does little, because other features say the same.
         """
         added = dict(self.features)
         held = {what: SUPPRESSED for what in self.suppress if not isinstance(what, str)}
-        columns = ["attribute", "feature", "weight"]
-        for attribute, feature, weight in knobs[columns].itertuples(index=False):
-            if attribute in self.turn:
-                added[feature] = added.get(feature, 0.0) + self.turn[attribute] * weight
-            if attribute in self.suppress and weight > 0:  # shared features: the lowest value holds
-                held[feature] = min(held.get(feature, 0.0), SUPPRESSED * weight)
-        return [Edit(int(feature), float(value), "set") for feature, value in held.items()] + [
-            Edit(int(feature), float(value)) for feature, value in added.items()
-        ]
+        for row in knobs.itertuples(index=False):
+            if row.attribute in self.turn:
+                turned = self.turn[row.attribute] * row.weight
+                added[row.feature] = added.get(row.feature, 0.0) + turned
+            if row.attribute in self.suppress and row.weight > 0:  # the lowest of shared ones
+                held[row.feature] = min(held.get(row.feature, 0.0), SUPPRESSED * row.weight)
+        suppressed = [Edit(int(feature), float(value), "set") for feature, value in held.items()]
+        return suppressed + [Edit(int(feature), float(value)) for feature, value in added.items()]
 
 
 class _Loader(yaml.SafeLoader):
@@ -125,16 +114,7 @@ def read(file: Path) -> dict[str, Scenario]:
 
 
 def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
-    """The scenarios of a YAML text, by name.
-
-    Whether a profile has such knobs is another question: `Scenario.check`.
-
-    Raises
-    ------
-    ValueError
-        If it is not as the head of this module says; the message names the place, and the
-        nearest right key.
-    """
+    """The scenarios of a YAML text by name; a `ValueError` says where and names the right key."""
     try:
         content = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -179,10 +159,8 @@ def write(scenario: Scenario) -> str:
       suppress: [Horror, 7]
     """
     given = asdict(scenario) | {"suppress": list(scenario.suppress)}
-    name, given = given.pop("name"), {key: value for key, value in given.items() if value}
-    return yaml.safe_dump(
-        {name: given}, sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
+    name, own = given.pop("name"), {key: value for key, value in given.items() if value}
+    return yaml.safe_dump({name: own}, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def apply(
@@ -196,42 +174,21 @@ def apply(
 ) -> pd.DataFrame:
     """What a scenario does to the lists of some users, or of one.
 
-    Parameters
-    ----------
-    ranking_of
-        Ranks the catalogue for these users under an edit, None being none.
-    users
-        Their numbers, in the order of the ranking.
-    names
-        Names of the columns of `attribute_matrix`, [n_items + 1, n_attributes].
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each user and attribute: user, attribute, and its share of the list, before and
-        after.
+    `ranking_of` ranks the catalogue under an edit (None: untouched) for `users`, whose numbers are
+    in its order; `names` are the columns of `attribute_matrix` [n_items + 1, n_attributes]. Returns
+    a row for each user and attribute: user, attribute, its share of the list before and after.
     """
-    edits = {"before": None, "after": sae_delta(dictionary, scenario.edits(knobs))}
-    shares = {
-        when: share(ranking_of(edit).lists, attribute_matrix).ravel()
-        for when, edit in edits.items()
-    }
+    edits = None, sae_delta(dictionary, scenario.edits(knobs))
+    before, after = (share(ranking_of(edit).lists, attribute_matrix).ravel() for edit in edits)
     rows = {"user": np.repeat(users, len(names)), "attribute": np.tile(names, len(users))}
-    return pd.DataFrame(rows | shares)
+    return pd.DataFrame(rows | {"before": before, "after": after})
 
 
 def log(file: Path, scenario: Scenario, knobs: pd.DataFrame, effect: pd.DataFrame) -> None:
-    """Add to a log what was applied to whom, and what came of it: one line of JSON.
-
-    `effect` is what `apply` returned; the line has the mean of the shares over its users.
-    """
+    """Add one line of JSON to a log: what was applied to whom, and its mean effect (`apply`)."""
     mean = effect.groupby("attribute", sort=False)[["before", "after"]].mean().round(6)
-    line = {
-        "users": effect["user"].unique().tolist(),
-        "scenario": asdict(scenario),
-        "edits": [asdict(edit) for edit in scenario.edits(knobs)],
-        **mean.to_dict(),
-    }
+    line = {"users": effect["user"].unique().tolist(), "scenario": asdict(scenario)}
+    line |= {"edits": [asdict(edit) for edit in scenario.edits(knobs)], **mean.to_dict()}
     before = file.read_text() if file.is_file() else ""
     write_text(file, before + json.dumps(line, allow_nan=False) + "\n")
 

@@ -19,18 +19,11 @@ LITTLE, MUCH = 0.1, 0.6
 
 
 def moments(sequences: dict[int, NDArray], attribute_matrix: NDArray) -> pd.DataFrame:
-    """Where users turn to an attribute: stated intent.
+    """Where users turn to an attribute: stated intent, a wish that only the user knows.
 
-    At most one of the last ten items has it, and three of the five after the next one do. That
-    stands for a wish that only the user knows. No moment depends on the next item itself, which is
-    to be found; so every moment counts: to take the first of several that overlap would tell
-    something of the items between them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each moment: user, attribute (column), at (number of items in the history; the
-        next one is to be found).
+    At most one of the last ten items has it, and at least three of the five after the next one do.
+    The next one is to be found and must not decide, so overlapping ones all count. A row for each:
+    user, attribute (column of [n_items + 1, n_attributes]), at (number of items in the history).
     """
     rows = []
     for user, items in sequences.items():
@@ -54,8 +47,7 @@ def serve(
 ) -> pd.DataFrame:
     """NDCG@10 of the item that came next, with the attribute's knob turned at each moment.
 
-    `found` is from `moments`. Returns a row for each moment, method and strength: the moment's
-    columns, method, dose, ndcg, change (against the untouched model).
+    `found` is from `moments`. Returns its rows by method, dose; ndcg; change against the untouched.
     """
     settings = [(name, dose) for name in methods for dose in doses]
     ndcg = np.empty((1 + len(settings), len(found)))  # the first: untouched
@@ -79,14 +71,8 @@ def serve(
 def served(results: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArray]]:
     """Mean change of NDCG@10 by method and strength, with 95 % intervals from drawing users.
 
-    Users have several moments, which belong together: a user is drawn with all of them.
-
-    Returns
-    -------
-    table
-        Columns: method, dose, moments, users, ndcg (with the knob), change, low, high.
-    draws
-        (method, dose) -> the change in each draw of users [n_draws].
+    Returns a table (method, dose, moments, users, ndcg, change, low, high), and (method, dose) ->
+    the change in each draw of users [n_draws].
     """
     rows, found = [], {}
     for keys, group in results.groupby(["method", "dose"], sort=False):

@@ -1,12 +1,4 @@
-"""Data: interactions of users with items that carry attributes, ready for a sequence model.
-
-`load_raw` finds and reads a dataset as published, `prepare` makes it a `Dataset`: items and users
-renumbered, sequences in order, users in three groups that never mix.
-
-`sources` says where datasets come from, `formats` (with `music4all`) what their files mean, and
-`tables` what is wrong with a bad line; `planted` makes a dataset of known concepts up, `order` asks
-whether the order of a history tells anything about its items.
-"""
+"""Data: `load_raw` reads what was published, `prepare` makes it a `Dataset` for sequence models."""
 
 import json
 import math
@@ -25,12 +17,12 @@ from .sources import load_raw
 from .tables import DataError
 
 __all__ = [
-    "ORDERS", "SPLITS", "TEST_USERS", "DataError", "Dataset", "Raw",
+    "ORDERS", "SPLITS", "DataError", "Dataset", "Raw",
     "load", "load_raw", "neighbours_share", "prepare", "save", "synthetic",
 ]  # fmt: skip
 
-SPLITS = ("recommender", "sae", "test")  # the three groups of users
-TEST_USERS = ("newest", "random")  # how the test users may be found
+#: Groups of users: the first teach the recommender, the second the SAE and choose, the third judge.
+SPLITS = ("recommender", "dev", "test")
 TABLES = ("interactions", "items", "users", "everyone")
 
 
@@ -38,29 +30,17 @@ TABLES = ("interactions", "items", "users", "everyone")
 class Dataset:
     """Sequences of items, the items' attributes, and three groups of users.
 
-    Attributes
-    ----------
-    interactions
-        DataFrame [user, item, timestamp, position], sorted by user and position (from 0).
-    items
-        DataFrame [item, item_id, title, attributes, popularity, year]: item runs from 1 to
-        `n_items`, 0 is padding; popularity is the number of recommender users who had it.
-    users
-        DataFrame [user, user_id, split]: user runs from 0, split is one of `SPLITS`.
-    everyone
-        DataFrame [user, item], sorted by user and place in the history: all users who had three
-        items or more, with ALL their items, for a protocol without groups (leave the last one
-        out). Items of the catalogue keep their numbers, others come after them. Users are numbered
-        anew from 0, in the order of their ids: these are not the numbers of `users`.
-    counts
-        What was read, and what was dropped or lacked something on the way here.
+    Users are numbered from 0, items from 1 to `n_items`; 0 is padding. The popularity of an item
+    is the number of recommender users who had it. `everyone`, for a protocol without groups, holds
+    ALL items of all users who had three or more: items outside the catalogue come after it, and
+    users are numbered anew, in the order of their ids.
     """
 
-    interactions: pd.DataFrame
-    items: pd.DataFrame
-    users: pd.DataFrame
-    everyone: pd.DataFrame
-    counts: dict[str, int]
+    interactions: pd.DataFrame  # [user, item, timestamp, position], by user and position (from 0)
+    items: pd.DataFrame  # [item, item_id, title, attributes, popularity, year]
+    users: pd.DataFrame  # [user, user_id, split], split is one of `SPLITS`
+    everyone: pd.DataFrame  # [user, item], sorted by user and place in the history
+    counts: dict[str, int]  # what was read, and what was dropped or lacked something
 
     @property
     def n_items(self) -> int:
@@ -69,12 +49,12 @@ class Dataset:
 
     @property
     def n_items_everyone(self) -> int:
-        """Largest number of an item in `everyone`; the catalogue is 1 to `n_items` of them."""
+        """Largest number of an item in `everyone`."""
         return int(self.everyone["item"].to_numpy().max(initial=self.n_items))
 
     @property
     def split_rule(self) -> str:
-        """Who the test users are, in words; told by the counts and the users."""
+        """Who the test users are, in words."""
         share = f"{(self.users['split'] == 'test').mean():.0%}"
         if self.counts["interactions_without_time"]:
             return f"random {share} of the users: the data has only an order, nobody is newer"
@@ -89,14 +69,9 @@ class Dataset:
 
     @cached_property
     def attribute_matrix(self) -> np.ndarray:
-        """1 where the item carries the attribute: float32 [n_items + 1, n_attributes].
-
-        Row 0, padding, carries none.
-        """
-        carried = self.items.set_index("item")["attributes"].str.get_dummies("|")
-        return carried.reindex(
-            index=range(self.n_items + 1), columns=self.attributes, fill_value=0
-        ).to_numpy(np.float32)
+        """1 where the item carries the attribute, float32 [n_items + 1, n_attributes]."""
+        carried = self.items["attributes"].str.get_dummies("|")[self.attributes]
+        return np.pad(np.ascontiguousarray(carried, np.float32), [(1, 0), (0, 0)])
 
     @cached_property
     def titles(self) -> list[str]:
@@ -104,10 +79,7 @@ class Dataset:
         return ["", *self.items["title"]]
 
     def sequences(self, split: str) -> dict[int, np.ndarray]:
-        """Items of each user of one group, oldest first: user -> int64 [length].
-
-        The group ``everyone`` has the users and items of the table `everyone`, and its numbers.
-        """
+        """Items [length] by user of a group or `everyone` (else ValueError), the oldest first."""
         if split == "everyone":
             table = self.everyone
         elif split in SPLITS:
@@ -124,7 +96,7 @@ def prepare(
     raw: Raw,
     *,
     test_fraction: float = 0.1,
-    sae_fraction: float = 0.4,
+    dev_fraction: float = 0.4,
     min_attribute_items: int = 10,
     max_attributes: int = 50,
     test_users: str = "newest",
@@ -133,40 +105,17 @@ def prepare(
 ) -> Dataset:
     """Split the users, and number the items that the recommender will know.
 
-    Test users are the newest, or drawn at random; SAE users are drawn at random from the rest; the
-    recommender's users are what remains. The catalogue is what the recommender's users had: other
-    items are taken out of the other users' histories. Of each user and item the first interaction
-    counts, and a user needs at least two of them, one to look at and one to predict. The table
-    `everyone` is not split, and keeps all items of all users who have three.
+    `test_fraction` of all users (rounded up) become test users: the ``newest``, or ``random`` ones
+    (always random in data without times). Of the rest, a random `dev_fraction` become development
+    users; the recommender users remain. With `max_users` above 0, so many users are drawn first.
 
-    Parameters
-    ----------
-    raw
-        The dataset as published. Where it has no times, only an order, no user is newer than
-        another, and the test users are drawn at random too.
-    test_fraction
-        Share of all users who become test users, rounded up.
-    sae_fraction
-        Share of the remaining users who become SAE users.
-    min_attribute_items
-        An attribute that fewer items of the catalogue carry is left out.
-    max_attributes
-        At most so many attributes, the most frequent first.
-    test_users
-        ``newest``, or ``random``: drawn by the seed, which gives a fresh split of the users.
-    max_users
-        Draw so many users at random first, and leave the others out; 0 takes all.
-    seed
-        Of the random choice of users.
-
-    Raises
-    ------
-    DataError
-        If a group would have no users, or no attribute is frequent enough.
+    The catalogue is what the recommender users had. Of repeated interactions the first is kept, and
+    a user needs two items. Of the attributes that at least `min_attribute_items` items carry, at
+    most `max_attributes` are kept, the most frequent. Raises DataError if a group would have no
+    users, or no attribute is frequent enough, and ValueError for a setting out of its range.
     """
-    if test_users not in TEST_USERS:
-        nearest = name_nearest(test_users, list(TEST_USERS))
-        raise ValueError(f"test_users={test_users!r} is unknown; {nearest}")
+    if test_users not in (known := ["newest", "random"]):
+        raise ValueError(f"test_users={test_users!r} is unknown; {name_nearest(test_users, known)}")
     rng = np.random.default_rng(seed)
     users_read, items_read = raw.interactions[["user_id", "item_id"]].nunique()
     table = _some_users(raw.interactions, max_users, rng)
@@ -175,26 +124,26 @@ def prepare(
     time = table["timestamp"].to_numpy()
     newest = raw.timed and test_users == "newest"
     order = np.argsort(time[_starts(user)], kind="stable") if newest else None
-    split = _split(len(user_ids), order, test_fraction, sae_fraction, rng)
+    split = _split(len(user_ids), order, test_fraction, dev_fraction, rng)
 
     first = ~pd.Series(user * len(item_ids) + item).duplicated().to_numpy()
-    known = first & (split == "recommender")[user]
-    known &= _at_least(2, user, known)
-    catalogue = np.unique(item[known])
+    taught = first & (split == "recommender")[user]
+    taught &= _at_least(2, user, taught)
+    catalogue = np.unique(item[taught])
     number = np.zeros(len(item_ids), dtype=np.int32)
     number[catalogue] = np.arange(1, len(catalogue) + 1)
     kept = first & (number[item] > 0)
     kept &= _at_least(2, user, kept)
     members = np.unique(user[kept])
     for name in SPLITS:
-        if not (split[members] == name).any():
+        if name not in split[members]:
             raise DataError(f"no {name} users: {len(user_ids)} users are too few for this split")
 
     interactions = pd.DataFrame({"user": np.searchsorted(members, user[kept]).astype(np.int32)})
     interactions["item"], interactions["timestamp"] = number[item[kept]], time[kept]
     interactions["position"] = interactions.groupby("user").cumcount().astype(np.int32)
     items = _catalogue(raw.items, item_ids[catalogue])
-    items["popularity"] = np.bincount(number[item[known]], minlength=len(items) + 1)[1:]
+    items["popularity"] = np.bincount(number[item[taught]], minlength=len(items) + 1)[1:]
     described = items["attributes"] != ""
     frequency = _by_frequency(items["attributes"])
     attributes = frequency[frequency >= min_attribute_items].index[:max_attributes]
@@ -208,13 +157,9 @@ def prepare(
     items["attributes"] = items["attributes"].map(
         lambda text: "|".join(name for name in text.split("|") if name in attributes)
     )
-    users = pd.DataFrame(
-        {
-            "user": np.arange(len(members), dtype=np.int32),
-            "user_id": np.asarray(user_ids)[members].astype(str),
-            "split": split[members],
-        }
-    )
+    users = pd.DataFrame({"user": np.arange(len(members), dtype=np.int32)})
+    users["user_id"] = np.asarray(user_ids)[members].astype(str)
+    users["split"] = split[members]
     counts = {
         "interactions_read": len(raw.interactions) + raw.repeats,
         "users_read": users_read,
@@ -230,9 +175,8 @@ def prepare(
         "items_without_attributes": (~described).sum(),
         "attributes_left_out": len(frequency) - len(attributes),
     }
-    everyone = _everyone(user, item, first, number)
     counts = {name: int(n) for name, n in counts.items()}
-    return Dataset(interactions, items, users, everyone, counts)
+    return Dataset(interactions, items, users, _everyone(user, item, first, number), counts)
 
 
 def save(dataset: Dataset, folder: Path) -> None:
@@ -244,10 +188,8 @@ def save(dataset: Dataset, folder: Path) -> None:
 
 def load(folder: Path) -> Dataset:
     """Read what `save` wrote."""
-    tables = [pd.read_parquet(Path(folder) / f"{name}.parquet") for name in TABLES]
-    interactions, items, users, everyone = tables
-    counts = json.loads((Path(folder) / "counts.json").read_text())
-    return Dataset(interactions, items, users, everyone, counts)
+    tables = {name: pd.read_parquet(Path(folder) / f"{name}.parquet") for name in TABLES}
+    return Dataset(**tables, counts=json.loads((Path(folder) / "counts.json").read_text()))
 
 
 def _starts(user) -> np.ndarray:
@@ -272,10 +214,7 @@ def _at_least(least: int, user: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _everyone(user, item, first, number) -> pd.DataFrame:
-    """The table `Dataset.everyone`, from the numbers of users and items in the raw data.
-
-    `number` is that of each item in the catalogue [n_items of the raw data], 0 for the others.
-    """
+    """The table `Dataset.everyone`; `number` is each item's in the catalogue, 0 outside of it."""
     rows = np.flatnonzero(first & _at_least(3, user, first))
     user, item = user[rows], item[rows]
     others = np.setdiff1d(item, np.flatnonzero(number))
@@ -284,9 +223,9 @@ def _everyone(user, item, first, number) -> pd.DataFrame:
     return pd.DataFrame({"user": pd.factorize(user)[0].astype(np.int32), "item": number[item]})
 
 
-def _split(n_users, oldest_first, test_fraction, sae_fraction, rng) -> np.ndarray:
-    """Name of each user's group [n_users]; without an order of arrival, chance decides."""
-    for name, value in (("test_fraction", test_fraction), ("sae_fraction", sae_fraction)):
+def _split(n_users, oldest_first, test_fraction, dev_fraction, rng) -> np.ndarray:
+    """Name of each user's group [n_users]; without an order of arrival, test users are random."""
+    for name, value in (("test_fraction", test_fraction), ("dev_fraction", dev_fraction)):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: expected a share between 0 and 1")
     order = rng.permutation(n_users) if oldest_first is None else oldest_first
@@ -294,17 +233,16 @@ def _split(n_users, oldest_first, test_fraction, sae_fraction, rng) -> np.ndarra
     rest = rng.permutation(np.sort(order[: n_users - n_test]))
     split = np.full(n_users, "recommender", dtype=object)
     split[order[n_users - n_test :]] = "test"
-    split[rest[: round(sae_fraction * len(rest))]] = "sae"
+    split[rest[: round(dev_fraction * len(rest))]] = "dev"
     return split
 
 
 def _catalogue(items: pd.DataFrame, item_ids) -> pd.DataFrame:
-    """The items of the catalogue in their new order; one that nobody described has its id."""
+    """The items of the catalogue in their new order; the title of an undescribed one is its id."""
     items = items.set_index("item_id").reindex(item_ids).rename_axis("item_id").reset_index()
     items["item_id"] = items["item_id"].astype(str)
-    items["title"] = items["title"].fillna(items["item_id"]).replace("", np.nan)
-    items["title"] = items["title"].fillna(items["item_id"])
-    items["attributes"] = items["attributes"].fillna("")
+    items[["title", "attributes"]] = items[["title", "attributes"]].fillna("")
+    items["title"] = items["title"].where(items["title"] != "", items["item_id"])
     items.insert(0, "item", np.arange(1, len(items) + 1, dtype=np.int32))
     year = items["title"].str.extract(r"\((\d{4})\)(?: \(\w+\))?$", expand=False)
     return items.assign(popularity=0, year=year.astype("Int16"))
@@ -313,5 +251,5 @@ def _catalogue(items: pd.DataFrame, item_ids) -> pd.DataFrame:
 def _by_frequency(attributes: pd.Series) -> pd.Series:
     """Number of items by attribute, most frequent first, ties in alphabetical order."""
     names = attributes.str.split("|").explode()
-    counts = names[names != ""].value_counts().sort_index()
-    return counts.sort_values(ascending=False, kind="stable")
+    alphabetical = names[names != ""].value_counts().sort_index()
+    return alphabetical.sort_values(ascending=False, kind="stable")

@@ -22,15 +22,10 @@ PLACEHOLDERS = {"", "unknown", "(no genres listed)"}
 
 @dataclass(frozen=True)
 class Raw:
-    """A dataset as published: nothing renumbered, and no row dropped but repeated listens.
+    """A dataset as published, without repeated listens; by user and time, then the rows' order."""
 
-    `interactions` is a DataFrame [user_id, item_id, rating, timestamp], sorted by user and time;
-    what is tied in time stays in the publisher's row order. A rating that was not given is NaN.
-    `items` is a DataFrame [item_id, title, attributes], the attributes separated by ``|``.
-    """
-
-    interactions: pd.DataFrame
-    items: pd.DataFrame
+    interactions: pd.DataFrame  # [user_id, item_id, rating (NaN if not given), timestamp]
+    items: pd.DataFrame  # [item_id, title, attributes (separated by |)]
     source: str  # where it came from, in words
     label: str  # how results call it, e.g. ML-100K
     timed: bool = True  # False where timestamp is only an order within each user
@@ -39,35 +34,25 @@ class Raw:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of datasets writes its files: each a name, and what it calls its columns.
+    """How one family of datasets writes its files."""
 
-    Columns of `interactions` are user, item, rating and time; those of `items` are id, parts of the
-    title, and attributes. With `weights`, each attribute has a column, above 0 where an item has
-    it. Where times are text, the file is a history of listens.
-    """
-
-    interactions: tuple[str, str, str, str | None, str]
-    items: tuple[str, ...]
+    interactions: tuple[str, str, str, str | None, str]  # file; columns user, item, rating, time
+    items: tuple[str, ...]  # file; columns id, parts of the title, attributes
     separator: str  # of the columns
     item_separator: str = ""  # the same in items, where it is another
     title: Callable[..., str] = str  # makes the title from its parts
     attributes: Callable[[str], list[str]] = lambda text: text.split("|")
-    weights: int = 0  # number of columns before those of the attributes
+    weights: int = 0  # columns before those of the attributes, each above 0 where an item has it
     titles: tuple[str, ...] = ()  # a file of id and parts of the title, where items has none
     untitled: bool = False  # that file may be missing
     header: bool = True  # a line of names comes first
     ids: pa.DataType = pa.int32()
-    times: pa.DataType = pa.float64()
+    times: pa.DataType = pa.float64()  # a timestamp: the file is a history of listens
 
     @property
     def files(self) -> list[str]:
         """Files without which it cannot be read."""
         return [self.interactions[0], self.items[0], *self.titles[: not self.untitled]]
-
-
-def _mirror_title(title: str, year: str) -> str:
-    """The mirror cuts the last parenthesis off the title, and spells the one without it its way."""
-    return "unknown" if year == "unkonwn" else f"{title} ({year})"
 
 
 MUSIC4ALL = {
@@ -81,25 +66,21 @@ LAYOUTS = (
     Layout(
         ("u.data", "user", "item", "rating", "timestamp"),
         ("u.item", "movie id", "movie title", "release date", "video date", "URL", *GENRES_100K),
-        separator="\t",
-        item_separator="|",
-        title=lambda title, *_: title,
-        weights=5,
-        header=False,
+        separator="\t", item_separator="|", title=lambda title, *_: title, weights=5, header=False,
     ),
     Layout(
         ("ml-100k.inter", "user_id:token", "item_id:token", "rating:float", "timestamp:float"),
         ("ml-100k.item", "item_id:token", "movie_title:token_seq", "release_year:token",
          "class:token_seq"),
         separator="\t",
-        title=_mirror_title,
+        # It cuts the year off the title, and writes this where the title is unknown.
+        title=lambda title, year: "unknown" if year == "unkonwn" else f"{title} ({year})",
         attributes=str.split,
     ),
     Layout(
         ("ratings.dat", "user", "item", "rating", "timestamp"),
         ("movies.dat", "item", "title", "genres"),
-        separator="::",
-        header=False,
+        separator="::", header=False,
     ),
     Layout(
         ("ratings.csv", "userId", "movieId", "rating", "timestamp"),
@@ -109,8 +90,7 @@ LAYOUTS = (
     Layout(
         ("interactions.csv", "user_id", "item_id", "rating", "timestamp"),
         ("items.csv", "item_id", "title", "attributes"),
-        separator=",",
-        ids=pa.string(),
+        separator=",", ids=pa.string(),
     ),
     Layout(
         ("listening_history.csv", "user", "song", None, "timestamp"),
@@ -121,26 +101,17 @@ LAYOUTS = (
     Layout(
         ("userid_trackid_timestamp.tsv.bz2", "user_id", "track_id", None, "timestamp"),
         ("id_genres_tf-idf.tsv.bz2", "id"),
-        weights=1,
-        untitled=True,
-        **MUSIC4ALL,
+        weights=1, untitled=True, **MUSIC4ALL,
     ),
 )  # fmt: skip
 
 
 def read(folder: Folder, *, source: str, label: str) -> Raw:
-    """Read a dataset, whichever layout its folder holds.
-
-    Raises
-    ------
-    DataError
-        If the folder holds no known layout, or a file breaks it: with the file, the line and
-        what was expected.
-    """
+    """Read whichever layout a folder holds; DataError for none, or where a file breaks it."""
     layout = next((known for known in LAYOUTS if _file(folder, known.files[0]).exists()), None)
     if not layout:
-        known = [" + ".join(known.files) for known in LAYOUTS]
-        raise DataError(f"{folder} holds no known dataset; expected one of: {', '.join(known)}")
+        known = ", ".join(" + ".join(known.files) for known in LAYOUTS)
+        raise DataError(f"{folder} holds no known dataset; expected one of: {known}")
     for name in layout.files:
         if not _file(folder, name).exists():
             raise DataError(f"{folder}: {name} is missing beside {layout.files[0]}")
@@ -150,7 +121,7 @@ def read(folder: Folder, *, source: str, label: str) -> Raw:
 
 
 def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:
-    """Sort by user, then time, with ties in the order of the rows."""
+    """Sort by user_id, then timestamp, with ties in the order of the rows."""
     user, _ = pd.factorize(interactions["user_id"], sort=True)
     order = np.lexsort((interactions["timestamp"].to_numpy(), user))
     return interactions.take(order).reset_index(drop=True)
@@ -188,32 +159,28 @@ def _read_interactions(folder: Folder, layout: Layout) -> tuple[pd.DataFrame, bo
 
 
 def _read_items(folder: Folder, layout: Layout) -> pd.DataFrame:
-    """The table of items; its order is the file's, or that of the ids where there are two files."""
+    """The table of items in the order of the file, or of the ids where there are two files."""
     described = _described(folder, layout, layout.items, layout.weights)
     parts, attributes = described.iloc[:, :-1], described.iloc[:, -1]
     if layout.titles:
         titled = (folder / layout.titles[0]).exists()
         parts = _described(folder, layout, layout.titles) if titled else parts.iloc[:0]
     titles = [" ".join(layout.title(*row).split()) for row in parts.itertuples(False, None)]
-    attributes = attributes.map(lambda text: join_attributes(layout.attributes(text)))
+    attributes = attributes.map(lambda text: _joined(layout.attributes(text)))
     items = {"title": pd.Series(titles, parts.index, dtype=str), "attributes": attributes}
     items = pd.DataFrame(items).fillna("").rename_axis("item_id").reset_index()
     return items if layout.ids == pa.string() else items.astype({"item_id": np.int32})
 
 
 def _described(folder: Folder, layout: Layout, file, weights: int = 0) -> pd.DataFrame:
-    """Texts of a file that describes items, by their ids; `file` is its name and its columns.
-
-    Where attributes have `weights`, those above 0 make the last column, separated by ``|``.
-    """
+    """Texts of a file (its name and columns) by item; attributes with `weights` are joined last."""
     path, columns = _file(folder, file[0]), file[1:]
     separator = layout.item_separator or layout.separator
     key, *texts = columns[:weights] if weights else columns
     names = header(path, separator)[1] if layout.header else columns
     weighted = np.array([name for name in names if name not in (key, *texts)] if weights else [])
     kinds = {key: layout.ids, **dict.fromkeys(texts, TEXT), **dict.fromkeys(weighted, pa.float32())}
-    blocks = tables(path, separator, kinds, () if layout.header else columns)
-    table = pa.concat_tables(blocks)
+    table = pa.concat_tables(tables(path, separator, kinds, () if layout.header else columns))
     described = table.select([key, *texts]).to_pandas()
     if weights:
         carries = np.stack([table[name].to_numpy() for name in weighted], axis=1) > 0
@@ -222,11 +189,7 @@ def _described(folder: Folder, layout: Layout, file, weights: int = 0) -> pd.Dat
     return described.set_index(key)
 
 
-def join_attributes(names) -> str:
-    """Attributes separated by ``|``, each once, without what stands for none.
-
-    >>> join_attributes(["rock", " pop", "rock", "unknown"])
-    'rock|pop'
-    """
+def _joined(names: list[str]) -> str:
+    """Attributes separated by ``|``, each once, without `PLACEHOLDERS`."""
     names = dict.fromkeys(name.strip() for name in names)
     return "|".join(name for name in names if name not in PLACEHOLDERS)

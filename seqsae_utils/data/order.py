@@ -1,8 +1,4 @@
-"""Whether the order of a history tells anything about its items, and which order it is.
-
-Many ratings bear the same time as their neighbours. Which of two tied ones came first, a file may
-or may not know: shuffle the ties alone, and see whether neighbours are still as much alike.
-"""
+"""Whether neighbours in a history are alike; ratings of one time may have lost their order."""
 
 import numpy as np
 import pandas as pd
@@ -18,17 +14,9 @@ ORDERS = ("as it is", "ties shuffled", "all shuffled")
 def neighbours_share(dataset, order: str = "as it is") -> tuple[float, NDArray]:
     """Share of the pairs of neighbours in a history that have an attribute in common.
 
-    Only whole numbers are counted, so it is the same on every machine. The second value is the
-    share in each draw of the users [n_draws].
-
-    Parameters
-    ----------
-    dataset
-        A `Dataset`, of which all users count.
-    order
-        ``as it is``; ``ties shuffled``: each user's items of equal time in random order, and the
-        times in theirs; ``all shuffled``: each user's items in random order. Of five random orders
-        the mean is taken; they are always the same.
+    All users of the `Dataset` count. ``ties shuffled`` puts a user's items of equal time in random
+    order, ``all shuffled`` all of them (the mean of five orders, always the same); ValueError for
+    other orders. The second value is the share in each draw of the users [n_draws].
     """
     if order not in ORDERS:
         raise ValueError(f"order {order!r} is unknown; {name_nearest(order, list(ORDERS))}")

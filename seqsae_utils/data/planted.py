@@ -1,4 +1,4 @@
-"""A made-up catalogue whose users follow planted concepts: a ground truth for the whole chain."""
+"""A made-up catalogue whose users follow planted concepts: a ground truth for all stages."""
 
 from itertools import combinations
 
@@ -22,26 +22,14 @@ START = 1_577_836_800  # 2020-01-01, in Unix time
 
 
 def synthetic(seed: int = 0, n_users: int = 700, n_items: int = 300) -> Raw:
-    """Make a dataset in which what a user does next depends on a hidden mood.
+    """Make a dataset in which a user's next item depends on a hidden mood.
 
-    Every item carries two concepts, and they are all of its attributes. A user's mood is one
-    concept (now and then either of two); it lasts for a while and then switches. The next item is
-    drawn from those that carry the mood and were not seen yet, popular ones more often.
+    Every item has two concepts as its attributes. A user's mood is one concept (sometimes two),
+    which lasts for a while and then switches. The next item is drawn from the unseen items that
+    carry the mood, popular ones more often. ValueError for more than ten items a pair of concepts.
 
-    Parameters
-    ----------
-    seed
-        The same seed gives the same dataset.
-    n_users, n_items
-        Size; at most ten items for each pair of concepts.
-
-    Examples
-    --------
-    >>> raw = synthetic(n_users=20)
-    >>> raw.items.loc[0, "title"]
-    'The Ocean and the Desert (1987)'
-    >>> raw.items.loc[0, "attributes"]
-    'Ocean|Desert'
+    >>> synthetic(n_users=20).items.loc[0, ["title", "attributes"]].tolist()
+    ['The Ocean and the Desert (1987)', 'Ocean|Desert']
     """
     pairs = list(combinations(range(len(CONCEPTS)), 2))
     if n_items > (most := len(pairs) * len(TITLES)):
@@ -65,12 +53,9 @@ def synthetic(seed: int = 0, n_users: int = 700, n_items: int = 300) -> Raw:
             rows.append((user, item + 1, np.nan, time))
             time += int(rng.integers(60, 3 * DAY))
     interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "timestamp"])
-    return Raw(
-        interactions,
-        pd.DataFrame(items, columns=["item_id", "title", "attributes"]),
-        source=f"made up: users follow {len(CONCEPTS)} planted concepts, seed {seed}",
-        label="Planted concepts",
-    )
+    described = pd.DataFrame(items, columns=["item_id", "title", "attributes"])
+    source = f"made up: users follow {len(CONCEPTS)} planted concepts, seed {seed}"
+    return Raw(interactions, described, source, "Planted concepts")
 
 
 def _history(rng, carries: np.ndarray, appeal: np.ndarray, length: int) -> list[int]:

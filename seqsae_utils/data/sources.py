@@ -1,8 +1,4 @@
-"""Where datasets come from: a folder of yours, their publisher, a mirror; in that order.
-
-Archives are downloaded to ``data/downloads/`` of the project, compared with a checksum, and then
-read in place: a download that was cut short is never read, and nothing is ever extracted.
-"""
+"""Where datasets come from: your own folder, their publisher, a mirror; zips are read in place."""
 
 import hashlib
 import os
@@ -28,48 +24,37 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)
     import pooch
 
-#: Seconds to wait for a connection, and for each next piece of the download.
-TIMEOUT = (5, 30)
-
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip that holds a dataset in its folder `inside`, and where to get it.
+    """A zip that holds a dataset, and where to get it."""
 
-    `origin` is a URL, or what ``pip download`` is to be asked for: a wheel is a zip too.
-    """
-
-    origin: str
+    origin: str  # a URL, or the requirement of ``pip download``: a wheel is a zip too
     file: str
-    inside: str
+    inside: str  # the folder of the dataset in the zip
     checksum: str
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a publisher says of a dataset: its size, and where known the SHA-256 of its content.
-
-    One without archives is not downloaded: `access` tells how to get it, and which files to put
-    where.
-    """
+    """What a publisher says of a dataset: its size, and how to get it."""
 
     label: str
     interactions: int
     users: int
     items: int
     archives: tuple[Archive, ...] = ()
-    content: str = ""
-    access: str = ""
+    content: str = ""  # its `content_checksum`, where known
+    access: str = ""  # without archives: how to get it, and which files to put where
 
 
-def _movielens(name: str, md5: str, *sizes: int, inside: str = "") -> Published:
+def _movielens(name: str, md5: str, *sizes: int, inside="", mirrors=(), content="") -> Published:
     url = f"https://files.grouplens.org/datasets/movielens/{name}.zip"
     archive = Archive(url, f"{name}.zip", inside or name, f"md5:{md5}")
     interactions, users, items = sizes
-    return Published(name.upper(), interactions, users, items, (archive,))
+    return Published(name.upper(), interactions, users, items, (archive, *mirrors), content)
 
 
-ML_100K = _movielens("ml-100k", "0e33842e24a9c977be4e0107933c0723", 100_000, 943, 1_682)
 MIRROR_100K = Archive(
     "recbole==1.2.1",
     "recbole-1.2.1-py3-none-any.whl",
@@ -81,14 +66,13 @@ ON_REQUEST = (
     "(https://sites.google.com/view/contact4music4all). Put"
 )
 PUBLISHED = {
-    "ml-100k": replace(
-        ML_100K,
-        archives=(*ML_100K.archives, MIRROR_100K),
+    "ml-100k": _movielens(
+        "ml-100k", "0e33842e24a9c977be4e0107933c0723", 100_000, 943, 1_682, mirrors=(MIRROR_100K,),
         content="0e201c730db8473429f3a48db09e557df8e043c6a1066eea3affcb672ae78f97",
     ),
     "ml-1m": _movielens("ml-1m", "c4d9eecfca2ab87c1945afe126590906", 1_000_209, 6_040, 3_706),
     "ml-10m": _movielens(
-        *("ml-10m", "ce571fd55effeba0271552578f2648bd", 10_000_054, 69_878, 10_677),
+        "ml-10m", "ce571fd55effeba0271552578f2648bd", 10_000_054, 69_878, 10_677,
         inside="ml-10M100K",
     ),
     "ml-20m": _movielens("ml-20m", "cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 26_744),
@@ -96,41 +80,26 @@ PUBLISHED = {
     "ml-32m": _movielens("ml-32m", "d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 84_432),
     # Counted in the files by those who have them; the paper speaks of 15,602 users.
     "music4all": Published(
-        *("Music4All", 5_109_592, 14_127, 99_596),
+        "Music4All", 5_109_592, 14_127, 99_596,
         access=f"For listening_history.csv, id_genres.csv and id_information.csv, {ON_REQUEST} "
         "them, unzipped, into",
     ),
     "music4all-onion": Published(
-        *("Music4All-Onion", 252_984_396, 119_140, 56_512),
+        "Music4All-Onion", 252_984_396, 119_140, 56_512,
         access="Get userid_trackid_timestamp.tsv.bz2 (2.2 GB) and id_genres_tf-idf.tsv.bz2 from "
         "https://zenodo.org/records/15394646 and, for the titles, id_information.csv of Music4All, "
         f"to which {ON_REQUEST} them into",
     ),
-}
+}  # fmt: skip
 
 
 def load_raw(dataset: str, *, label: str = "") -> Raw:
     """Find, read and check a dataset, and download it where no copy is at hand.
 
-    Parameters
-    ----------
-    dataset
-        A published name (``ml-100k``), ``smoke`` (made up), the name of a folder in
-        ``$SEQSAE_DATA_DIR``, or the path of a folder.
-    label
-        What results shall call it, in place of what this function would.
-
-    Warns
-    -----
-    UserWarning
-        If a folder of yours bears a published name but holds other content. Its label then says
-        ``(rebuilt)``.
-
-    Raises
-    ------
-    DataError
-        If it is malformed, a download that differs from what was published, or nowhere to be
-        found: with every source that was tried, why it failed, and where to put the files by hand.
+    `dataset` is a published name (``ml-100k``), ``smoke`` (made up), the name of a folder in
+    ``$SEQSAE_DATA_DIR``, or the path of a folder; `label` is how results call it. A folder with a
+    published name and other content gives a UserWarning, and the label ``(rebuilt)``. Raises
+    DataError if it is malformed, a download that differs from what was published, or not found.
     """
     if dataset == "smoke":
         raw = synthetic()
@@ -139,21 +108,17 @@ def load_raw(dataset: str, *, label: str = "") -> Raw:
     name = published.label if published else Path(dataset).name
     folder, source = _find(dataset, published)
     raw = read(folder, source=source, label=label or name)
-    difference = _difference(raw, published) if published else ""
-    if not difference:
-        return raw
-    difference = f"{folder} is not {name} as published: {difference}"
-    if isinstance(folder, zipfile.Path):
-        raise DataError(difference)
-    warnings.warn(difference, stacklevel=2)
-    return replace(raw, label=label or f"{name} (rebuilt)")
+    if published and (difference := _difference(raw, published)):
+        difference = f"{folder} is not {name} as published: {difference}"
+        if isinstance(folder, zipfile.Path):
+            raise DataError(difference)
+        warnings.warn(difference, stacklevel=2)
+        raw = replace(raw, label=label or f"{name} (rebuilt)")
+    return raw
 
 
 def content_checksum(interactions: pd.DataFrame) -> str:
-    """SHA-256 of (user, item, rating, timestamp), each column as little-endian float64.
-
-    Of the sorted table, so that it is the same whatever format the publisher or a mirror chose.
-    """
+    """SHA-256 of user_id, item_id, rating and timestamp, sorted, each as little-endian float64."""
     digest = hashlib.sha256()
     for column in ("user_id", "item_id", "rating", "timestamp"):
         digest.update(interactions[column].to_numpy().astype("<f8").tobytes())
@@ -161,7 +126,7 @@ def content_checksum(interactions: pd.DataFrame) -> str:
 
 
 def _difference(raw: Raw, published: Published) -> str:
-    """How the content differs from what was published; empty where it does not."""
+    """How the content differs from what was published, or nothing."""
     table = raw.interactions
     users, items = table[["user_id", "item_id"]].nunique()
     sizes = {"interactions": len(table) + raw.repeats, "users": users, "items": items}
@@ -212,13 +177,12 @@ def _find(dataset: str, published: Published | None) -> tuple[Folder, str]:
 def _download(archive: Archive, folder: Path) -> tuple[zipfile.Path, str]:
     """The dataset's folder in an archive, which is downloaded unless it is there and intact."""
     pooch.get_logger().setLevel("WARNING")
-    web = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+    seconds = 5, 30  # to wait for a connection, and for each next piece
+    web = pooch.HTTPDownloader(progressbar=True, timeout=seconds)
     downloader = web if "://" in archive.origin else _pip_download
-    path = pooch.retrieve(
-        archive.origin, archive.checksum, archive.file, folder, downloader=downloader
-    )
-    inside = zipfile.Path(path, archive.inside + "/")
-    return inside, f"{archive.origin}, folder {archive.inside}"
+    what = archive.origin, archive.checksum, archive.file
+    path = pooch.retrieve(*what, folder, downloader=downloader)
+    return zipfile.Path(path, f"{archive.inside}/"), f"{archive.origin}, folder {archive.inside}"
 
 
 def _pip_download(requirement: str, file: str, _) -> None:

@@ -1,8 +1,4 @@
-"""Text files of columns, read block by block; a bad line is refused with what is wrong in it.
-
-A folder is a `pathlib.Path` or a `zipfile.Path`: both know ``/``, ``exists`` and ``open``, so an
-archive is read where it lies and nothing of it is ever extracted.
-"""
+"""Text files of columns, read block by block, also in a zip; a bad line is refused."""
 
 import bz2
 import codecs
@@ -23,10 +19,8 @@ import pyarrow.csv
 
 Folder = Path | zipfile.Path
 
-#: Bytes of text that are parsed at once.
-BLOCK = 2**25
-#: The kind of a column of which nothing is checked.
-TEXT = pa.large_string()
+BLOCK = 2**25  # bytes of text that are parsed at once
+TEXT = pa.large_string()  # the kind of a column whose values are not checked
 #: The kinds of columns, and what was expected in place of a bad value.
 EXPECTED = {
     TEXT: "text in one encoding",
@@ -43,28 +37,17 @@ class DataError(ValueError):
 
 
 def header(path: Folder, separator: str) -> tuple[int, list[str]]:
-    """The names of the columns, and the number of the line that holds them."""
+    """The number of the line that names the columns, and the names."""
     return next(_records(path, separator), (1, []))
 
 
 def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa.Table]:
     """Yield some columns of a file, block by block, so that memory does not follow its length.
 
-    Parameters
-    ----------
-    path
-        In UTF-8 or else in Latin-1; unpacked where it ends in ``.bz2``.
-    separator
-        Of the columns. Only a comma makes quotation marks mean anything, as in CSV.
-    kinds
-        Kind of each column that is wanted, one of `EXPECTED`.
-    columns
-        Names of all columns, where the first line does not hold them.
-
-    Raises
-    ------
-    DataError
-        If a column or all rows are missing, or a line has other fields than were expected.
+    The file is in UTF-8, or else in Latin-1, and is unpacked where it ends in ``.bz2``. Quotation
+    marks have a meaning only where the `separator` is a comma, as in CSV. `kinds` are those of the
+    wanted columns, each one of `EXPECTED`; `columns` names all columns, where the first line does
+    not. Raises DataError if a column or all rows are missing, or a line has other fields.
     """
     skip, columns = (0, list(columns)) if columns else header(path, separator)
     if missing := [name for name in kinds if name not in columns]:
@@ -132,7 +115,7 @@ def _proper(column: pa.Array) -> pa.Array:
 
 
 def refuse_repeats(path: Folder, separator: str, items: pd.Series) -> None:
-    """Refuse a file whose last lines describe `items` if it describes one of them twice."""
+    """DataError if a file, whose last lines describe `items`, describes one of them twice."""
     repeated = items[items.duplicated()]
     if len(repeated):
         lines = [line for line, _ in _records(path, separator)][-len(items) :]

@@ -1,11 +1,4 @@
-"""Every figure of the notebooks: one function each, drawn from a tidy table, a module a notebook.
-
-`save` is the one door: it writes the figure as PNG and PDF and its table as CSV, so that
-whatever is plotted can be checked, and drawn again by other means.
-
-A notebook imports its own chapter (``from seqsae_utils.figures import sae as plots``), so that
-another look of one chapter does not make the others run again.
-"""
+"""Every figure of the notebooks: one function each, from a tidy table, a module a notebook."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -17,10 +10,31 @@ from ..workspace import Workspace
 
 #: Width of a text column and of a page, in inches.
 COLUMN, PAGE = 4.6, 9.2
-#: Okabe and Ito's colours, told apart by colour-blind readers.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+#: Okabe and Ito's colours, and three of Paul Tol's: colour-blind readers can tell them apart.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#8A8A8A",
 )  # fmt: skip
+WINE, TEAL, OLIVE, BLACK = "#882255", "#44AA99", "#999933", "#000000"
+#: The colour of a representation or method, in all figures, by how its name begins.
+COLORS = {
+    "neuron": ORANGE, "gpt2_neurons": ORANGE, "pca": YELLOW, "ica": GREEN, "kmeans": OLIVE,
+    "random": GREY, "sae": BLUE, "gpt2_sae": BLUE, "sae_random_model": SKY, "sae_static": PURPLE,
+    "sae_svd": PURPLE, "diffmean": RED, "probe": OLIVE, "output_direction": TEAL, "boost": WINE,
+}  # fmt: skip
+#: How figures and tables call the recommenders.
+NAMES = {
+    "popularity": "popularity", "item_knn": "item neighbours", "ease": "EASE",
+    "sasrec": "SASRec", "gpt2": "GPT-2", "bert4rec": "BERT4Rec",
+}  # fmt: skip
+
+
+def color(name: str) -> str:
+    """The colour of a representation or method: that of the longest beginning in `COLORS`.
+
+    >>> color("sae_several") == color("sae"), color("sae_svd") == color("sae"), color("own")
+    (True, False, '#8A8A8A')
+    """
+    return COLORS[max((key for key in COLORS if name.startswith(key)), key=len, default="random")]
 
 
 def style() -> None:
@@ -28,9 +42,10 @@ def style() -> None:
     sns.set_theme(
         context="notebook",
         style="whitegrid",
-        palette=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY],
+        palette=PALETTE,
         font_scale=0.85,
         rc={
+            "figure.constrained_layout.use": True,
             "figure.dpi": 110,
             "savefig.dpi": 160,
             "savefig.bbox": "tight",
@@ -53,10 +68,7 @@ def plain_numbers(axis: Axis, multiples: tuple[int, ...] = (1, 2, 5)) -> None:
 
 
 def save(figure: plt.Figure, table: pd.DataFrame, name: str, workspace: Workspace) -> None:
-    """Write ``<name>.png``, ``<name>.pdf`` and ``tables/<name>.csv`` of the profile, then show it.
-
-    The files hold no dates and no versions: the same figure gives the same bytes.
-    """
+    """Write PNG, PDF and table as CSV, without dates: the same bytes each time; then show it."""
     folder = workspace.figures
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")

@@ -5,35 +5,29 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from . import BLUE, COLUMN, GREY, ORANGE, PAGE
+from . import BLACK, COLUMN, GREY, ORANGE, PAGE
 
 
 def hidden_states(norms: pd.DataFrame, spectrum: pd.DataFrame) -> plt.Figure:
-    """Draw how long hidden states are, and over how many directions their variance spreads.
-
-    Columns norm; component and cumulative_variance.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8), layout="constrained")
-    sns.histplot(norms, x="norm", bins=60, ax=axes[0], color=BLUE, edgecolor=None)
+    """Draw hidden states' norms (norm) and their spectrum (component, cumulative_variance)."""
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8))
+    sns.histplot(norms, x="norm", bins=60, ax=axes[0], color=ORANGE, edgecolor=None)
     axes[0].set(xlabel="norm of the normalised hidden state", ylabel="positions")
-    axes[1].plot(spectrum["component"], spectrum["cumulative_variance"], color=BLUE)
+    axes[1].plot(spectrum["component"], spectrum["cumulative_variance"], color=ORANGE)
     axes[1].axhline(0.9, color=GREY, linestyle=":", linewidth=1)
     axes[1].set(xlabel="principal components", ylabel="share of variance", ylim=(0, 1.02))
     return figure
 
 
 def probe(table: pd.DataFrame) -> plt.Figure:
-    """Draw AUC of a linear probe for each attribute, beside the same probe on permuted labels.
-
-    Columns attribute, auc, auc_shuffled.
-    """
+    """Draw AUC of probes on true and on permuted labels: columns attribute, auc, auc_shuffled."""
     table = table.sort_values("auc")
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 0.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 0.9))
     axis.hlines(table["attribute"], table["auc_shuffled"], table["auc"], color=GREY, linewidth=1)
     axis.plot(
-        table["auc_shuffled"], table["attribute"], "o", color=ORANGE, label="items' labels permuted"
+        table["auc_shuffled"], table["attribute"], "o", color=GREY, label="items' labels permuted"
     )
-    axis.plot(table["auc"], table["attribute"], "o", color=BLUE, label="true labels")
+    axis.plot(table["auc"], table["attribute"], "o", color=ORANGE, label="true labels")
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="AUC of a linear probe, test users")
     figure.legend(loc="outside upper center", ncols=2)
@@ -43,25 +37,24 @@ def probe(table: pd.DataFrame) -> plt.Figure:
 def sites(table: pd.DataFrame) -> plt.Figure:
     """Draw AUC of a linear probe at each site, for attributes of the current and the next item.
 
-    Columns site, target (current or next), attribute, auc, auc_shuffled. Ticks are
-    attributes, marks their means; crosses are the means for permuted attributes.
+    From `compare_sites`: ticks are attributes, marks means, crosses means for permuted attributes.
     """
     order = list(dict.fromkeys(table["site"]))
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.5 * len(order) + 1.2), layout="constrained")
-    looks = {"current": (-0.17, BLUE, "o"), "next": (0.17, ORANGE, "D")}
-    for target, (shift, color, marker) in looks.items():
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.5 * len(order) + 1.2))
+    for target, shift, marker in (("current", -0.17, "o"), ("next", 0.17, "D")):
         group = table[table["target"] == target]
         y = shift + np.array([order.index(site) for site in group["site"]])
-        axis.plot(group["auc"], y, "|", color=color, alpha=0.5, markersize=7)
+        axis.plot(group["auc"], y, "|", color=ORANGE, alpha=0.5, markersize=7)
         mean = group.groupby("site")[["auc", "auc_shuffled"]].mean().loc[order]
         y = shift + np.arange(len(order))
-        axis.plot(mean["auc"], y, marker, color=color, markeredgecolor="white", markersize=8,
+        axis.plot(mean["auc"], y, marker, color=ORANGE, markeredgecolor=BLACK, markersize=7,
+                  markerfacecolor=ORANGE if target == "current" else "white",
                   label=f"{target} item")  # fmt: skip
-        axis.plot(mean["auc_shuffled"], y, "x", color="black", markersize=5,
+        axis.plot(mean["auc_shuffled"], y, "x", color=BLACK, markersize=5,
                   label="attributes permuted" if target == "next" else None)  # fmt: skip
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axis.set_yticks(range(len(order)), order)
-    axis.set(xlabel="AUC of a linear probe, test users", ylim=(len(order) - 0.5, -0.5))
+    axis.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5))
+    axis.set(xlabel="AUC of a linear probe, test users")
     axis.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.2)
     return figure

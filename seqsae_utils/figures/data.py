@@ -5,15 +5,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from . import BLUE, COLUMN, GREY, PAGE, plain_numbers
+from ..data import SPLITS
+from . import BLACK, BLUE, COLUMN, GREY, PAGE, plain_numbers
 
 
 def long_tail(table: pd.DataFrame) -> plt.Figure:
-    """Draw how unevenly interactions fall on items, from columns rank, interactions, share.
-
-    `share` is that of all interactions which fall on this item and the more popular ones.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 3.2), layout="constrained")
+    """Draw how interactions fall on items: columns rank, interactions, share (cumulative)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 3.2))
     left.loglog(table["rank"], table["interactions"].clip(lower=1), color=BLUE, lw=2)
     left.set(xlabel="rank of the item", ylabel="interactions")
     items = 100 * table["rank"] / len(table)
@@ -27,12 +25,15 @@ def long_tail(table: pd.DataFrame) -> plt.Figure:
 
 def sequence_lengths(table: pd.DataFrame) -> plt.Figure:
     """Draw the share of users with at least so many items, from columns split, length, users."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 3.2), layout="constrained")
-    for (split, group), dash in zip(table.groupby("split"), ("-", "--", ":"), strict=True):
-        group = group.sort_values("length")
+    figure, axes = plt.subplots(figsize=(COLUMN, 3.2))
+    for split, color, dash in zip(SPLITS, (GREY, BLUE, BLACK), ("-", "--", ":"), strict=True):
+        group = table[table["split"] == split].sort_values("length")
         longer = group["users"][::-1].cumsum()[::-1] / group["users"].sum()
-        label = f"{'SAE' if split == 'sae' else split} ({group['users'].sum():,})"
-        axes.step(group["length"], 100 * longer, dash, where="pre", lw=2, label=label)
+        name = "development" if split == "dev" else split
+        axes.step(
+            group["length"], 100 * longer, dash, where="pre", lw=2, color=color,
+            label=f"{name} ({group['users'].sum():,})",
+        )  # fmt: skip
     axes.set(xscale="log", xlabel="items in the sequence", ylabel="users with at least so many [%]")
     plain_numbers(axes.xaxis, (1, 2, 3, 5))
     axes.legend(title="users")
@@ -42,15 +43,13 @@ def sequence_lengths(table: pd.DataFrame) -> plt.Figure:
 def attribute_overlap(table: pd.DataFrame, most: int = 20) -> plt.Figure:
     """Draw frequency and overlap of attributes, from columns attribute, other, items, share.
 
-    `items` carry both; `share` is that among the items which carry `attribute`. A row whose
-    `other` is the attribute itself has its frequency. Only the `most` frequent are drawn.
+    `items` carry both; `share` is among those with `attribute`. Only the `most` frequent are drawn.
     """
     names = table["attribute"].drop_duplicates().head(most)
     share = table.pivot(index="attribute", columns="other", values="share").loc[names, names]
     alone = table[table["attribute"] == table["other"]].set_index("attribute").loc[names, "items"]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(PAGE, 1.6 + 0.26 * len(names)), width_ratios=(1, 2.6), layout="constrained"
-    )
+    size = (PAGE, 1.6 + 0.26 * len(names))
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(1, 2.6))
     left.barh(names, alone, color=BLUE)
     left.set(xlabel="items", ylim=(len(names) - 0.5, -0.5))
     left.grid(axis="y", visible=False)
@@ -59,8 +58,7 @@ def attribute_overlap(table: pd.DataFrame, most: int = 20) -> plt.Figure:
         off_diagonal, ax=right, cmap="cividis", vmin=0, yticklabels=False,
         cbar_kws={"label": "items of the row that carry the column [%]"},
     )  # fmt: skip
-    right.set(xlabel="", ylabel="")
-    right.set_facecolor("white")
+    right.set(xlabel="", ylabel="", facecolor="white")
     right.grid(False)
     right.tick_params(axis="x", rotation=90)
     return figure

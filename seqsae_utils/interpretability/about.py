@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..data import Dataset
 from .items import item_sums
@@ -15,38 +14,35 @@ CONFOUNDERS = ("position", "history_length", "popularity", "year")
 def about(codes: Codes, index: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     """What each feature follows, all else being equal.
 
-    For popularity (log of 1 + number of recommender users), release year, position in the history
-    (log of 1 + position) and history length (log): the partial correlation with the feature's
-    value, given the other three and all attributes. With b = inverse(X'X) X'x, the least-squares
-    coefficients, and S, what they leave of the feature's squares, that with predictor k is
+    The partial correlation of a feature's value with each of `CONFOUNDERS` (logs, but for the
+    year), given the others and all attributes. With b = inverse(X'X) X'x, the least-squares
+    coefficients, and S, what they leave of the feature's squares, it is
     b_k / sqrt(b_k² + S inverse(X'X)_kk).
 
-    A feature that knows a few items follows whatever these items have: hold the correlations
-    against those of an untrained dictionary.
-
-    Parameters
-    ----------
-    codes
-        [n_positions, n_features]
-    index
-        One row a position: user, item, position; all positions of each user.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each feature that fires: feature; `CONFOUNDERS`, the partial correlations (NaN
-        where the others determine it, as where all items have the same, or no year); item_share,
-        share of the mass (sum of values) on its strongest item.
+    `codes` is [n_positions, n_features]; `index` (user, item, position) has all positions of each
+    user. Returns a row for each feature that fires: feature; the partial correlations, NaN where
+    the others determine the confounder; item_share, the share of its sum on its strongest item.
     """
     item = index["item"].to_numpy()
+    year = np.r_[np.nan, dataset.items["year"].to_numpy(np.float64, na_value=np.nan)]
+    dated = year[~np.isnan(year)]
+    predictors = [
+        np.log1p(index["position"]),
+        np.log(index.groupby("user")["user"].transform("size")),
+        np.log1p(np.r_[0, dataset.items["popularity"]])[item],
+        np.nan_to_num(year, nan=dated.mean() if len(dated) else 0.0)[item],
+        np.isnan(year)[item],
+        *dataset.attribute_matrix.T[:, item],
+    ]
+    x = np.stack(predictors, axis=1).astype(np.float64)
+    x -= x.mean(axis=0)
+    size = np.linalg.norm(x, axis=0)
+    x /= np.where(size > 1e-6, size, np.inf)  # what does not vary counts for nothing
     mass = item_sums(codes, item, dataset.n_items)["value"]
     alive = np.flatnonzero(mass.any(axis=0))
-    mass = mass[:, alive]
-    x = _predictors(index, dataset)
-    values = codes[:, alive].astype(np.float64)
+    mass, values = mass[:, alive], codes[:, alive].astype(np.float64)
     n, squares = len(item), np.asarray((values * values).sum(axis=0)).ravel()
     total = squares - np.asarray(values.sum(axis=0)).ravel() ** 2 / n
-
     gram, cross = x.T @ x, as_dense(values.T @ x).T
     inverse = np.linalg.pinv(gram, rcond=1e-9, hermitian=True)
     coefficients = inverse @ cross
@@ -60,22 +56,3 @@ def about(codes: Codes, index: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     table = pd.DataFrame(partial.T, columns=list(CONFOUNDERS))
     table.insert(0, "feature", alive)
     return table.assign(item_share=mass.max(axis=0) / mass.sum(axis=0))
-
-
-def _predictors(index: pd.DataFrame, dataset: Dataset) -> NDArray:
-    """What a position has, standardised: `CONFOUNDERS`, 'has no year', attributes."""
-    item = index["item"].to_numpy()
-    year = np.r_[np.nan, dataset.items["year"].to_numpy(np.float64, na_value=np.nan)]
-    known = year[~np.isnan(year)]
-    columns = [
-        np.log1p(index["position"]),
-        np.log(index.groupby("user")["user"].transform("size")),
-        np.log1p(np.r_[0, dataset.items["popularity"]])[item],
-        np.nan_to_num(year, nan=known.mean() if len(known) else 0.0)[item],
-        np.isnan(year)[item],
-        *dataset.attribute_matrix.T[:, item],
-    ]
-    x = np.stack(columns, axis=1).astype(np.float64)
-    x -= x.mean(axis=0)
-    size = np.linalg.norm(x, axis=0)
-    return x / np.where(size > 1e-6, size, np.inf)  # what does not vary counts for nothing

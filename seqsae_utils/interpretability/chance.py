@@ -1,9 +1,7 @@
 """How good the best of many features would be by chance, and how sure its score is.
 
-The best feature for an attribute is the maximum of many scores, and a maximum over more
-candidates is larger by chance alone. Therefore a feature is chosen on some users and scored on
-others, intervals come from drawing users (and films) again, and the null hypothesis is tried out
-by giving each item the attributes of another.
+A maximum over many is larger by chance: a feature is chosen on some users and scored on others,
+intervals come from drawing users (and films) again, the null gives each item other attributes.
 """
 
 from collections.abc import Iterable
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..resampling import draws
-from .items import correlations, indicator
+from .items import Sums, correlations, indicator
 from .scores import Codes, as_dense, ratio, variance
 
 #: Draws that are looked at together: what is in between takes draws x positions.
@@ -20,18 +18,10 @@ BATCH = 50
 
 
 def choose(scores: NDArray, chance: float = 0.0) -> tuple[NDArray, NDArray]:
-    """The best feature for each attribute: the one furthest from chance, whatever its sign.
+    """The best feature for each attribute, and its sign: the one furthest from chance.
 
-    Parameters
-    ----------
-    scores
-        [n_features, n_attributes] on the users that are used to choose
-    chance
-        The score of a useless feature: 0 for a correlation, 0.5 for an AUC.
-
-    Returns
-    -------
-    feature, sign : [n_attributes]
+    `scores` is [n_features, n_attributes] on the users who choose; `chance` is the score of a
+    useless feature, 0 for a correlation and 0.5 for an AUC. Returns two arrays [n_attributes].
 
     >>> choose(np.array([[0.1, 0.2], [-0.3, 0.1]]))
     (array([1, 0]), array([-1,  1]))
@@ -53,9 +43,8 @@ def of_chosen(scores: NDArray, feature: NDArray, sign: NDArray, chance: float = 
 def everybody_then_drawn(n: int, seed: int = 0) -> list[NDArray]:
     """How often each of n users (or films) counts: once, then in each draw, 1 + N_DRAWS rows.
 
-    Positions of one user resemble each other, so users, not positions, are what is independent.
-    The same users give the same draws, so that two bases can be compared draw by draw.
-    Some rows at a time, float32 [at most `BATCH`, n]; the first time everybody alone.
+    Users are drawn, not positions, because positions of one user resemble each other. float32
+    [at most `BATCH`, n] at a time, first everybody alone; the same n and seed draw the same.
     """
     counts = np.vstack([np.ones(n), draws(n, seed=seed)]).astype(np.float32)
     return np.split(counts, range(1, len(counts), BATCH))
@@ -64,21 +53,11 @@ def everybody_then_drawn(n: int, seed: int = 0) -> list[NDArray]:
 def drawn_correlations(
     x: NDArray, y: NDArray, weights: Iterable[NDArray], silent: float = np.nan
 ) -> NDArray:
-    """Correlation of each column of x with its attribute, under weights of the positions.
+    """Correlation of each column of x with its attribute: [n_draws, n_codes, n_attributes].
 
-    Parameters
-    ----------
-    x, y
-        [n, n_codes * n_attributes] and [n, n_attributes]
-    weights
-        Some draws at a time, float32 [n_some, n]
-    silent
-        What a column scores that does not vary.
-
-    Returns
-    -------
-    array [n_draws, n_codes, n_attributes]
-        NaN where the attribute does not vary.
+    `x` is [n, n_codes * n_attributes] and `y` [n, n_attributes]; `weights` of the positions are
+    float32 [n_some, n], some draws at a time. A column that does not vary scores `silent`, and
+    NaN where the attribute does not vary.
     """
     n_attributes = y.shape[1]
     x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-12)  # sums in float32: nothing cancels
@@ -98,10 +77,9 @@ def drawn_correlations(
 
 
 def drawn_auc(x: NDArray, has: NDArray, user: NDArray, counts: list[NDArray]) -> NDArray:
-    """AUC of values x with an attribute, both [n], when users are drawn again: [n_draws].
+    """AUC of values x with an attribute, both [n], when users are drawn again: [n_draws], or NaN.
 
-    `user` [n] is the column that a position belongs to in `counts`, [n_some, n_users] each. NaN
-    where a draw holds no position with, or none without, the attribute.
+    `user` [n] is the column that a position belongs to in `counts`, [n_some, n_users] each.
     """
     values, place = np.unique(x, return_inverse=True)  # equal values, as all zeros, share a place
     shape = counts[0].shape[1], len(values)
@@ -117,18 +95,11 @@ def drawn_auc(x: NDArray, has: NDArray, user: NDArray, counts: list[NDArray]) ->
 
 
 def permutation_null(
-    choose_sums: dict[str, NDArray],
-    score_sums: dict[str, NDArray],
-    attribute_matrix: NDArray,
-    n_permutations: int,
-    seed: int,
+    choosing: Sums, scoring: Sums, attribute_matrix: NDArray, n_permutations: int, seed: int
 ) -> NDArray:
-    """Correlation of the chosen features when attributes mean nothing.
+    """Correlation [n_permutations, n_attributes] of the chosen features when attributes are random.
 
-    Each permutation gives every item the attributes of another item, keeps everything else, and
-    repeats the whole procedure: choose on one group of users, score on the other. Items, not
-    positions, are permuted, because an attribute belongs to an item. Both sums are `item_sums`.
-    Returns [n_permutations, n_attributes].
+    Each permutation gives every item the attributes of another, and features are chosen anew.
     """
     rng = np.random.default_rng(seed)
     null = []
@@ -136,22 +107,17 @@ def permutation_null(
         n = min(10, n_permutations - start)
         orders = [np.append(0, 1 + rng.permutation(len(attribute_matrix) - 1)) for _ in range(n)]
         shuffled = np.hstack([attribute_matrix[order] for order in orders])
-        chosen = choose(correlations(choose_sums, shuffled))
-        null.append(of_chosen(correlations(score_sums, shuffled), *chosen))
+        chosen = choose(correlations(choosing, shuffled))
+        null.append(of_chosen(correlations(scoring, shuffled), *chosen))
     return np.concatenate(null).reshape(n_permutations, -1)
 
 
 def corrected_p_values(found: NDArray, null: NDArray) -> NDArray:
     """P-values of several scores at once: how often chance does as well ANYWHERE.
 
-    Each score [n_attributes] is put in units of the spread of its own null [n_permutations,
-    n_attributes], and held against the largest of each permutation (single-step maxT [1]_).
-
-    .. [1] Westfall and Young, Resampling-Based Multiple Testing, 1993, section 2.3.
-
-    >>> null = np.array([[0.1, 0.1], [0.2, 0.3], [0.3, 0.2]])
-    >>> corrected_p_values(np.array([0.9, 0.2]), null)
-    array([0.25, 0.75])
+    Each score [n_attributes], in units of the spread of its null [n_permutations, n_attributes], is
+    compared with the largest of each permutation (single-step maxT, Westfall and Young,
+    Resampling-Based Multiple Testing, 1993, section 2.3).
     """
     mean, spread = np.nanmean(null, axis=0), np.nanstd(null, axis=0).clip(1e-12)
     largest = np.nanmax((null - mean) / spread, axis=1)

@@ -7,14 +7,12 @@ from numpy.typing import NDArray
 
 from ..hooks import hooked
 from ..recommender import Recommender
-from .scores import Codes, as_dense
 
 
 def attribute_effect(logits: NDArray, attribute_matrix: NDArray) -> NDArray:
-    """Logit that items with an attribute gain over the average item.
+    """Logit that items with an attribute gain over the average item: [..., n_attributes].
 
-    `logits` [..., n_items + 1] is what each item gains, `attribute_matrix` is
-    [n_items + 1, n_attributes]. Returns [..., n_attributes], NaN where no item has the attribute.
+    `logits` is [..., n_items + 1]; NaN where no item has the attribute.
     """
     logits = logits[..., 1:]
     with np.errstate(invalid="ignore"):
@@ -25,11 +23,8 @@ def attribute_effect(logits: NDArray, attribute_matrix: NDArray) -> NDArray:
 def logit_lens(directions: NDArray, head: NDArray) -> NDArray:
     """Logit that each item gains over the average item, per unit of a feature: [..., n_items + 1].
 
-    The directions [..., d_in] are read as if they went straight to the head [n_items + 1, d_in],
-    the tied item embedding (the "logit lens" [1]_): what later blocks make of them is left out.
-    `measured_effect` has it in.
-
-    .. [1] nostalgebraist, interpreting GPT: the logit lens, lesswrong.com, 2020.
+    The directions [..., d_in] go straight to the head [n_items + 1, d_in], the tied item embedding
+    (nostalgebraist, interpreting GPT: the logit lens, lesswrong.com, 2020).
     """
     return directions @ (head - head[1:].mean(axis=0)).T
 
@@ -48,22 +43,11 @@ def measured_effect(
     histories: list[NDArray],
     dose: float = 1.0,
 ) -> NDArray:
-    """Logits that items gain on average over users when a feature is raised, per unit of dose.
+    """Logits that items gain when a feature is raised, per unit of dose: [n_features, n_items + 1].
 
-    Adding `dose` times a direction at all positions of `site` is the edit that raises a feature
-    and keeps what the dictionary misses; the blocks after it make of it what they will.
-
-    Parameters
-    ----------
-    directions, std
-        [n_features, d_in], decoder rows of norm 1, and the unit of the dose (`SAE.std`)
-    histories
-        Items of each user, in order; few users are enough, for the mean over them.
-
-    Returns
-    -------
-    array [n_features, n_items + 1]
-        0 for padding, and for items whose score is -inf because the model does not know them.
+    `dose` times a direction is added at all positions of `site`. `directions` [n_features, d_in]
+    are decoder rows of norm 1, `std` is the unit of the dose (`SAE.std`), and `histories` are the
+    items of a few users. The gain is 0 for padding, and for items that the model scores -inf.
     """
     before = model.next_item_scores(histories)[:, 1:].float().mean(dim=0)
     gained = np.zeros((len(directions), len(before) + 1), np.float32)
@@ -77,21 +61,12 @@ def measured_effect(
 def agreement(reads: NDArray, promotes: NDArray, seed: int = 0) -> tuple[NDArray, NDArray]:
     """How far features promote what they read: correlation of the two profiles over attributes.
 
-    Parameters
-    ----------
-    reads, promotes
-        [n_features, n_attributes]: correlation with each attribute, and effect on its items
-
-    Returns
-    -------
-    array [n_features]
-        Pearson correlation of each feature's two rows; NaN where a row is constant or unknown.
-    array [n_features]
-        The control: each feature's reading beside the effect of another feature.
+    Both are [n_features, n_attributes]. Returns Pearson's correlation of each feature's two rows
+    [n_features], NaN where a row is constant, and as a control that with another feature's effect.
     """
     order = np.random.default_rng(seed).permutation(len(promotes))
     other = np.empty_like(order)
-    other[order] = np.roll(order, 1)  # nobody is dealt itself
+    other[order] = np.roll(order, 1)  # no feature gets itself
     return _row_correlation(reads, promotes), _row_correlation(reads, promotes[other])
 
 
@@ -101,68 +76,21 @@ def _row_correlation(a: NDArray, b: NDArray) -> NDArray:
         return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
 
 
-def input_output_map(reads: NDArray, promotes: NDArray, names: list[str]) -> pd.DataFrame:
-    """Of the features that read an attribute best, the share that promote each attribute most.
-
-    Returns a row for each pair: reads, promotes, share, features (how many read the first).
-    """
-    read, promoted = reads.argmax(axis=1), promotes.argmax(axis=1)
-    counts = np.zeros((len(names), len(names)))
-    np.add.at(counts, (read, promoted), 1)
-    first, second = np.indices(counts.shape).reshape(2, -1)
-    features = counts.sum(axis=1)
-    return pd.DataFrame(
-        {
-            "reads": np.asarray(names)[first],
-            "promotes": np.asarray(names)[second],
-            "share": (counts / features.clip(1)[:, None]).ravel(),
-            "features": features[first].astype(int),
-        }
-    )
-
-
-def top_items(codes: Codes, feature: int, items: NDArray, n: int = 10) -> pd.DataFrame:
-    """Items on which a feature is strongest: item, activation (mean), positions (how many).
-
-    Of those on which it fires, items with fewer than three positions are left out, unless no item
-    has that many.
-    """
-    values = as_dense(codes[:, [feature]]).ravel()
-    table = pd.DataFrame({"item": items, "activation": values}).groupby("item")["activation"]
-    table = table.agg(activation="mean", positions="size").query("activation > 0").reset_index()
-    enough = table[table["positions"] >= 3]
-    return (enough if len(enough) else table).nlargest(n, "activation").reset_index(drop=True)
-
-
 def feature_table(
     correlation: NDArray, effect: NDArray, density: NDArray, names: list[str]
 ) -> pd.DataFrame:
     """One row a feature: what it reads and what it promotes.
 
-    Parameters
-    ----------
-    correlation, effect
-        [n_features, n_attributes]: from `score` on the SAE users, and from `measured_effect`
-    density
-        [n_features], share of positions on which it fires
-
-    Returns
-    -------
-    pandas.DataFrame
-        feature, density, attribute (with the highest correlation), correlation, promotes
-        (attribute whose items gain most), effect (logit they gain per unit). The attribute of a
-        feature without any correlation, because it never fires, is empty.
+    `correlation` (`score` on the development users) and `effect` (`measured_effect`) are
+    [n_features, n_attributes]; `density` [n_features] is the share of positions where it fires.
+    Columns: feature, density, attribute (with the highest correlation; empty if it never fires),
+    correlation, promotes (attribute whose items gain most), effect (logit they gain per unit).
     """
     known = np.nan_to_num(correlation, nan=-np.inf)
     effect = np.nan_to_num(effect, nan=-np.inf)
     best, names = known.max(axis=1), np.asarray(names)
-    return pd.DataFrame(
-        {
-            "feature": np.arange(len(known)),
-            "density": density,
-            "attribute": np.where(np.isfinite(best), names[known.argmax(axis=1)], ""),
-            "correlation": np.where(np.isfinite(best), best, np.nan),
-            "promotes": names[effect.argmax(axis=1)],
-            "effect": effect.max(axis=1),
-        }
-    )
+    table = pd.DataFrame({"feature": np.arange(len(known)), "density": density})
+    table["attribute"] = np.where(np.isfinite(best), names[known.argmax(axis=1)], "")
+    table["correlation"] = np.where(np.isfinite(best), best, np.nan)
+    table["promotes"], table["effect"] = names[effect.argmax(axis=1)], effect.max(axis=1)
+    return table

@@ -1,8 +1,6 @@
 """The primary score: a feature is chosen on some users and films, and scored on others of both.
 
-A dictionary of 512 features on 1,574 films can know films instead of genres. A feature that knows
-ten Westerns by heart tells nothing of the other Westerns. So half of the films choose the feature,
-on the SAE users, and the other half score it, on the test users.
+A dictionary of 512 features can know 1,574 films by heart: half of them choose, half score.
 """
 
 import numpy as np
@@ -23,13 +21,9 @@ SIZES, MAX_POSITIONS = (1, 2, 4, 8), 100_000
 
 
 def film_splits(popularity: NDArray) -> NDArray:
-    """The films that choose, in each fold: bool [2 * N_SPLITS, n_items + 1].
+    """The films that choose, in each fold: bool [2 * N_SPLITS, n_items + 1]; the others score.
 
-    Films are sorted by popularity [n_items + 1], and of each two neighbours a coin gives one to
-    either half, so that both halves are equally popular. The rest of the films score.
-
-    >>> film_splits(np.array([0, 9, 8, 2, 1]))[:2].sum(axis=1)
-    array([2, 2])
+    Films are sorted by popularity [n_items + 1], and a coin separates each two neighbours.
     """
     rng = np.random.default_rng(0)  # the same films in every training
     n = len(popularity) - 1
@@ -50,41 +44,26 @@ def held_out_films(
 ) -> tuple[pd.DataFrame, dict[str, NDArray]]:
     """Correlation with attributes of features that were chosen by other users and other films.
 
-    In each fold, on the SAE users' positions with films that choose, each attribute chooses the
-    feature with the largest |correlation|; its correlation (with that sign) is taken on the test
-    users' positions with the other films. A feature that never fires there scores 0.
-
-    Parameters
-    ----------
-    representations
-        Name -> codes of the groups ``sae`` and ``test``; several where a control is drawn at
-        random: their mean is reported.
-    folds
-        From `film_splits`.
-
-    Returns
-    -------
-    scores : DataFrame [n_attributes, n_representations]
-        Mean over folds (and redraws). NaN for an attribute that no film of a half has.
-    drawn : name -> [N_DRAWS]
-        The mean over attributes and folds when test users and films are drawn again; all
-        representations in the same draws.
+    In each fold (`film_splits`), on the development users' positions with films that choose, each
+    attribute chooses the feature with the largest |correlation|; its correlation (with that sign)
+    is taken on the test users' positions with the other films, 0 if it never fires there. Returns
+    the scores [n_attributes, n_representations], means over folds and redraws, NaN for an attribute
+    that no film of a half has; and name -> [N_DRAWS], the mean over attributes when test users and
+    films are drawn again, all representations in the same draws.
     """
     n_items, test = len(attribute_matrix) - 1, positions["test"]
     _, user = np.unique(test.users, return_inverse=True)
     of_users = everybody_then_drawn(user.max() + 1)
     of_films = everybody_then_drawn(n_items, seed=1)
     every = [(name, codes) for name, some in representations.items() for codes in some]
-    sums = [item_sums(codes["sae"], positions["sae"].items, n_items) for _, codes in every]
+    sums = [item_sums(codes["dev"], positions["dev"].items, n_items) for _, codes in every]
     points, means = [], []
     for films in folds:
         rows = np.flatnonzero(~films[test.items])
-        chosen = [choose(_correlations(s, films, attribute_matrix)) for s in sums]
+        chosen = [choose(correlations(s, attribute_matrix, films)) for s in sums]
         x = [columns(c["test"][rows], *best) for (_, c), best in zip(every, chosen, strict=True)]
-        weights = (
-            users[:, user[rows]] * some[:, test.items[rows] - 1]
-            for users, some in zip(of_users, of_films, strict=True)
-        )
+        pairs = zip(of_users, of_films, strict=True)
+        weights = (users[:, user[rows]] * some[:, test.items[rows] - 1] for users, some in pairs)
         found = drawn_correlations(np.hstack(x), test.attributes[rows], weights, silent=0.0)
         points.append(found[0])
         means.append(np.nanmean(found[1:], axis=2))
@@ -95,25 +74,14 @@ def held_out_films(
     return pd.DataFrame(scores), drawn
 
 
-def _correlations(sums: dict[str, NDArray], films: NDArray, attribute_matrix: NDArray) -> NDArray:
-    """Correlations [n_features, n_attributes] as if there were no other films."""
-    return correlations({n: x[films] for n, x in sums.items()}, attribute_matrix[films])
-
-
 def films_table(scores: pd.DataFrame, drawn: dict[str, NDArray]) -> pd.DataFrame:
-    """A row for each representation: its mean over attributes, and the SAE's lead over it.
-
-    Columns: held_out, its interval (95 %, users and films drawn), lead with its interval (paired
-    over the same draws).
-    """
+    """By representation: held_out and the SAE's lead over it, with ``_low``, ``_high`` (95 %)."""
+    columns = [name + end for name in ("held_out", "lead") for end in ("", "_low", "_high")]
     rows = {}
     for name, values in drawn.items():
-        low, high = interval(values)
-        lead_low, lead_high = interval(drawn["sae"] - values)
-        rows[name] = {"held_out": scores[name].mean(), "held_out_low": low, "held_out_high": high}
-        rows[name] |= {"lead": scores["sae"].mean() - scores[name].mean()}
-        rows[name] |= {"lead_low": lead_low, "lead_high": lead_high}
-    return pd.DataFrame(rows).T
+        mean, lead = scores[name].mean(), scores["sae"].mean() - scores[name].mean()
+        rows[name] = [mean, *interval(values), lead, *interval(drawn["sae"] - values)]
+    return pd.DataFrame(rows, index=columns).T
 
 
 def sparse_probes(
@@ -122,27 +90,21 @@ def sparse_probes(
     attribute_matrix: NDArray,
     folds: NDArray,
 ) -> dict[str, float]:
-    """AUC of linear probes that may use only a few features, and of one that may use all [1]_.
+    """AUC of linear probes that may use only a few features, and of one that may use all.
 
-    Features, in the order of |correlation|, and the probe (ridge regression) come from the SAE
-    users and the films that choose; the AUC from the test users and the other films.
-
-    Returns
-    -------
-    dict
-        ``1``, ``2``, ... (`SIZES`) and ``dense``: mean over attributes and folds.
-
-    .. [1] Kantamneni et al., Are Sparse Autoencoders Useful? (sae-probes), arXiv 2502.16681.
+    Features, in the order of |correlation|, and the ridge regression come from the development
+    users and the films that choose; the AUC from the test users and the other films. Returns means
+    over attributes and folds: ``1``, ... (`SIZES`), ``dense``. Kantamneni et al., arXiv 2502.16681.
     """
-    sae, test = positions["sae"], positions["test"]
-    sums = item_sums(codes["sae"], sae.items, len(attribute_matrix) - 1)
+    dev, test = positions["dev"], positions["test"]
+    sums = item_sums(codes["dev"], dev.items, len(attribute_matrix) - 1)
     found = {str(size): [] for size in [*SIZES, "dense"]}
     for films in folds:
-        rows, test_rows = np.flatnonzero(films[sae.items]), np.flatnonzero(~films[test.items])
+        rows, test_rows = np.flatnonzero(films[dev.items]), np.flatnonzero(~films[test.items])
         rows = rows[:: -(-len(rows) // MAX_POSITIONS)]
-        x, y = as_dense(codes["sae"][rows]), sae.attributes[rows]
+        x, y = as_dense(codes["dev"][rows]), dev.attributes[rows]
         x_test, y_test = as_dense(codes["test"][test_rows]), test.attributes[test_rows]
-        away = np.abs(_correlations(sums, films, attribute_matrix))
+        away = np.abs(correlations(sums, attribute_matrix, films))
         order = np.argsort(-np.nan_to_num(away, nan=-1.0), axis=0, kind="stable")
         found["dense"] += probe_auc(x, y, x_test, y_test)
         for size in SIZES:

@@ -1,24 +1,22 @@
-"""What features do on each item: sums, correlations that follow from them, and the top items.
+"""What features do on each item: sums, correlations that follow from them, and the top items."""
 
-An attribute belongs to an item, so that correlations with attributes depend on a code only through
-its sums over the positions of each item, however the attributes are chosen or permuted.
-"""
+from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
 from .scores import Codes, as_dense, ratio, variance
 
+#: Of the positions of each item: value and square [n_items + 1, n_features], count [n_items + 1].
+Sums: TypeAlias = dict[str, NDArray]
 #: Items with fewer positions than this have no mean activation worth ranking by.
 MIN_POSITIONS = 3
 
 
-def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
-    """Sums over the positions of each item.
-
-    Returns value and square [n_items + 1, n_features], and count [n_items + 1].
-    """
+def item_sums(codes: Codes, items: NDArray, n_items: int) -> Sums:
+    """Sums over the positions of each item, from codes and the items [n_positions]."""
     one_hot = indicator(items, np.arange(len(items)), (n_items + 1, len(items)))
     codes = codes.astype(np.float64)
     return {
@@ -29,15 +27,13 @@ def item_sums(codes: Codes, items: NDArray, n_items: int) -> dict[str, NDArray]:
 
 
 def indicator(row: NDArray, column: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
-    """How often each pair of a row and a column occurs."""
+    """How often each pair of `row` and `column`, both [n], occurs: a sparse matrix of `shape`."""
     return sparse.csr_array((np.ones(len(row)), (row, column)), shape=shape)
 
 
-def correlations(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:
-    """Correlations [n_features, n_attributes] from `item_sums`; attributes [n_items + 1, ...].
-
-    NaN for a feature or an attribute that does not vary.
-    """
+def correlations(sums: Sums, attribute_matrix: NDArray, only=slice(None)) -> NDArray:
+    """Correlations [n_features, n_attributes] over the items `only` (all); NaN for a constant."""
+    sums, attribute_matrix = {n: x[only] for n, x in sums.items()}, attribute_matrix[only]
     n, total = sums["count"].sum(), sums["value"].sum(axis=0)[:, None]
     positives = sums["count"] @ attribute_matrix
     covariance = sums["value"].T @ attribute_matrix - total * positives / n
@@ -45,20 +41,14 @@ def correlations(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray
     return ratio(covariance, variance(squares, total, n), variance(positives, positives, n))
 
 
-def mean_by_item(sums: dict[str, NDArray]) -> NDArray:
-    """Mean activation on the positions of each item, [n_items + 1, n_features], from `item_sums`.
-
-    NaN for items with fewer than `MIN_POSITIONS` positions.
-    """
+def mean_by_item(sums: Sums) -> NDArray:
+    """Mean activation [n_items + 1, n_features], NaN for items below `MIN_POSITIONS` positions."""
     count = np.where(sums["count"] >= MIN_POSITIONS, sums["count"], np.nan)
     return sums["value"] / count[:, None]
 
 
 def top_sets(mean: NDArray, n: int) -> NDArray:
-    """The items with the highest mean activation, for all features at once.
-
-    From `mean_by_item` to [n_features, n], strongest first; 0 where fewer than n items activate
-    the feature.
+    """From `mean_by_item` the strongest items of each feature first, [n_features, n]; 0 for none.
 
     >>> top_sets(np.array([[np.nan], [0.0], [2.0], [3.0]]), n=3)
     array([[3, 2, 0]])
@@ -68,12 +58,26 @@ def top_sets(mean: NDArray, n: int) -> NDArray:
     return np.where(np.take_along_axis(ranked, top, axis=1) > 0, top, 0)
 
 
-def strata(popularity: NDArray, size: int = 50) -> NDArray:
-    """Items in groups of about `size` that are equally popular: group of each, [n_items].
+def top_items(codes: Codes, items: NDArray, n_items: int, n: int = 10) -> pd.DataFrame:
+    """The items on which features are strongest, a row each, by feature and then activation.
 
-    >>> strata(np.array([9, 1, 7, 2]), size=2)
-    array([1, 0, 1, 0])
+    Of the items on which a feature fires, those with fewer than `MIN_POSITIONS` positions are left
+    out, unless it has no other. Columns: feature, item, activation (mean), positions (how many).
     """
+    sums = item_sums(codes, items, n_items)
+    count, fires = sums["count"].astype(int), sums["value"] > 0
+    enough = fires & (count >= MIN_POSITIONS)[:, None]
+    allowed = np.where(enough.any(axis=0), enough, fires)
+    mean = np.where(allowed, sums["value"] / count.clip(1)[:, None], 0)
+    top = top_sets(mean, n)
+    feature, place = np.nonzero(top)
+    item = top[feature, place]
+    columns = {"feature": feature, "item": item, "activation": mean[item, feature]}
+    return pd.DataFrame(columns | {"positions": count[item]})
+
+
+def strata(popularity: NDArray, size: int = 50) -> NDArray:
+    """Items in groups of about `size` that are equally popular: group of each, [n_items]."""
     rank = np.argsort(np.argsort(popularity, kind="stable"), kind="stable")
     n_groups = max(1, round(len(popularity) / size))
     return rank * n_groups // len(popularity)

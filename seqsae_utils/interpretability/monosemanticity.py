@@ -9,11 +9,10 @@ from scipy import sparse
 
 from ..data import Dataset
 from .comparison import GROUPS, Positions
-from .items import indicator, item_sums, mean_by_item, strata, top_sets
+from .items import Sums, indicator, item_sums, mean_by_item, strata, top_sets
 from .scores import Codes, as_dense
 
-#: Representations differ in how often a feature fires, and frequent features mix more attributes.
-#: So each is judged by its strongest positions, the same share for all: where a reader would look.
+#: Frequent features mix more attributes: all are judged by this share of strongest positions.
 TOP_SHARE = 0.01
 #: Top items whose audiences are compared, and permutations of the null.
 N_TOP, N_PERMUTATIONS = 10, 20
@@ -22,34 +21,23 @@ N_TOP, N_PERMUTATIONS = 10, 20
 def monosemanticity(
     codes: dict[str, Codes], positions: dict[str, Positions], dataset: Dataset, seed: int = 0
 ) -> pd.DataFrame:
-    """How much every feature is about one thing; compare bases by the distributions.
+    """How much every feature is about one thing; compare representations by the distributions.
 
-    `selectivity` is for the best attribute, chosen on the SAE users. Its null gives each item the
-    attributes of another of the same popularity and repeats the choice: a feature that knows only
-    one film is perfectly selective under any attributes. `co_consumption` knows no attributes.
+    `selectivity` is for the best attribute, chosen on the development users. Its null gives each
+    item the attributes of another of the same popularity and repeats the choice: a feature that
+    knows only one film is perfectly selective under any attributes. `codes` [n_positions,
+    n_features] are of the groups ``dev`` and ``test``; dense (signed) ones go through `halves`.
 
-    Parameters
-    ----------
-    codes
-        Codes [n_positions, n_features] of the groups ``sae`` and ``test``. Of dense ones (signed)
-        the high and the low end count as two features: see `halves`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each feature that fires on the SAE users: feature, attribute, selectivity,
-        selectivity_null (mean over permutations), co_consumption, co_consumption_chance; measured
-        on the test users, and NaN if it is silent there.
+    Returns a row for each feature that fires on the development users: feature, attribute,
+    selectivity and its _null (mean over permutations), co_consumption and its _chance; measured on
+    the test users, and NaN if it is silent there.
     """
     codes = halves(codes)
-    sums = {
-        group: item_sums(strongest(codes[group]), positions[group].items, dataset.n_items)
-        for group in GROUPS
-    }
-    alive = np.flatnonzero(sums["sae"]["value"].sum(axis=0) > 0)
+    sums = [item_sums(strongest(codes[g]), positions[g].items, dataset.n_items) for g in GROUPS]
+    alive = np.flatnonzero(sums[0]["value"].sum(axis=0) > 0)
 
     def measure(matrix: NDArray) -> tuple[NDArray, NDArray]:
-        known, found = (selectivity(sums[group], matrix)[alive] for group in GROUPS)
+        known, found = (selectivity(some, matrix)[alive] for some in sums)
         chosen = np.nan_to_num(known, nan=-np.inf).argmax(axis=1)
         return chosen, found[np.arange(len(alive)), chosen]
 
@@ -59,32 +47,25 @@ def monosemanticity(
     chosen, found = measure(matrix)
     null = [measure(matrix[exchanged(group, rng)])[1] for _ in range(N_PERMUTATIONS)]
     mean = mean_by_item(item_sums(codes["test"], positions["test"].items, dataset.n_items))
-    together, chance = co_consumption(top_sets(mean[:, alive], N_TOP), dataset)
-    return pd.DataFrame(
-        {
-            "feature": alive,
-            "attribute": np.asarray(dataset.attributes)[chosen],
-            "selectivity": found,
-            "selectivity_null": np.mean(null, axis=0),
-            "co_consumption": together,
-            "co_consumption_chance": chance,
-        }
-    )
+    table = pd.DataFrame({"feature": alive, "attribute": np.asarray(dataset.attributes)[chosen]})
+    table["selectivity"], table["selectivity_null"] = found, np.mean(null, axis=0)
+    together = co_consumption(top_sets(mean[:, alive], N_TOP), dataset)
+    table["co_consumption"], table["co_consumption_chance"] = together
+    return table
 
 
 def halves(codes: dict[str, Codes]) -> dict[str, Codes]:
-    """Each signed dimension as two features: what is above its mean, and what is below.
+    """Each signed dimension as two features: what is above the mean of ``dev``, and what is below.
 
-    The mean is that of the group ``sae``. Dimension j becomes feature j (above) and feature
-    n_features + j (below). Sparse codes are not negative and stay what they are.
+    Dimension j becomes j (above) and n_features + j (below). Sparse codes stay what they are.
 
-    >>> halves({"sae": np.array([[1.0], [3.0]])})["sae"]
+    >>> halves({"dev": np.array([[1.0], [3.0]])})["dev"]
     array([[0., 1.],
            [1., 0.]])
     """
-    if sparse.issparse(codes["sae"]):
+    if sparse.issparse(codes["dev"]):
         return codes
-    mean = codes["sae"].mean(axis=0, dtype=np.float64).astype(codes["sae"].dtype)
+    mean = codes["dev"].mean(axis=0, dtype=np.float64).astype(codes["dev"].dtype)
     return {group: np.maximum(np.hstack([x - mean, mean - x]), 0) for group, x in codes.items()}
 
 
@@ -100,11 +81,10 @@ def strongest(codes: Codes) -> sparse.csc_array:
     return codes
 
 
-def selectivity(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:
+def selectivity(sums: Sums, attribute_matrix: NDArray) -> NDArray:
     """(share of the mass - share of the positions) / (1 - share of the positions) of an attribute.
 
-    From `item_sums` and attributes of items to [n_features, n_attributes]; NaN for a feature
-    without mass, and where no or every position has the attribute.
+    [n_features, n_attributes]; NaN without mass, and where no or every position has the attribute.
     """
     mass, count = sums["value"], sums["count"]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -114,7 +94,7 @@ def selectivity(sums: dict[str, NDArray], attribute_matrix: NDArray) -> NDArray:
 
 
 def exchanged(group: NDArray, rng: np.random.Generator) -> NDArray:
-    """A permutation [n_items + 1] that gives each item another of its stratum; 0 stays 0."""
+    """A permutation [n_items + 1] within the strata `group` [n_items]; 0 stays 0."""
     order = np.lexsort((rng.random(len(group)), group))
     permutation = np.zeros(len(group) + 1, dtype=np.int64)
     permutation[1 + np.argsort(group, kind="stable")] = 1 + order
@@ -124,9 +104,9 @@ def exchanged(group: NDArray, rng: np.random.Generator) -> NDArray:
 def co_consumption(top: NDArray, dataset: Dataset) -> tuple[NDArray, NDArray]:
     """Mean cosine of the audiences of all pairs of a feature's top items, and what is expected.
 
-    The audience of an item are the recommender users who had it. What is expected of a pair is the
-    mean over all pairs of different items of the two strata of popularity.
-    From `top_sets` to two arrays [n_features]; NaN where fewer than two items are left.
+    An item's audience are the recommender users who had it. Expected of a pair is the mean over all
+    pairs of different items of its strata of popularity. From `top_sets` to two arrays
+    [n_features]; NaN where fewer than two items are left.
     """
     users = dataset.users["user"][dataset.users["split"] == "recommender"]
     table = dataset.interactions[dataset.interactions["user"].isin(users)]
@@ -134,7 +114,6 @@ def co_consumption(top: NDArray, dataset: Dataset) -> tuple[NDArray, NDArray]:
     length = np.sqrt(had.sum(axis=1))
     audience = sparse.diags_array(1 / np.maximum(length, 1)) @ had
     itself = (length > 0).astype(float)  # the cosine of an item with itself
-
     group = strata(dataset.items["popularity"].to_numpy())
     member = indicator(group, np.arange(1, len(group) + 1), (group.max() + 1, len(itself)))
     sums, count = as_dense(member @ audience), member.sum(axis=1)

@@ -10,11 +10,10 @@ from ..resampling import N_DRAWS, drawn_means, interval
 from .items import item_sums, mean_by_item, strata, top_sets
 from .scores import Codes
 
-#: How many of a feature's strongest items are looked at.
-N_TOP = 30
 #: A property is part of a name if it is enriched (corrected p) and so many top items have it.
 LEVEL, MIN_SHARE = 0.05, 0.5
-N_PAIRS, N_FOLDS, N_SHUFFLES = 200, 3, 100
+#: Strongest items of a feature, pairs of a feature, folds of the confidence, and shuffles.
+N_TOP, N_PAIRS, N_FOLDS, N_SHUFFLES = 30, 200, 3, 100
 #: The other item of a pair is at most so many places away in the order of popularity.
 NEIGHBOURS = 10
 
@@ -29,41 +28,23 @@ def held_out(n_items: int, seed: int = 0) -> NDArray:
 def names(
     codes: Codes, items: NDArray, dataset: Dataset, left_out: NDArray | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """A short label for every feature that fires, with evidence and confidence, or honestly none.
-
-    What is asked of a feature, in this order:
+    """A label for every feature that fires, with evidence, or none: by three questions in turn.
 
     1. Does one item carry more than half of its activation mass? Then it is called that.
-    2. Which attributes and decades are enriched among its `N_TOP` items of highest mean activation,
-       against items of the same popularity (`enrichment`)? It is called by up to two attributes
-       and a decade that are significant and that at least half of the top items have.
+    2. Which attributes and decades are enriched among its `N_TOP` items of highest mean activation
+       (`enrichment`)? It is called by up to two attributes and a decade that are significant and
+       that at least half of the top items have.
     3. Are the top items more, or less, popular than others (rank sum)? Then it is called that.
 
-    The unit of every test is the item: positions of one item have all the same attributes. All
-    p-values are corrected together (Holm), so that with probability 1 - `LEVEL` no label at all
-    is there by chance.
+    Holm corrects all p-values together: with probability 1 - `LEVEL` no label is there by chance.
 
-    Parameters
-    ----------
-    codes
-        [n_positions, n_features] on the SAE users, not negative
-    items
-        [n_positions]
-    left_out
-        bool [n_items + 1], items that take no part: labels to be tested by `predict_pairs`.
-    seed
-        Of the folds and pairs of the confidence.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each feature that fires: feature; label; kind (``item``, ``attribute``,
-        ``decade``, ``popularity`` or empty); evidence, a sentence; what the label says:
-        label_properties (attributes and decade, separated by |), label_popularity (1 popular, -1
-        rare), label_item, each empty or 0 where it does not say that; and confidence: what
-        `predict_pairs` finds when the feature is named anew without a third of the items, on this
-        third, mean over the thirds. No other item can confirm the name of a single item: its
-        confidence is its share of the mass. NaN where there is no label.
+    `codes` [n_positions, n_features] are not negative; `items` is [n_positions]; `left_out`, bool
+    [n_items + 1], keeps items for `predict_pairs`. Returns a row for each feature that fires:
+    feature; label; kind (``item``, ``attribute``, ``decade``, ``popularity`` or empty); evidence, a
+    sentence; what the label says, or empty or 0: label_properties (separated by |),
+    label_popularity (1 popular, -1 rare), label_item; and confidence: the mean accuracy of
+    `predict_pairs` on each third of the items when the feature is named anew without them; of a
+    single item, its share of the mass.
     """
     sums = item_sums(codes, items, dataset.n_items)
     alive = np.flatnonzero(sums["value"].sum(axis=0) > 0)
@@ -75,7 +56,7 @@ def names(
     accuracy = []
     for i in range(N_FOLDS):
         anew = _label(mean, mass, allowed & (fold != i), dataset)
-        pairs = _pairs(mean, allowed & (fold == i), _popularity(dataset), rng)
+        pairs = _pairs(mean, allowed & (fold == i), np.r_[0, dataset.items["popularity"]], rng)
         accuracy.append(_accuracy(fits(anew, dataset), mean, *pairs))
     folds = np.isfinite(accuracy).sum(axis=0)
     estimate = np.where(folds > 0, np.nansum(accuracy, axis=0) / np.maximum(folds, 1), 0.5)
@@ -89,22 +70,10 @@ def enrichment(top: NDArray, group: NDArray, has: NDArray) -> tuple[NDArray, NDA
     """Whether sets of items have a property more often than items of the same popularity.
 
     Within each stratum of popularity, the number of a set's items with the property is
-    hypergeometric if the set was drawn blindly; the number in all strata is the sum of
-    independent ones, and its distribution, by convolution, is exact.
-
-    Parameters
-    ----------
-    top
-        [n_sets, n], items; 0 where there is none
-    group
-        [n_items + 1], the stratum of each item, -1 for items that no set may have
-    has
-        [n_items + 1, n_properties] of 0 and 1, 0 for padding
-
-    Returns
-    -------
-    hits, expected, p : [n_sets, n_properties]
-        How many of the set's items have it, how many would, and the one-sided p-value.
+    hypergeometric if the set was drawn blindly; the sum over strata is exact. `top` [n_sets, n] are
+    items, 0 for none; `group` [n_items + 1] their strata, -1 for items that no set may have; `has`
+    is [n_items + 1, n_properties]. Returns [n_sets, n_properties] each: how many of the set's items
+    have it, how many are expected to, the one-sided p-value.
     """
     size = np.bincount(group[group >= 0])
     known = np.stack([has[group == g].sum(axis=0) for g in range(len(size))]).astype(int)
@@ -140,10 +109,6 @@ def holm(p: NDArray) -> NDArray:
     return corrected.reshape(p.shape)
 
 
-def _popularity(dataset: Dataset) -> NDArray:
-    return np.r_[0, dataset.items["popularity"]]
-
-
 def _properties(dataset: Dataset) -> tuple[NDArray, list[str]]:
     """Attributes and decades of items, 0/1 [n_items + 1, n_properties], and their names: 1980s."""
     year = dataset.items["year"].to_numpy(np.float64, na_value=np.nan)
@@ -167,9 +132,8 @@ def _rank_sum(top: NDArray, pool: NDArray, popularity: NDArray) -> tuple[NDArray
 def _label(mean: NDArray, mass: NDArray, allowed: NDArray, dataset: Dataset) -> pd.DataFrame:
     """Labels of all features from the allowed items only; see `names`."""
     has, properties = _properties(dataset)
-    popularity, titles = _popularity(dataset), dataset.titles
+    popularity, titles = np.r_[0, dataset.items["popularity"]], dataset.titles
     pool = allowed & ~np.isnan(mean).all(axis=1)
-    pool[0] = False
     group = np.full(len(pool), -1)
     group[pool] = strata(popularity[pool], size=max(1, pool.sum() // 10))
     top = top_sets(np.where(pool[:, None], mean, np.nan), N_TOP)
@@ -181,17 +145,12 @@ def _label(mean: NDArray, mass: NDArray, allowed: NDArray, dataset: Dataset) -> 
     enriched = (p < LEVEL) & (hits >= MIN_SHARE * n_top[:, None])
     mass = np.where(allowed[:, None], mass, 0)
     share = mass.max(axis=0) / np.maximum(mass.sum(axis=0), 1e-300)
-
     rows = []
     for i, items in enumerate(top):
-        found = np.argsort(p[i], kind="stable")
-        found = found[enriched[i, found]]
-        is_attribute = found < len(dataset.attributes)
-        said = {*found[is_attribute][:2], *found[~is_attribute][:1]}
-        genres, decades = (
-            [properties[j] for j in found[some] if j in said]
-            for some in (is_attribute, ~is_attribute)
-        )
+        found = [j for j in np.argsort(p[i], kind="stable") if enriched[i, j]]
+        genres = [j for j in found if j < len(dataset.attributes)][:2]
+        decades = [j for j in found if j >= len(dataset.attributes)][:1]
+        said = [properties[j] for j in (*genres, *decades)]
         row = {"label": "", "kind": "", "evidence": "", "item_share": share[i],
                "label_properties": "", "label_popularity": 0, "label_item": 0}  # fmt: skip
         if share[i] > 0.5:
@@ -199,22 +158,21 @@ def _label(mean: NDArray, mass: NDArray, allowed: NDArray, dataset: Dataset) -> 
             row["label"] = f"“{titles[row['label_item']]}”"
             because = f"{share[i]:.0%} of its activation is on this item"
         elif said:
-            row |= {"kind": "attribute" if genres else "decade"}
-            row |= {"label": " ".join([*decades, " + ".join(genres)]).strip()}
-            row |= {"label_properties": "|".join([*genres, *decades])}
+            row |= {"kind": "attribute" if genres else "decade", "label_properties": "|".join(said)}
+            row["label"] = " ".join([*said[len(genres) :], " + ".join(said[: len(genres)])]).strip()
             because = ", ".join(
                 f"{hits[i, j]:.0f} of {n_top[i]} top items are {properties[j]}, "
                 f"{expected[i, j]:.1f} expected (p {_p(p[i, j])})"
                 for j in found
-                if j in said
+                if j in (*genres, *decades)
             )
         elif p_popularity[i] < LEVEL:
             row |= {"kind": "popularity", "label_popularity": int(np.sign(z[i]))}
             row["label"] = "popular items" if z[i] > 0 else "rare items"
+            median, of_all = (np.median(popularity[of]) for of in (items[: n_top[i]], pool))
             because = (
-                f"median popularity of {n_top[i]} top items is "
-                f"{np.median(popularity[items[: n_top[i]]]):.0f}, of all "
-                f"{np.median(popularity[pool]):.0f} (p {_p(p_popularity[i])})"
+                f"median popularity of {n_top[i]} top items is {median:.0f}, of all {of_all:.0f} "
+                f"(p {_p(p_popularity[i])})"
             )
         else:
             because = f"nothing is enriched among {n_top[i]} top items"
@@ -231,11 +189,10 @@ def _p(value: float) -> str:
 def fits(labels: pd.DataFrame, dataset: Dataset) -> NDArray:
     """How well each item fits each label, from the label alone: [n_labels, n_items + 1].
 
-    The number of the label's attributes and decades that the item has; for ``popularity`` the
-    item's popularity, or its negative; for an ``item`` 1 for that one. 0 without a label.
+    The number of the label's properties that it has; its popularity, or minus that; 1 for its item.
     """
     has, properties = _properties(dataset)
-    fit = np.outer(labels["label_popularity"], _popularity(dataset)).astype(np.float64)
+    fit = np.outer(labels["label_popularity"], np.r_[0.0, dataset.items["popularity"]])
     for row, said, item in zip(fit, labels["label_properties"], labels["label_item"], strict=True):
         if said:
             row += has[:, [properties.index(name) for name in said.split("|")]].sum(axis=1)
@@ -247,11 +204,7 @@ def fits(labels: pd.DataFrame, dataset: Dataset) -> NDArray:
 def _pairs(
     mean: NDArray, pool: NDArray, popularity: NDArray, rng: np.random.Generator
 ) -> tuple[NDArray, NDArray]:
-    """Pairs of items of the pool for each feature: one that activates it, one as popular.
-
-    So that popularity tells nothing of them: what is popular activates more of anything.
-    Returns two arrays [n_features, N_PAIRS]; 0, 0 where no item of the pool activates it.
-    """
+    """Pairs [n_features, N_PAIRS]: an item of the pool that activates it, one as popular; or 0s."""
     pool = np.flatnonzero(pool & ~np.isnan(mean).all(axis=1))
     pool = pool[np.lexsort((rng.random(len(pool)), popularity[pool]))]
     first = np.zeros((mean.shape[1], N_PAIRS), dtype=np.int64)
@@ -268,10 +221,7 @@ def _pairs(
 
 
 def _accuracy(fit: NDArray, mean: NDArray, first: NDArray, second: NDArray) -> NDArray:
-    """Share of pairs of which the fit tells the stronger item; ties of the fit count half.
-
-    Pairs that activate the feature alike are left out; NaN where no other is left.
-    """
+    """Share of pairs of unequal activation that the fit predicts, its ties a half; or NaN."""
     row = np.arange(len(fit))[:, None]
     truth = np.nan_to_num(np.sign(mean[first, row] - mean[second, row]))
     guess = np.sign(fit[row, first] - fit[row, second])
@@ -287,42 +237,27 @@ def predict_pairs(
     left_out: NDArray,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, NDArray]:
-    """From its label alone, tell which of two items activates a feature more.
+    """Predict, from a feature's label alone, which of two items activates it more.
 
     Neither the items (`left_out`) nor the users (test) took part in naming. Each pair is an item
-    that activates the feature and one as popular, so that no label gets anything for popularity;
-    the one that fits the label better (`fits`) is predicted to have the higher mean activation,
-    and where both fit alike a coin decides (one half). The name of a single item says nothing of
-    two others: its pairs are that item and any left-out one, so that only the users are new; it
-    is counted apart.
+    that activates the feature and one as popular. The one that fits the label better (`fits`) is
+    predicted to have the higher mean activation; a tie counts half. A single item's name says
+    nothing about two others: its pairs are that item and any left-out one, and it is counted apart.
+    Two controls: a coin, 0.5, and the same labels, shuffled `N_SHUFFLES` times between features.
 
-    Two controls: a coin, 0.5, and the same labels, shuffled between features of the same kind of
-    test, `N_SHUFFLES` times. Labels that fit all features alike do no better than these.
-
-    Parameters
-    ----------
-    labels
-        From `names` with the same `left_out`.
-    codes, items
-        [n_positions, n_features] and [n_positions] on the test users
-
-    Returns
-    -------
-    table : pandas.DataFrame
-        One row for each kind, after a row ``all`` (all but ``item``): kind; features, how many
-        were tested: those with a label that fire on a left-out item; coverage, their share of all
-        features that fire; confidence, the mean of what `names` had promised; accuracy, mean over
-        features, with low and high (95 %, bootstrap over features); told, accuracy times coverage:
-        the share of all features whose label tells right; shuffled, the mean over the shuffles;
-        p_value, the share of shuffles that do as well.
-    drawn : [n_draws], the accuracy of ``all`` when features are drawn again
+    `labels` are from `names` with the same `left_out`; `codes` are [n_positions, n_features],
+    `items` [n_positions]. Returns a row ``all`` (all but ``item``) and one for each kind: kind;
+    features, how many have a label and fire on a left-out item; coverage, their share of all that
+    fire; confidence, the mean of `names`'; accuracy, mean over features, with low and high (95 %,
+    features drawn); told, accuracy times coverage; shuffled, the mean of the shuffles; p_value, the
+    share of them that do as well. And the drawn accuracies of ``all`` [n_draws].
     """
     n_alive = len(labels)
     labels = labels[labels["kind"] != ""].reset_index(drop=True)
     rng = np.random.default_rng(seed)
     codes = codes[:, labels["feature"].to_numpy()]
     mean = mean_by_item(item_sums(codes, items, dataset.n_items))
-    first, second = _pairs(mean, left_out, _popularity(dataset), rng)
+    first, second = _pairs(mean, left_out, np.r_[0, dataset.items["popularity"]], rng)
     fit = fits(labels, dataset)
     is_item = (labels["kind"] == "item").to_numpy()
     single = labels["label_item"].to_numpy()[:, None]
@@ -337,7 +272,6 @@ def predict_pairs(
             dealt = rng.permutation(some)
             one = np.where(is_item[some, None], single[dealt], first[some])
             draw[some] = _accuracy(fit[dealt], mean[:, some], one, second[some])
-
     rows, of_all = [], np.full(N_DRAWS, np.nan)
     for kind in ["all", *sorted(set(labels["kind"]))]:
         some = ~is_item if kind == "all" else (labels["kind"] == kind).to_numpy()
@@ -347,16 +281,10 @@ def predict_pairs(
         if n:
             drawn = drawn_means(found[some])
             of_all = drawn if kind == "all" else of_all
-            low, high = interval(drawn)
-            null = np.nanmean(shuffled[:, some], axis=1)
-            row |= {
-                "confidence": labels["confidence"][some].mean(),
-                "accuracy": found[some].mean(),
-                "low": low,
-                "high": high,
-                "told": found[some].mean() * n / n_alive,
-                "shuffled": null.mean(),
-                "p_value": (1 + (null >= found[some].mean()).sum()) / (1 + N_SHUFFLES),
-            }
+            accuracy, null = found[some].mean(), np.nanmean(shuffled[:, some], axis=1)
+            row |= {"confidence": labels["confidence"][some].mean(), "accuracy": accuracy}
+            row["low"], row["high"] = interval(drawn)
+            row |= {"told": accuracy * n / n_alive, "shuffled": null.mean()}
+            row["p_value"] = (1 + (null >= accuracy).sum()) / (1 + N_SHUFFLES)
         rows.append(row)
     return pd.DataFrame(rows), of_all

@@ -1,13 +1,4 @@
-"""Recommenders: what a user takes next, told by transformers and by simpler models.
-
-============  ==================================================================================
-``models``    the transformers, each a page
-``training``  their training, and ``losses`` their loss
-``baselines`` what to beat: popularity, item neighbours, a linear autoencoder
-``ranking``   lists of recommendations, and where the item stands that came next
-``adapters``  what any other recommender must offer, and how RecTools' and RecBole's do
-============  ==================================================================================
-"""
+"""Recommenders: transformers and simpler models that predict what a user takes next."""
 
 from .adapters import RecBoleModel, Recommender, RecToolsModel, numbered
 from .baselines import ease_scores, item_knn_scores, simple_models, svd_vectors

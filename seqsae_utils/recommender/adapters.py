@@ -1,24 +1,7 @@
-"""Recommenders that somebody else built: what they must offer, and how RecTools' and RecBole's do.
+"""Recommenders that somebody else built: what they must offer, and adapters for two libraries.
 
-Whatever offers `Recommender` is harvested, ranked and steered here as our own transformers are. The
-adapters give it to two libraries: items are 1..n_items on their outside and the library's numbers
-on their inside. The library's modules lie under ``model``, so that their names are sites.
-
-======================================================  =======================================
-site                                                    what it is, [batch, length, d]
-======================================================  =======================================
-RecTools ``model.emb_dropout``                          item and position embedding
-RecTools ``model.transformer_layers``                   final hidden state, after the norm
-  ``model.transformer_layers.transformer_blocks.0``     output of the first block
-RecBole ``model.item_embedding``                        item embedding
-RecBole ``model.trm_encoder.layer.0``                   output of the first block
-======================================================  =======================================
-
-RecTools looks its embeddings up without calling a module, so they alone are no site. RecBole's
-``model.trm_encoder`` returns a list and is refused; its last layer is the final hidden state.
-
-Neither library is imported: the trained model is handed in. ``make interop`` tests both, in an
-environment of their own, because they need older versions of NumPy and pandas than we do.
+Neither library is imported, because both need older versions of NumPy and pandas than we do: ``make
+interop`` tests them in an environment of their own.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
@@ -31,10 +14,9 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Recommender(Protocol):
-    """What is asked of a model that is to be harvested, ranked or steered.
+    """An `nn.Module` that can be harvested, ranked and steered; items are 1..n_items, padding is 0.
 
-    It is an `nn.Module`, whose modules return hidden states [batch, length, d] or a tuple that
-    begins with them. Items are 1..n_items; 0 is padding.
+    Its modules return hidden states [batch, length, d] or a tuple that begins with them.
     """
 
     max_length: int  # the longest piece of a sequence that it sees
@@ -43,31 +25,20 @@ class Recommender(Protocol):
         """The last `max_length` items of each sequence, [batch, length], 0 on either side."""
 
     def __call__(self, items: Tensor) -> Any:
-        """A forward pass on what `pad` returns; what comes out of it is not looked at."""
+        """A forward pass on what `pad` returns; its output is not used."""
 
     def next_item_scores(self, histories: list[np.ndarray]) -> Tensor:
-        """Scores [n_users, n_items + 1] of what comes after each history, on the CPU.
-
-        That of padding is -inf. It calls the model itself, in its evaluation mode, so that hooks
-        see what they see in a harvest.
-        """
+        """CPU scores [n_users, n_items + 1] from a call in evaluation mode; padding has -inf."""
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Modules by dotted name: the sites."""
-        ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Weights: they tell the device."""
-        ...
 
 
 def numbered(histories: Iterable[Iterable[Hashable]]) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Histories of ids of any kind as items 1..n_items, in the order in which they first come.
-
-    Returns
-    -------
-    sequences : items of each user, users being numbered from 0
-    ids : [n_items + 1], the id of each item; that of padding is None
+    """Histories of any ids as items 1..n_items in order of appearance, and ids [n_items + 1].
 
     >>> sequences, ids = numbered([["Heat", "Alien"], ["Alien", "Brazil"]])
     >>> sequences[1].tolist(), ids[sequences[1]].tolist()
@@ -82,12 +53,9 @@ def numbered(histories: Iterable[Iterable[Hashable]]) -> tuple[dict[int, np.ndar
 
 
 class _Adapter(nn.Module):
-    """A module of another library, and its number for each of our items.
+    """A module of another library, and the library's number of each of our items."""
 
-    `forward` gives the scores of the library's items, in the library's numbers.
-    """
-
-    pads_left: bool
+    pads_left = False
 
     def __init__(self, model: nn.Module, max_length: int, known: dict, item_ids: Iterable):
         super().__init__()
@@ -102,13 +70,7 @@ class _Adapter(nn.Module):
         self.register_buffer("numbers", torch.tensor(numbers))
 
     def pad(self, sequences: list[np.ndarray]) -> Tensor:
-        """The last `max_length` items of each sequence, [batch, max_length], 0 where none is.
-
-        Raises
-        ------
-        ValueError
-            If the model was not trained on one of the items: it has no embedding.
-        """
+        """The last items of each sequence [batch, max_length]; ValueError for an unknown item."""
         padded = torch.zeros(len(sequences), self.max_length, dtype=torch.int64)
         for row, sequence in zip(padded, sequences, strict=True):
             items = torch.from_numpy(sequence[-self.max_length :])
@@ -122,33 +84,26 @@ class _Adapter(nn.Module):
             )
         return padded
 
+    def forward(self, items: Tensor) -> Tensor:
+        """Scores of the library's items, in its numbers, after the last of [batch, length]."""
+        # The libraries move their module from device to device without telling the adapter.
+        return self._scores(self.numbers.to(items.device)[items])
+
     @torch.no_grad()
     def next_item_scores(self, histories: list[np.ndarray]) -> Tensor:
-        """Scores [n_users, n_items + 1] of the item that comes after each history, on the CPU.
-
-        Padding, and items that the model was not trained on, have -inf.
-        """
+        """See `Recommender`; items that the model was not trained on have -inf, as padding has."""
         items = self.pad(histories).to(next(self.parameters()).device)
-        theirs = self.eval()(items).cpu()
         numbers = self.numbers.cpu()
-        scores = theirs.new_full((len(items), len(numbers)), -torch.inf)
-        scores[:, numbers > 0] = theirs[:, numbers[numbers > 0]]
-        return scores
-
-    def _theirs(self, items: Tensor) -> Tensor:
-        # The libraries move their module from device to device without telling the adapter.
-        return self.numbers.to(items.device)[items]
+        scores = self.eval()(items).cpu()[:, numbers.clamp(min=0)]
+        return scores.masked_fill_(numbers < 1, -torch.inf)
 
 
 class RecToolsModel(_Adapter):
-    """A transformer that RecTools trained: `rectools.models.SASRecModel`.
+    """A fitted `rectools.models.SASRecModel`; `item_ids` are those of our items 1..n_items.
 
-    Parameters
-    ----------
-    model
-        The fitted model.
-    item_ids
-        What RecTools calls our items 1..n_items, in order: the ``item_id`` it was trained on.
+    Sites: ``model.emb_dropout`` (item and position embedding; no module returns the first alone),
+    ``model.transformer_layers.transformer_blocks.0`` (first block), ``model.transformer_layers``
+    (final state, after the norm). ValueError if the model knows none of the items.
     """
 
     pads_left = True  # always to the full length, because RecTools' attention sees padding
@@ -158,34 +113,24 @@ class RecToolsModel(_Adapter):
         known = preparator.item_id_map.to_internal.to_dict()
         super().__init__(model.torch_model, preparator.session_max_len, known, item_ids)
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Scores of the library's items after the last of items [batch, length]."""
+    def _scores(self, items: Tensor) -> Tensor:
         embeddings = self.model.item_model.get_all_embeddings()
-        hidden = self.model.encode_sessions({"x": self._theirs(items)}, embeddings)
+        hidden = self.model.encode_sessions({"x": items}, embeddings)
         return self.model.similarity_module(hidden[:, -1:], embeddings)[:, 0]
 
 
 class RecBoleModel(_Adapter):
-    """A sequential model that RecBole trained: `recbole.model.sequential_recommender.SASRec`.
+    """A model that RecBole trained on `dataset`; `item_ids` are the tokens of items 1..n_items.
 
-    Parameters
-    ----------
-    model
-        The trained model.
-    dataset
-        RecBole's dataset that it was trained on, which numbers the items.
-    item_ids
-        What RecBole calls our items 1..n_items, in order: the tokens of its item field.
+    Sites: ``model.item_embedding``, ``model.trm_encoder.layer.0`` (first block), and the last layer
+    (final state); not ``model.trm_encoder``, a list. ValueError if it knows none of the items.
     """
-
-    pads_left = False
 
     def __init__(self, model, dataset, item_ids: Iterable):
         known = dataset.field2token_id[model.ITEM_ID]
         super().__init__(model, model.max_seq_length, known, map(str, item_ids))
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Scores of the library's items after the last of items [batch, length]."""
+    def _scores(self, items: Tensor) -> Tensor:
         lengths = torch.count_nonzero(items, dim=1)
-        history = {self.model.ITEM_SEQ: self._theirs(items), self.model.ITEM_SEQ_LEN: lengths}
+        history = {self.model.ITEM_SEQ: items, self.model.ITEM_SEQ_LEN: lengths}
         return self.model.full_sort_predict(history)

@@ -1,8 +1,4 @@
-"""Simple recommenders that a transformer has to beat; each is a few lines and knows no order.
-
-`taken` below is the matrix X [n_users, n_items] with a 1 where the user took the item, however
-often; its column j is item j + 1.
-"""
+"""Simple recommenders to beat. X [n_users, n_items] is 1 in column j for item j + 1 of a user."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -22,23 +18,16 @@ REGULARISATIONS = (50.0, 100.0, 200.0, 400.0, 800.0)
 
 
 def item_knn_scores(sequences: list[np.ndarray], n_items: int, n_neighbours: int = 20) -> Scorer:
-    """A scorer that likes an item if the user took items which the same users take.
+    """A scorer by item neighbours: items that many users took together.
 
-    The score of item j is the sum of sim(i, j) over those items i of the history that are among
-    the `n_neighbours` most similar to j, where
+    `sequences` are the items (from 1) of each training user. The score of item j is the sum of
 
         sim(i, j) = n_ij / sqrt(n_i n_j)
 
-    and n_i, n_ij count the users who took i, and both i and j: the cosine of two columns of X
-    (Sarwar et al. [1]_).
-
-    Parameters
-    ----------
-    sequences
-        Items (from 1) of each training user; memory grows with the items times `n_neighbours`.
-
-    .. [1] Item-based collaborative filtering recommendation algorithms, WWW 2001,
-       doi:10.1145/371920.372071.
+    over those items i of the history that are among the `n_neighbours` most similar to j; n_i and
+    n_ij count the users who took i, and both i and j: the cosine of two columns of X (Sarwar et
+    al., WWW 2001, doi:10.1145/371920.372071). Memory grows with n_items times `n_neighbours`;
+    ValueError if this is below 1.
     """
     if n_neighbours < 1:
         raise ValueError(f"n_neighbours={n_neighbours} must be at least 1")
@@ -60,24 +49,15 @@ def item_knn_scores(sequences: list[np.ndarray], n_items: int, n_neighbours: int
 
 
 def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float = 100.0) -> Scorer:
-    """A scorer by EASE, the linear autoencoder of items that may not look at themselves.
+    """A scorer by EASE, a linear autoencoder in which no item predicts itself.
 
-    The scores are X B, where B minimises |X - X B|^2 + regularisation |B|^2 subject to
-    diag(B) = 0. In closed form (Steck [1]_, equation 8), with P = (X^T X + regularisation I)^-1:
+    `sequences` are the training users' items (from 1). The scores are X B, where B minimises
+    |X - X B|^2 + regularisation |B|^2 subject to diag(B) = 0. With
+    P = (X^T X + regularisation I)^-1, it is (Steck, WWW 2019, arXiv 1905.03375, equation 8)
 
         B_ij = -P_ij / P_jj for i != j
 
-    Parameters
-    ----------
-    sequences
-        Items (from 1) of each training user.
-
-    Raises
-    ------
-    ValueError
-        If the catalogue has more than `MAX_ITEMS_EASE` items, or `regularisation` is not positive.
-
-    .. [1] Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019, arXiv 1905.03375.
+    ValueError for more than `MAX_ITEMS_EASE` items, or a `regularisation` that is not positive.
     """
     if n_items > MAX_ITEMS_EASE:
         raise ValueError(
@@ -97,10 +77,7 @@ def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float
 
 
 def svd_vectors(sequences: list[np.ndarray], n_items: int, d: int, seed: int = 0) -> np.ndarray:
-    """Item vectors [n_items + 1, d] from who took what, whatever the order; padding is 0.
-
-    The first d right singular vectors of X, times their singular values.
-    """
+    """First d right singular vectors of X times singular values, [n_items + 1, d]; padding is 0."""
     taken = _taken(sequences, n_items).astype(np.float64)
     svd = TruncatedSVD(d, algorithm="arpack", random_state=seed).fit(taken)
     vectors = (svd.components_ * svd.singular_values_[:, None]).T.astype(np.float32)
@@ -110,13 +87,7 @@ def svd_vectors(sequences: list[np.ndarray], n_items: int, d: int, seed: int = 0
 def best_of(
     build: Callable[..., Scorer], values: Iterable[float], validation: Users
 ) -> tuple[float, Scorer]:
-    """The value whose scorer has the highest NDCG@10 on `validation`, and that scorer.
-
-    >>> sequences = [np.array([1, 2, 3]), np.array([1, 2, 4])]
-    >>> validation = [np.array([4])], np.array([2])
-    >>> best_of(lambda k: item_knn_scores(sequences, 4, k), [1, 2], validation)[0]
-    1
-    """
+    """The value whose scorer has the highest NDCG@10 on `validation`, and that scorer."""
     found = []
     for value in values:
         scorer = build(value)
@@ -126,13 +97,7 @@ def best_of(
 
 
 def simple_models(split: Split, ease: bool = True) -> tuple[dict[str, Scorer], dict[str, float]]:
-    """Popularity, ItemKNN and EASE, their one setting chosen on the validation users.
-
-    Returns
-    -------
-    scorers : by name
-    settings : what was chosen; EASE is left out of both where `ease` is False
-    """
+    """Scorers by name, and their settings, which are chosen on the validation users."""
     train, n_items = split.train, split.n_items
     scorers, settings = {"popularity": popularity_scores(split.popularity)}, {}
     settings["item neighbours: how many"], scorers["item_knn"] = best_of(
@@ -159,7 +124,7 @@ def _taken(histories: list[np.ndarray], n_items: int) -> sparse.csr_array:
 
 
 def _co_occurrence(taken: sparse.csr_array, rows: int = 512) -> Iterator[tuple[slice, np.ndarray]]:
-    """X^T X in dense blocks [rows, n_items]: it is nearly full, and as a whole it is large."""
+    """X^T X in dense blocks [rows, n_items]: it is nearly full, and too large as a whole."""
     by_item = taken.T.tocsr()
     for start in range(0, by_item.shape[0], rows):
         block = slice(start, start + rows)

@@ -8,9 +8,8 @@ from torch import Tensor
 class _BlockwiseSoftmax(torch.autograd.Function):
     """The mean cross-entropy of ``hidden @ head.T``, and its gradients, in one pass over blocks.
 
-    The logits of a batch are its largest tensor by far: 650 MB for 8,192 positions and 20,000
-    items, and the plain way holds them three times. The gradient of a block needs only the block
-    itself, softmax minus one-hot, so each is computed, used and dropped while it is in the cache.
+    All logits would take 650 MB for 8,192 positions and 20,000 items, and the plain way holds them
+    three times. The gradient of a block (softmax minus one-hot) needs only that block.
     """
 
     @staticmethod
@@ -48,12 +47,10 @@ def softmax_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 
 def sampled_softmax_loss(hidden: Tensor, head: Tensor, targets: Tensor, n_negatives: int) -> Tensor:
-    """The same from the target and `n_negatives` other items, drawn anew for each batch.
+    """`softmax_loss` from the target and `n_negatives` other items, drawn anew for each batch.
 
-    All positions share the sample, so it costs one small matrix product; a target that was drawn
-    too is left out. The sample stands for all n_items - 1 others: its exponentials are scaled up
-    by (n_items - 1) / sampled, so that with all items drawn this is `softmax_loss`
-    (importance sampling with a uniform proposal; Jean et al., arXiv 1412.2007).
+    All positions share the sample; a target that was drawn too is left out. With all items drawn
+    this is `softmax_loss` (importance sampling, uniform proposal; Jean et al., arXiv 1412.2007).
     """
     n_items = len(head) - 1
     drawn = 1 + torch.randperm(n_items, device=head.device)[:n_negatives]

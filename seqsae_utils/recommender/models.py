@@ -1,13 +1,7 @@
-"""Transformers that predict what a user takes next, each a page.
+"""Transformers that predict what a user takes next.
 
-One body, two ways to learn from a sequence. A causal model predicts each item from those before
-it; a masked one predicts items that were hidden from those on both sides. SASRec [1]_ and GPT-2
-[2]_ are the causal model with other settings; BERT4Rec [3]_ is the masked one.
-
-.. [1] Kang and McAuley, Self-Attentive Sequential Recommendation, arXiv 1808.09781.
-.. [2] Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
-.. [3] Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations
-   from Transformer, arXiv 1904.06690.
+SASRec (Kang and McAuley, arXiv 1808.09781) and GPT-2 (Radford et al., Language Models are
+Unsupervised Multitask Learners, 2019) are causal, BERT4Rec (Sun et al., arXiv 1904.06690) is not.
 """
 
 import json
@@ -22,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..workspace import name_nearest, write_json
+
+WEIGHTS = "model.safetensors"
 
 
 class Architecture(NamedTuple):
@@ -42,7 +38,7 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Config:
-    """Size of the transformer. Items are 1..n_items; 0 is padding, n_items + 1 is [MASK]."""
+    """Sizes; ValueError if impossible. Items are 1..n_items, 0 is padding, n_items + 1 [MASK]."""
 
     n_items: int
     architecture: str = "gpt2"
@@ -64,14 +60,14 @@ class Config:
 
 
 def require_positive(settings, *names: str) -> None:
-    """Refuse settings in which one of the named numbers is below 1."""
+    """Raise ValueError if one of the named numbers in the settings is below 1."""
     for name in names:
         if getattr(settings, name) < 1:
             raise ValueError(f"{name}={getattr(settings, name)} must be at least 1")
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: each position sees itself and what came before, or all."""
+    """Multi-head self-attention to `visible`, bool [batch, 1, 1, length]; None is a causal mask."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -80,7 +76,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        """From states to what each takes from those that it sees, both [batch, length, d_model]."""
+        """States that each position takes from those it sees, [batch, length, d_model]."""
         batch, length, d_model = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(q, k, v, visible, is_causal=visible is None)
@@ -92,31 +88,22 @@ class Block(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        settings = ARCHITECTURES[config.architecture]
-        width = settings.mlp_ratio * config.d_model
-        self.attention_norm = nn.LayerNorm(config.d_model)
+        settings, d = ARCHITECTURES[config.architecture], config.d_model
+        width = settings.mlp_ratio * d
+        self.attention_norm = nn.LayerNorm(d)
         self.attention = Attention(config)
-        self.mlp_norm = nn.LayerNorm(config.d_model)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.d_model, width),
-            settings.activation(),
-            nn.Linear(width, config.d_model),
-        )
+        self.mlp_norm = nn.LayerNorm(d)
+        self.mlp = nn.Sequential(nn.Linear(d, width), settings.activation(), nn.Linear(width, d))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        """From the states before the block to those after it, both [batch, length, d_model]."""
+        """The states after the block from those before it, both [batch, length, d_model]."""
         x = x + self.dropout(self.attention(self.attention_norm(x), visible))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class Transformer(nn.Module):
-    """From item sequences to hidden states, and from hidden states to scores of all items.
-
-    Sequences are padded on the RIGHT with 0, and no position sees padding: an item's hidden state
-    does not depend on how long its batch is. The children say what is learnt from a sequence
-    (`training_pairs`) and how the next item is asked for (`query`).
-    """
+    """From item sequences, padded on the RIGHT with 0, to hidden states and scores of items."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -130,6 +117,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = nn.LayerNorm(config.d_model)
         self.apply(self._initialise)
+        nn.init.zeros_(self.item_embedding.weight[:1])  # padding
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
@@ -137,11 +125,9 @@ class Transformer(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            nn.init.zeros_(module.weight[module.padding_idx : module.padding_idx + 1])
 
     def forward(self, items: Tensor) -> Tensor:
-        """Final hidden states [batch, length, d_model] of items [batch, length]."""
+        """States [batch, length, d_model] of items [batch, length]; ValueError if too long."""
         length = items.shape[1]
         if length > self.max_length:
             raise ValueError(
@@ -187,15 +173,12 @@ class CausalTransformer(Transformer):
     passes = 1  # through the data, until each item was learnt once
 
     def training_pairs(self, sequences: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Inputs and targets [batch, length] of pieces with at most `max_length` + 1 items.
-
-        The target of each position is the item after it, 0 where there is none.
-        """
+        """Inputs and targets [batch, length]: the next item, 0 where a piece ends."""
         items = pad(sequences, self.max_length + 1)
         return items[:, :-1], items[:, 1:]
 
     def query(self, histories: list[np.ndarray]) -> Tensor:
-        """The histories, padded: the state of their last item tells the next one."""
+        """Padded histories [n_users, length]: the state of the last item predicts the next one."""
         return self.pad(histories)
 
 
@@ -208,22 +191,20 @@ class MaskedTransformer(Transformer):
 
     @property
     def mask(self) -> int:
-        """The [MASK] token: no item and no padding."""
+        """The [MASK] token."""
         return self.config.n_items + 1
 
     def training_pairs(self, sequences: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Inputs, in which [MASK] replaces items at random, and targets, 0 where none is hidden.
-
-        The last item of each piece is hidden for sure, because prediction asks for the last.
-        """
+        """Inputs with [MASK] for random items, and targets, 0 elsewhere: both [batch, length]."""
         items = self.pad(sequences)
         hidden = torch.rand(items.shape) < self.mask_probability
+        # Always the last item, because prediction asks for the last.
         hidden[torch.arange(len(items)), torch.count_nonzero(items, dim=1) - 1] = True
         hidden &= items > 0
         return items.masked_fill(hidden, self.mask), items.masked_fill(~hidden, 0)
 
     def query(self, histories: list[np.ndarray]) -> Tensor:
-        """The histories with [MASK] appended, whose state tells the next item."""
+        """Histories [n_users, length] with [MASK] appended, whose state predicts the next item."""
         return self.pad([np.append(history, self.mask) for history in histories])
 
 
@@ -234,7 +215,7 @@ def create(config: Config) -> Transformer:
 
 
 def pad(sequences: list[np.ndarray], max_length: int) -> Tensor:
-    """Stack the last `max_length` items of each sequence, padded on the right with 0.
+    """Stack the last `max_length` items of each sequence, padded on the right with 0: [n, length].
 
     >>> pad([np.array([5, 6, 7]), np.array([8])], max_length=2)
     tensor([[6, 7],
@@ -264,6 +245,3 @@ def load_beside(folder: Path, device: torch.device | str = "cpu") -> dict[str, T
     """Models that `save` wrote into folders of this one, by the name of their folder."""
     files = sorted(folder.glob("*/config.json"))
     return {file.parent.name: load(file.parent, device) for file in files}
-
-
-WEIGHTS = "model.safetensors"

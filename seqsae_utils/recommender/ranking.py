@@ -13,33 +13,24 @@ from ..data import Dataset
 
 #: From the histories of some users to the scores [n_users, n_items + 1] of all items.
 Scorer = Callable[[list[np.ndarray]], Tensor]
+#: Histories, and the item [n_users] that each user took next.
+Users = tuple[list[np.ndarray], np.ndarray]
 
 
 def popularity_scores(popularity: np.ndarray) -> Scorer:
-    """A scorer that knows no user: the most taken items first, ties by item number.
-
-    `popularity` is [n_items + 1], the number of training users that took each item.
-    """
-    order = np.lexsort((np.arange(len(popularity)), -popularity.astype(float)))
+    """A scorer that ranks by `popularity` [n_items + 1], the highest first, ties by item number."""
+    order = np.argsort(-popularity.astype(float), kind="stable")
     scores = torch.empty(len(popularity))
     scores[order] = -torch.arange(len(popularity), dtype=torch.float32)
     scores[0] = -torch.inf
     return lambda histories: scores.repeat(len(histories), 1)
 
 
-Users = tuple[list[np.ndarray], np.ndarray]
-
-
 class Split(NamedTuple):
-    """Who teaches a recommender, who chooses among its epochs and settings, and who judges it.
+    """Who teaches a recommender, who chooses among its epochs and settings, and who judges it."""
 
-    n_items : size of the catalogue
-    train : items of each training user, in order
-    validation, test : histories, and the item [n_users] that each user took next
-    """
-
-    n_items: int
-    train: list[np.ndarray]
+    n_items: int  # size of the catalogue
+    train: list[np.ndarray]  # items of each training user, in order
     validation: Users
     test: Users
 
@@ -60,28 +51,20 @@ class Split(NamedTuple):
 
 
 def new_users(dataset: Dataset) -> Split:
-    """The paper's split: taught by some users, chosen and judged by others, never seen.
-
-    The recommender users teach, the SAE users' last items choose, the test users' judge.
-    """
-    validation, test = (hold_out_last(dataset.sequences(name)) for name in ("sae", "test"))
+    """The paper's split: some users teach; others, never seen, choose and judge by a last item."""
+    validation, test = (hold_out_last(dataset.sequences(name)) for name in ("dev", "test"))
     train = list(dataset.sequences("recommender").values())
     return Split(dataset.n_items, train, validation, test)
 
 
 def leave_last_out(dataset: Dataset) -> Split:
-    """The split that most papers use: all users teach, and their last two items do not.
-
-    The last but one chooses; the last judges, after a history that holds the last but one.
-    """
-    sequences = list(dataset.sequences("everyone").values())
-    train = [sequence[:-2] for sequence in sequences]
-    validation = train, np.array([sequence[-2] for sequence in sequences])
-    test = [sequence[:-1] for sequence in sequences], np.array([s[-1] for s in sequences])
-    return Split(dataset.n_items_everyone, train, validation, test)
+    """The split of most papers: all users teach; their last item judges, the one before chooses."""
+    test = hold_out_last(dataset.sequences("everyone"))
+    validation = hold_out_last(dict(enumerate(test[0])))
+    return Split(dataset.n_items_everyone, validation[0], validation, test)
 
 
-def hold_out_last(sequences: dict[int, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+def hold_out_last(sequences: dict[int, np.ndarray]) -> Users:
     """Histories without their last item, and those last items; users with one item are left out.
 
     >>> hold_out_last({0: np.array([3, 1, 2]), 1: np.array([5])})
@@ -92,17 +75,12 @@ def hold_out_last(sequences: dict[int, np.ndarray]) -> tuple[list[np.ndarray], n
 
 
 class Ranking(NamedTuple):
-    """What each user is recommended, and where the item that the user took next stands.
+    """What each user is recommended, and where the held-out item stands that came next."""
 
-    lists : [n_users, k] items, best first; 0 where a user has fewer than k unseen items
-    rank : [n_users] place of the held-out item among all unseen items, from 1; ties count
-        against it, so that a model that tells no items apart scores nothing
-    loss : [n_users] cross-entropy of the held-out item over the whole catalogue, in nats
-    """
-
-    lists: np.ndarray
-    rank: np.ndarray
-    loss: np.ndarray
+    lists: np.ndarray  # [n_users, k] items, best first; 0 where fewer than k are unseen
+    rank: np.ndarray  # [n_users] place of the held-out item among the unseen items, from 1
+    # Ties count against it, so that a model that tells no items apart scores nothing.
+    loss: np.ndarray  # [n_users] its cross-entropy over the whole catalogue, in nats
 
 
 def rank_items(
@@ -110,8 +88,7 @@ def rank_items(
 ) -> Ranking:
     """Rank the whole catalogue for each user; items of the history are filtered, the target never.
 
-    `targets` is the item [n_users] that each user took next. Scores that are NaN are a
-    FloatingPointError: they compare as false, and every target would seem to come first.
+    `targets` [n_users] is what came next. ValueError: no users; FloatingPointError: scores are NaN.
     """
     if not len(histories):
         raise ValueError("no users to rank: none of them has two items")
@@ -143,27 +120,22 @@ def unseen(scores: Tensor, histories: list[np.ndarray]) -> Tensor:
 
 
 def best(scores: Tensor, k: int = 10) -> Tensor:
-    """The k items of the highest scores [n_users, n_items + 1], best first: [n_users, k].
-
-    0 where fewer than k are above -inf.
+    """The k items [n_users, k] of the highest scores, best first; 0 where fewer are above -inf.
 
     >>> best(torch.tensor([[float("-inf"), 0.5, 2.0, float("-inf")]]), k=3)
     tensor([[2, 1, 0]])
     """
     top = scores.topk(min(k, scores.shape[1]), dim=1)
-    return F.pad(
-        top.indices.masked_fill(top.values == -torch.inf, 0), (0, k - top.indices.shape[1])
-    )
+    items = top.indices.masked_fill(top.values == -torch.inf, 0)
+    return F.pad(items, (0, k - items.shape[1]))
 
 
 def ndcg_of_shuffled(
     scorer: Scorer, histories: list[np.ndarray], targets: np.ndarray, keep_last: int = 0
 ) -> np.ndarray:
-    """NDCG@10 of each user [n_users] where histories stand in random order: the mean of ten.
+    """NDCG@10 of each user [n_users] with histories in random order: the mean of ten orders.
 
-    Whole histories are shuffled, so that a model with a short memory also sees other items of
-    them; `keep_last` of their last items stay where they are. The orders are the same for every
-    scorer.
+    The `keep_last` last items stay where they are; the orders are the same for every scorer.
     """
     found = []
     for draw in range(10):

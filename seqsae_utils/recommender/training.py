@@ -1,4 +1,4 @@
-"""Training a transformer: visible, resumable, stopped where users that it has not seen say so."""
+"""Training a transformer: resumable, and stopped early by users that it has not seen."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from .ranking import Split, Users, rank_items
 
 @dataclass(frozen=True)
 class Training:
-    """How the transformer is trained: AdamW, and early stopping on the validation NDCG@10."""
+    """AdamW, and early stopping on the validation NDCG@10; ValueError for settings out of range."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -35,20 +35,14 @@ class Training:
 
     def __post_init__(self):
         require_positive(self, "batch_size", "max_epochs", "patience", "n_negatives")
-        for name, known in {
-            "loss": ["softmax", "sampled"],
-            "precision": ["float32", "bfloat16"],
-        }.items():
-            if getattr(self, name) not in known:
-                nearest = name_nearest(getattr(self, name), known)
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; {nearest}")
+        choices = {"loss": ["softmax", "sampled"], "precision": ["float32", "bfloat16"]}
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}={value!r} is unknown; {name_nearest(value, known)}")
 
 
 def pieces(sequence: np.ndarray, length: int, offset: int, overlap: int) -> list[np.ndarray]:
-    """Cut a sequence into consecutive pieces of `length`, the first of them `offset` long.
-
-    Each piece ends with the first `overlap` items of the next. With an overlap of one, every item
-    but the first of the sequence follows another one in exactly one piece.
+    """Cut into pieces of `length`, the first `offset` long, each with `overlap` items of the next.
 
     >>> [piece.tolist() for piece in pieces(np.arange(1, 9), length=3, offset=2, overlap=1)]
     [[1, 2, 3], [3, 4, 5, 6], [6, 7, 8]]
@@ -65,8 +59,11 @@ def fit(
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    n_threads: int | None = None,
 ) -> tuple[Transformer, pd.DataFrame]:
-    """Create a model and `train` it: one seed decides weights, batches and dropout."""
+    """Create and `train` a model; returns it and its history. The seed decides all randomness."""
+    if n_threads:
+        torch.set_num_threads(n_threads)
     torch.manual_seed(training.seed)
     model = create(config).to(device)
     return model, train(model, split.train, split.validation, training, checkpoint, progress)
@@ -83,25 +80,20 @@ def fit_all(
 ) -> tuple[dict[tuple[str, str, int], Transformer], pd.DataFrame]:
     """`fit` one model for each run: name of its split, its architecture, its seed.
 
-    Up to `n_jobs` are trained at the same time, each in a process of its own; they come out the
-    same. Their checkpoints are kept in `folder`: called again after a kill, finished runs are only
-    loaded, and those that were interrupted go on.
-
-    Returns
-    -------
-    models : by run
-    history : what `train` returned, with the columns protocol (of the split), model and seed
+    `n_jobs` processes train at the same time, with the same result. Checkpoints are kept in
+    `folder`: after a kill, finished runs are only loaded, and interrupted ones go on. Returns the
+    models by run, and the history of `train` with the columns protocol (split), model and seed.
     """
     n_jobs = min(n_jobs, len(runs))
     jobs = (
-        delayed(_fit_with)(
-            torch.get_num_threads(),
+        delayed(fit)(
             replace(config, architecture=architecture, n_items=splits[name].n_items),
             splits[name],
             replace(training, seed=seed),
             folder / f"{i}.checkpoint",
             device,
             progress=n_jobs == 1,
+            n_threads=torch.get_num_threads(),  # another process may start with fewer
         )
         for i, (name, architecture, seed) in enumerate(runs)
     )
@@ -114,12 +106,6 @@ def fit_all(
     return models, pd.concat(histories, ignore_index=True)
 
 
-def _fit_with(n_threads: int, *arguments, **options) -> tuple[Transformer, pd.DataFrame]:
-    """`fit` with as many threads as here, in a process that may have begun with others."""
-    torch.set_num_threads(n_threads)
-    return fit(*arguments, **options)
-
-
 def train(
     model: Transformer,
     sequences: list[np.ndarray],
@@ -128,31 +114,13 @@ def train(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train in place and leave the model at its best epoch.
+    """Train in place on the items of each user, and leave the model at its best epoch.
 
-    Parameters
-    ----------
-    sequences
-        Items of each training user, in order.
-    validation
-        Histories, and the item that each user took next: they choose the epoch.
-    checkpoint
-        File that receives the state after each epoch. If it exists, training goes on from there,
-        and ends with the same weights as if it had not been interrupted.
-    progress
-        Show a bar: several at a time would write over each other.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row an epoch: epoch, loss (cross-entropy in nats), ndcg@10 (validation).
-
-    Raises
-    ------
-    FloatingPointError
-        If the loss or the scores stop being numbers: the model diverged.
-    ValueError
-        If there is nothing to learn from, or the checkpoint belongs to another training.
+    `validation`, histories and the item that each user took next, chooses the epoch. Training goes
+    on from the file `checkpoint` if it exists, and ends with the same weights as without the
+    interruption. Returns one row an epoch: epoch, loss (cross-entropy in nats), ndcg@10
+    (validation). Raises FloatingPointError if the model diverges, ValueError if there is nothing to
+    learn from or the checkpoint belongs to another training.
     """
     for name, users in (("training", sequences), ("validation", validation[0])):
         if not any(len(sequence) > 1 - (name == "validation") for sequence in users):
@@ -191,11 +159,7 @@ def _waited(history: list[dict]) -> int:
 
 
 def _train_epoch(model, optimizer, sequences, training: Training, epoch: int) -> float:
-    """Learn each item once, with cuts, an order and a dropout that belong to this epoch.
-
-    So an epoch is the same whether training was interrupted before it or not. A masked model
-    learns a share of the items in a pass, so its epoch takes several.
-    """
+    """Learn each item once and return the mean loss; randomness follows from seed and epoch."""
     device = model.head.device
     rng = np.random.default_rng([training.seed, epoch])
     torch.manual_seed(int(rng.integers(2**32)))
@@ -226,18 +190,12 @@ def _train_epoch(model, optimizer, sequences, training: Training, epoch: int) ->
 
 
 def _batches(model, sequences, size: int, rng) -> Iterator[list[np.ndarray]]:
-    """All sequences, cut anew into pieces at random places, in random order.
-
-    A new cut shows each item with another context in each epoch.
-    """
-    length = model.max_length
-    offsets = rng.integers(1, length + 1, size=len(sequences))
-    cut = [
-        piece
-        for sequence, offset in zip(sequences, offsets, strict=True)
-        for piece in pieces(sequence, length, offset, model.overlap)
-    ]
-    # Of equal length, so that next to nothing is computed for padding.
+    """All sequences, cut at random places so that an item's context differs between epochs."""
+    offsets = rng.integers(1, model.max_length + 1, size=len(sequences))
+    cut: list[np.ndarray] = []
+    for sequence, offset in zip(sequences, offsets, strict=True):
+        cut += pieces(sequence, model.max_length, offset, model.overlap)
+    # Batches hold pieces of equal length, so that almost nothing is computed for padding.
     cut = [cut[i] for i in rng.permutation(len(cut))]
     cut.sort(key=len)
     ends = np.cumsum([len(piece) for piece in cut]) // size

@@ -1,9 +1,7 @@
 """Execute the notebooks of a profile in order, each only when something it depends on changed.
 
-``python -m seqsae_utils.run paper --profile ml-100k -p k 16`` is what ``make paper`` calls.
-What a notebook depends on is compared by content, never by time, which git changes: its code
-cells, parameters, modules, the pins, and the stages that it reads.
-``python -m seqsae_utils.run seeds`` trains the chain with several seeds, see `trainings`.
+``python -m seqsae_utils.run paper --profile ml-100k -p k 16`` is what ``make paper`` calls. Code
+cells, parameters, modules, pins and stages are compared by content, as git changes their times.
 """
 
 import argparse
@@ -22,105 +20,70 @@ from papermill.exceptions import PapermillExecutionError
 from ..apps import atlas as pages
 from ..claims import publish
 from ..data import load_raw
-from ..workspace import (
-    STAGES,
-    StageError,
-    Workspace,
-    output_root,
-    project,
-    sha256,
-    write_json,
-    write_text,
-)
-from .changes import fingerprint, metrics, outdated
+from ..workspace import STAGES, StageError, Workspace, project, write_json, write_text
+from .changes import checksums, fingerprint, metrics, outdated
 from .clean import normalise, with_outputs
-from .lock import locked
 from .parameters import RunError, declared, notebook, resolve
 from .results import gather
-from .trainings import KERNEL, seeds
+from .trainings import KERNEL, locked, seeds
 
 #: What lies beside the figures and is the runner's own.
-NOT_BY_A_NOTEBOOK = {"metrics.json", "manifest.json", "timings.json"} | {
-    "trainings.csv",
-    "draws.parquet",
-    "claims.csv",
-}
-#: What the desk's page tells the browser: ask this server, and no other (Voila names a CDN).
-OWN_SERVER_ONLY = {
-    "headers": {
-        "Content-Security-Policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
-        "connect-src 'self' ws:"
-    }
-}
+NOT_BY_A_NOTEBOOK = (
+    "metrics.json", "manifest.json", "timings.json", "trainings.csv", "draws.parquet", "claims.csv",
+)  # fmt: skip
 
 
 def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
-    """Run one notebook and record what it depended on and left; returns its seconds.
-
-    It gets its name only when it has succeeded; one that fails is kept as ``.failed.ipynb``.
-    """
+    """Run a notebook, record what it depended on and left, return seconds; RunError if it fails."""
     name, runs = STAGES[stage], workspace.runs
-    final, partial, failed = (
-        runs / f"{name}{end}" for end in (".ipynb", ".partial.ipynb", ".failed.ipynb")
-    )
+    source, record_file = notebook(name), runs / f"{name}.json"
+    partial, failed = runs / f"{name}.partial.ipynb", runs / f"{name}.failed.ipynb"
     runs.mkdir(parents=True, exist_ok=True)
-    for old in (runs / f"{name}.json", partial, failed):
+    for old in (record_file, partial, failed):
         old.unlink(missing_ok=True)
     depends = fingerprint(workspace, stage, parameters)
     before, start = _figures(workspace), time.perf_counter()
-    defaults = declared(notebook(name))
+    defaults = declared(source)
     changed = {key: value for key, value in parameters.items() if value != defaults[key][1]}
     os.environ.update(KERNEL)
     try:
         papermill.execute_notebook(
-            notebook(name),
-            partial,
-            changed,
-            cwd=notebook(name).parent,
-            progress_bar=False,
-            stderr_file=sys.stderr,
+            source, partial, changed, cwd=source.parent, progress_bar=False, stderr_file=sys.stderr,
             extra_arguments=["--log-level=ERROR"],  # its notices would tear up the progress bars
-        )
+        )  # fmt: skip
         workspace.load(stage)
     except Exception as error:  # also a kernel that died, e.g. for want of memory
-        where = ""
-        if partial.is_file():
-            where = f"\nTraceback: {partial.replace(failed)}"
+        where = f"\nTraceback: {partial.replace(failed)}" if partial.is_file() else ""
         what = f": {type(error).__name__}: {error}"
         if isinstance(error, PapermillExecutionError):
             what = f" in cell [{error.exec_count}]: {error.ename}: {error.evalue}"
         raise RunError(f"{name} failed{what}{where}") from error
     seconds = round(time.perf_counter() - start, 1)
     nbformat.write(normalise(nbformat.read(partial, as_version=4)), partial)
-    partial.replace(final)
+    final = partial.replace(runs / f"{name}.ipynb")
     written = [path for path, state in _figures(workspace).items() if before.get(path) != state]
     draws = workspace.artifacts / "draws" / f"{stage}.parquet"
     written += [draws] * draws.is_file()
     # What it read is known only now that its manifest says so; the rest may have been edited since.
     now = fingerprint(workspace, stage, parameters)
     depends |= {key: value for key, value in now.items() if key.startswith("stage ")}
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of any kernel so far
     record = {
         "fingerprint": depends,
-        "files": {p.relative_to(output_root()).as_posix(): sha256(p) for p in (final, *written)},
+        "files": checksums([final, *written]),
         "metrics": metrics(workspace).get(stage),
         "seconds": seconds,
-        "memory_mb": _peak_memory_mb(),
+        "memory_mb": round(peak / 2 ** (20 if sys.platform == "darwin" else 10)),
     }
-    write_json(runs / f"{name}.json", record)
+    write_json(record_file, record)
     return seconds
 
 
 def _figures(workspace: Workspace) -> dict[Path, tuple]:
     """Figures and tables with their state on the disk, which any writing changes."""
     own = {workspace.figures / name for name in NOT_BY_A_NOTEBOOK}
-    files = [path for path in sorted(workspace.figures.rglob("*")) if path.is_file()]
-    return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in files if p not in own}
-
-
-def _peak_memory_mb() -> int:
-    """The most memory that any kernel of this run has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(peak / 2 ** (20 if sys.platform == "darwin" else 10))
+    files = [p for p in sorted(workspace.figures.rglob("*")) if p.is_file() and p not in own]
+    return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in files}
 
 
 def paper(profile: str, overrides: dict) -> None:
@@ -137,10 +100,7 @@ def paper(profile: str, overrides: dict) -> None:
 
 
 def notebooks(profile: str, overrides: dict) -> None:
-    """Execute the notebooks with the profile ml-100k and copy their outputs back.
-
-    The text cells stay as they are now: they may have been edited since the execution.
-    """
+    """Execute the notebooks (ml-100k), copy back outputs; RunError if defaults or cells differ."""
     for name, parameters in resolve(profile, overrides).items():
         for key, (_, default) in declared(notebook(name)).items():
             if parameters[key] != default:
@@ -151,7 +111,7 @@ def notebooks(profile: str, overrides: dict) -> None:
     paper(profile, overrides)
     books, runs = {}, Workspace(profile).runs
     for name in STAGES.values():
-        paths = (notebook(name), runs / f"{name}.ipynb")
+        paths = notebook(name), runs / f"{name}.ipynb"
         try:
             books[name] = with_outputs(*(nbformat.read(path, as_version=4) for path in paths))
         except ValueError as error:
@@ -162,29 +122,28 @@ def notebooks(profile: str, overrides: dict) -> None:
 
 def data(profile: str, overrides: dict) -> None:
     """Fetch and check the dataset of a profile."""
-    parameters = resolve(profile, overrides)[STAGES["data"]]
-    raw = load_raw(parameters["dataset"])
+    raw = load_raw(resolve(profile, overrides)[STAGES["data"]]["dataset"])
     print(f"{raw.label}: {len(raw.interactions):,} interactions, from {raw.source}")
 
 
 def atlas(profile: str, overrides: dict) -> None:
     """Write the atlas of a profile's features: one HTML file, to be opened in any browser."""
-    resolve(profile, {})  # refuses a profile that nobody knows
+    resolve(profile, {})  # refuses an unknown profile
     file = pages.build(Workspace(profile))
     print(f"{os.path.relpath(file)}: {file.stat().st_size / 1e6:.1f} MB")
 
 
 def desk(profile: str, overrides: dict) -> None:
-    """Show the steering desk of a profile in the browser, until it is interrupted.
-
-    Only this machine can reach the page, and the page asks nothing of a network.
-    """
-    resolve(profile, {})  # refuses a profile that nobody knows
+    """Show the steering desk of a profile in the browser of this machine, until interrupted."""
+    resolve(profile, {})  # refuses an unknown profile
     from voila.app import Voila  # optional: the extra `app`
 
     os.environ.update(KERNEL, SEQSAE_PROFILE=profile)
-    page = str(project() / "notebooks" / "desk.ipynb")
-    Voila.launch_instance([page, "--Voila.ip=127.0.0.1"], tornado_settings=OWN_SERVER_ONLY)
+    # The page may load from this server only (Voila names a CDN).
+    policy = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws:"
+    settings = {"headers": {"Content-Security-Policy": policy}}
+    arguments = [str(notebook("desk")), "--Voila.ip=127.0.0.1"]
+    Voila.launch_instance(arguments, tornado_settings=settings)
 
 
 def claims(profile: str, overrides: dict) -> None:
@@ -195,8 +154,7 @@ def claims(profile: str, overrides: dict) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 1 for an error, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m seqsae_utils.run", description=__doc__)
-    commands = ["paper", "notebooks", "data", "atlas", "desk", "seeds", "claims"]
-    parser.add_argument("command", choices=commands)
+    parser.add_argument("command", choices="paper notebooks data atlas desk seeds claims".split())
     parser.add_argument("--profile", default="ml-100k", help="a file of notebooks/params")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     parser.add_argument("-n", type=int, help="seeds: how many trainings (default 5)")
@@ -231,10 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _end_with_stdin() -> None:
-    """End as after Ctrl-C when the process that holds the other end of standard input is gone.
-
-    So no chain of `seeds` trains on when its parent was killed.
-    """
+    """End as after Ctrl-C when standard input closes: `seeds`, which held it, was killed."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

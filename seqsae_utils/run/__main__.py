@@ -1,4 +1,4 @@
-"""``python -m seqsae_utils.run``."""
+"""Entry point of ``python -m seqsae_utils.run``, see `main`."""
 
 import signal
 import sys

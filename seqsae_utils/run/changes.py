@@ -1,8 +1,9 @@
-"""Whether a notebook must run again, told by the content of all that it depends on and left."""
+"""Whether a notebook must run again, by the content of all that it depends on and wrote."""
 
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -39,10 +40,7 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
 
 
 def _own_data(parameters: dict) -> dict[str, str]:
-    """Checksums of the files in the folders of the reader's own that the parameters name.
-
-    Not of what lies in folders below: no reader looks there, and it may be much (songs).
-    """
+    """Checksums of the files, not folders, in the user's own folders that the parameters name."""
     roots = [project() / "notebooks", Path(os.environ.get("SEQSAE_DATA_DIR", os.devnull))]
     names = [value for value in parameters.values() if isinstance(value, str) and value]
     folders = [root / name for root in roots for name in names if (root / name).is_dir()]
@@ -50,18 +48,17 @@ def _own_data(parameters: dict) -> dict[str, str]:
 
 
 def outdated(workspace: Workspace, stage: str, parameters: dict) -> str:
-    """Why a notebook must run again; empty where it need not."""
+    """Why a notebook must run again; empty if it does not have to."""
     record = workspace.runs / f"{STAGES[stage]}.json"
     if not record.is_file():
         return "not run yet"
     record = json.loads(record.read_text())
-    now, then = fingerprint(workspace, stage, parameters), record["fingerprint"]
-    if changed := changes(now, then):
+    if changed := changes(fingerprint(workspace, stage, parameters), record["fingerprint"]):
         return f"{changed} changed"
-    for name, expected in record["files"].items():
-        path = output_root() / name
-        if not path.is_file() or sha256(path) != expected:
-            return f"{name} was altered or is gone"
+    files = record["files"]
+    found = checksums(path for path in map(output_root().joinpath, files) if path.is_file())
+    if altered := [name for name in files if found.get(name) != files[name]]:
+        return f"{altered[0]} was altered or is gone"
     if metrics(workspace).get(stage) != record["metrics"]:
         return "its numbers in metrics.json were altered or are gone"
     try:
@@ -69,6 +66,11 @@ def outdated(workspace: Workspace, stage: str, parameters: dict) -> str:
     except StageError as error:
         return str(error).partition(": ")[0]
     return ""
+
+
+def checksums(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of files of a run by their paths below the output's root."""
+    return {path.relative_to(output_root()).as_posix(): sha256(path) for path in paths}
 
 
 def metrics(workspace: Workspace) -> dict:

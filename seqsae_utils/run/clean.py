@@ -2,8 +2,8 @@
 
 import re
 
-import nbformat
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbformat import NotebookNode
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -11,11 +11,8 @@ METADATA = {
 }
 
 
-def normalise(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take out of an executed notebook what differs between runs of the same results.
-
-    Times, papermill's notes, the Python version, and progress bars that have been wiped away.
-    """
+def normalise(book: NotebookNode) -> NotebookNode:
+    """An executed notebook without times, papermill's notes, Python version and progress bars."""
     book.metadata, count = METADATA, 0
     for cell in book.cells:
         tags = cell.metadata.get("tags")
@@ -38,17 +35,8 @@ def normalise(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return book
 
 
-def with_outputs(
-    book: nbformat.NotebookNode, executed: nbformat.NotebookNode
-) -> nbformat.NotebookNode:
-    """The notebook with the outputs of its executed copy; its text cells stay as they are.
-
-    Raises
-    ------
-    ValueError
-        If the two do not have the same code cells. Parameters that the runner injected into the
-        copy are left out.
-    """
+def with_outputs(book: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """The notebook with its executed copy's outputs; `ValueError` if their code cells differ."""
     own, done = _code_cells(book), _code_cells(executed)
     done = [c for c in done if "injected-parameters" not in c.metadata.get("tags", [])]
     if [cell.source for cell in own] != [cell.source for cell in done]:
@@ -58,5 +46,5 @@ def with_outputs(
     return normalise(book)
 
 
-def _code_cells(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+def _code_cells(book: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in book.cells if cell.cell_type == "code"]

@@ -10,14 +10,8 @@ import yaml
 
 from ..workspace import STAGES, name_nearest, project
 
-TYPES: dict[str, Any] = {
-    "int": int,
-    "float": (int, float),
-    "str": str,
-    "bool": bool,
-    "list": list,
-    "dict": dict,
-}
+TYPES: dict[str, Any] = {kind.__name__: kind for kind in (int, str, bool, list, dict)}
+TYPES["float"] = (int, float)
 
 
 class RunError(RuntimeError):
@@ -44,10 +38,7 @@ def declared(path: Path) -> dict[str, tuple[str, object]]:
 def resolve(profile: str, overrides: dict) -> dict[str, dict]:
     """Values of the declared parameters, by notebook: defaults, then profile, then overrides.
 
-    Raises
-    ------
-    RunError
-        If there is no such profile, no notebook declares a key, or a value does not fit the type.
+    Raises `RunError` for an unknown profile or key, and for a value that does not fit the type.
     """
     profiles = {path.stem: path for path in (project() / "notebooks/params").glob("*.yaml")}
     if profile not in profiles:

@@ -16,25 +16,24 @@ HEADLINES = {
     "correlation with attributes, neurons": "interpretability.neurons.max_correlation",
     "correlation with attributes, SAE": "interpretability.sae.max_correlation",
     "largest logit change of the zero edit": "control.zero_edit.max_logit_change",
-    "share of a steered attribute before": "control.sae.mean.share_at_0",
-    "share of it with its feature turned up": "control.sae.mean.share_at_strong",
+    "share of a steered attribute before": "control.sae_feature.mean.share_at_0",
+    "share of it with its feature turned up": "control.sae_feature.mean.share_at_strong",
 }
 
 
 def gather(workspace: Workspace) -> None:
     """Write and show the results of a profile: its metrics, manifest and timings."""
-    records = [json.loads((workspace.runs / f"{n}.json").read_text()) for n in STAGES.values()]
+    records = {n: json.loads((workspace.runs / f"{n}.json").read_text()) for n in STAGES.values()}
     manifests = {stage: workspace.manifest(stage) for stage in STAGES}
-    files = {name: digest for record in records for name, digest in record["files"].items()}
+    files = {name: digest for r in records.values() for name, digest in r["files"].items()}
     inside = workspace.figures.relative_to(output_root()).as_posix() + "/"
     figures = {n.removeprefix(inside): files[n] for n in sorted(files) if n.startswith(inside)}
-    first = manifests["data"]
-    seed = manifests["recommender"]["seed"]  # of what is trained; the data have one of their own
+    first, seed = manifests["data"], manifests["recommender"]["seed"]  # the data have another seed
     summary = {"label": first["label"], "profile": workspace.profile, "seed": seed}
     summary |= {"version": first["version"], "files": figures}
     summary["parameters"] = {stage: found["parameters"] for stage, found in manifests.items()}
-    seconds = {name: r["seconds"] for name, r in zip(STAGES.values(), records, strict=True)}
-    memory = max(record["memory_mb"] for record in records)
+    seconds = {name: record["seconds"] for name, record in records.items()}
+    memory = max(record["memory_mb"] for record in records.values())
     write_json(workspace.figures / "metrics.json", metrics(workspace))
     write_json(workspace.figures / "manifest.json", summary)
     write_json(workspace.figures / "timings.json", {"seconds": seconds, "memory_mb": memory})

@@ -1,64 +1,42 @@
-"""Train the whole chain several times, each time with another seed, and put the numbers together.
-
-A training is nothing but the six notebooks with another ``seed``, in a workspace of its own, so
-there is no second way to train. The first training is the profile's own chain.
-"""
+"""Train the whole chain with several seeds, each in a workspace of its own, and gather numbers."""
 
 import json
 import os
 import re
 import subprocess
 import sys
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from itertools import count, islice
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 
 from ..claims import PUBLISHED, load_trainings, publish, read_training, write_trainings
 from ..data import load_raw
 from ..workspace import STAGES, Workspace, output_root, project
-from .lock import locked
 from .parameters import RunError, resolve
-from .results import HEADLINES
 
-#: What the kernels run with: our own Python, threads that sleep when idle, one order of sets. One
-#: thread for NumPy, as for torch: sums have one order on any number of cores, and chains that run
-#: side by side do not wait for each other's threads.
+#: What the kernels run with: our own Python, threads that sleep when idle, one order of sets, one
+#: thread for NumPy (sums have one order on any machine, and chains side by side do not wait).
 KERNEL = {
     "JUPYTER_PREFER_ENV_PATH": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",
 }
-#: What only the first training does: the other variants are compared once, and none is kept.
-ONCE = {"variants": "topk"}
-#: Lines of a chain that are shown: a notebook starts, it is done, an error. The log has them all.
+#: Lines of a chain that are shown (a notebook starts, it is done, an error); the log has them all.
 SHOWN = re.compile(r"\[\d+/\d+\]|\s+\d+ s$|error: ")
 
 
 def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) -> None:
     """Train the chain of a profile with n seeds and write ``trainings.csv`` and ``claims.csv``.
 
-    The trainings run through joblib: within ``joblib.parallel_config("dask")`` they go to a
-    cluster whose machines see the folder of the project and the workspace. What is up to date is
-    not trained again, and what was interrupted goes on. Trainings of other seeds that
-    ``trainings.csv`` has already, from another machine say, keep their rows.
-
-    Parameters
-    ----------
-    overrides
-        Parameters of all trainings, by name.
-    n
-        How many trainings: one with the profile's own seed, the others with 0, 1, 2, ...
-    jobs
-        How many run side by side; None: what ``joblib.parallel_config`` says.
-
-    Raises
-    ------
-    RunError
-        If a training fails. The others are finished first.
+    The first has the profile's own seed, the others 0, 1, 2, ...; `overrides` are parameters of
+    all. `jobs` run side by side through joblib (None: as ``joblib.parallel_config`` says, also on a
+    cluster). What is up to date is not trained again, and other seeds in ``trainings.csv`` stay.
+    Raises `RunError` for n below 1 and, when the others are finished, for a training that failed.
     """
     if n < 1:
         raise RunError(f"{n} trainings: at least one is needed")
@@ -66,7 +44,8 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
     roots = places(profile, parameters, n)
     logs = {seed: _folder(profile) / str(seed) / "log.txt" for seed in roots}
     declared = {key for own in parameters.values() for key in own}
-    once = {key: value for key, value in ONCE.items() if key in declared}
+    # Only the first training compares all variants of SAEs.
+    once = {"variants": "topk"} if "variants" in declared else {}
     given = dict(overrides)
     if n > 1 and jobs != 1 and "n_jobs" in declared:
         given.setdefault("n_jobs", 1)  # those that run side by side have the cores already
@@ -74,9 +53,8 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
     for seed, root in roots.items():
         own = given if root == output_root().absolute() else {**once, **given, "seed": seed}
         resolve(profile, own)  # refuses before anything runs
-        calls.append(
-            delayed(train)(seed, _command(profile, own), _environment(root), project(), logs[seed])
-        )
+        command = _command(profile, own)
+        calls.append(delayed(train)(seed, command, _environment(root), project(), logs[seed]))
     with locked(_folder(profile), f"`seeds` of profile {profile}"):
         if not all((root / "runs" / profile / "01_data.json").is_file() for root in roots.values()):
             with chdir(project() / "notebooks"):  # where notebook 01 looks for a path
@@ -96,40 +74,41 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
         if profile in PUBLISHED and output_root() == project():
             publish(project())
         where = os.path.relpath(folder / "trainings.csv")
-        print(f"\n{where}: {len(numbers)} numbers of {numbers['seed'].nunique()} trainings\n")
-        print(summary(numbers))
+        print(f"\n{where}: {len(numbers)} numbers of {numbers['seed'].nunique()} trainings")
+        verdicts = pd.read_csv(folder / "claims.csv")["verdict"].value_counts()
+        print("claims: " + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items()))
+
+
+@contextmanager
+def locked(folder: Path, what: str):
+    """Hold a folder for the block, or raise `RunError`; the lock ends with the process anyway."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise RunError(f"{what} is being run already; wait") from None
 
 
 def places(profile: str, parameters: dict[str, dict], n: int) -> dict[int, Path]:
-    """Output roots of n trainings, by seed; the first is the profile's own chain.
-
-    `parameters` are those of each notebook, as `resolve` gives them.
-    """
+    """Output roots of n trainings, by seed, from each notebook's parameters (`resolve`)."""
     first = next((own["seed"] for own in parameters.values() if "seed" in own), 0)
     others = islice((seed for seed in count() if seed != first), n - 1)
     folder = _folder(profile)
     return {first: output_root().absolute(), **{seed: folder / str(seed) for seed in others}}
 
 
-def train(
-    seed: int, command: list[str], environment: dict[str, str], folder: Path, log: Path
-) -> tuple[int, int]:
+def train(seed: int, command: list, environment: dict, folder: Path, log: Path) -> tuple[int, int]:
     """Bring one training up to date in a process of its own; returns its seed and exit status.
 
-    All that it says goes to `log`; the lines that tell how far it is are shown, too. It takes
-    plain values and leaves files, so that joblib may call it on any machine that sees the folder.
+    It takes plain values and leaves files: joblib can call it wherever the folder is seen.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.PIPE,  # held open: when we are gone, it ends too
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+        [sys.executable, *command], cwd=folder, env={**os.environ, **environment},
+        stdin=subprocess.PIPE,  # held open: it ends with this process
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
     with open(log, "w") as file, process:
         for line in process.stdout:
             file.write(line)
@@ -137,18 +116,6 @@ def train(
             if SHOWN.match(line):
                 print(f"seed {seed} | {line.rstrip()}", flush=True)
     return seed, process.returncode
-
-
-def summary(numbers: pd.DataFrame) -> str:
-    """Mean, standard deviation, least and largest value of the main numbers over trainings."""
-    full = numbers["stage"].str.cat(numbers["name"], sep=".")
-    lines = [f"{'':42}{'mean':>11}{'sd':>11}{'min':>11}{'max':>11}"]
-    for title, key in HEADLINES.items():
-        values = numbers.loc[full == key, "value"].astype(float)
-        if len(values):
-            shown = (values.mean(), values.std(), values.min(), values.max())
-            lines.append(f"  {title:<40}" + "".join(f"{value:>11.4g}" for value in shown))
-    return "\n".join(lines)
 
 
 def _folder(profile: str) -> Path:

@@ -1,13 +1,6 @@
 """Sparse autoencoders: what they are, how they are trained, judged, compared and stored.
 
-variants.py      the six variants, each with its equation and its source
-sparse.py        loss and gradients of codes of which only a few entries are not zero
-training.py      the one trainer
-evaluation.py    reconstruction, sparsity, stability over seeds
-sweeping.py      many trainings by joblib, on one machine or a cluster
-saelens.py       files that SAELens reads, and reading SAELens' files
-
-It takes hidden states of any model, and needs nothing of this project's recommenders and data:
+They take hidden states of any model, and need nothing of this project's recommenders and data:
 
 >>> import numpy as np
 >>> from seqsae_utils import sae

@@ -27,25 +27,17 @@ def density(codes: sparse.csr_array) -> np.ndarray:
 
 
 def alive(sae: SAE, states: np.ndarray) -> np.ndarray:
-    """Directions [n_features, d_in] of the features that fire anywhere on hidden states."""
+    """Directions [n_alive, d_in] of the features that fire anywhere on states [n, d_in]."""
     fires = density(encode(sae, states)) > 0
     return sae.W_dec.detach().cpu().numpy()[fires]
 
 
 def quality(sae: SAE, states: np.ndarray, codes: sparse.csr_array) -> dict:
-    """Reconstruction and sparsity on hidden states and their codes.
+    """Reconstruction and sparsity on hidden states [n_positions, d_in] and their codes.
 
-    Returns
-    -------
-    dict
-        explained_variance (share of the variance kept), mse (squared error of a dimension, in
-        units of `SAE.std` squared), l0 (features that fire per position), dead_fraction (share of
-        features that never fire here), dense_fraction (that fire on over half of the positions).
-
-    Warns
-    -----
-    UserWarning
-        If L0 exceeds d_in, or over a tenth of the features are dead, or dense.
+    explained_variance (share of the variance kept), mse (of a dimension, in units of `SAE.std`
+    squared), l0 (features that fire per position), dead_fraction and dense_fraction (features that
+    never fire, or on over half of the positions). Warns of what `sparsity_warnings` finds.
     """
     missed = total = 0.0
     mean = np.mean(states, axis=0, dtype=np.float64)
@@ -69,7 +61,7 @@ def quality(sae: SAE, states: np.ndarray, codes: sparse.csr_array) -> dict:
 
 
 def sparsity_warnings(config, found: dict) -> list[str]:
-    """What is wrong with the sparsity of a dictionary of that `quality`, in words.
+    """What is wrong with the sparsity of a dictionary, in words, from its `quality`.
 
     >>> from seqsae_utils.sae import Config
     >>> sparsity_warnings(Config(64, k=8), {"l0": 90, "dead_fraction": 0.0, "dense_fraction": 0.01})
@@ -77,10 +69,8 @@ def sparsity_warnings(config, found: dict) -> list[str]:
     """
     problems, start = [], f"{config.variant}: "
     if found["l0"] > config.d_in:
-        problems.append(
-            f"{start}L0 is {found['l0']:.0f} in a space of {config.d_in} dimensions: "
-            "this code is not sparse"
-        )
+        space = f"a space of {config.d_in} dimensions"
+        problems.append(f"{start}L0 is {found['l0']:.0f} in {space}: this code is not sparse")
     for name, meaning in (
         ("dead", "never fire: train for longer, or take fewer"),
         ("dense", "fire on over half of the positions: they can hardly be about one thing"),
@@ -108,21 +98,11 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def stability(dictionaries: list[np.ndarray], same: float = 0.7) -> tuple[float, np.ndarray]:
-    """How far dictionaries of several seeds agree.
+    """How far the dictionaries of several seeds agree, each [n_alive_features, d_in].
 
-    Parameters
-    ----------
-    dictionaries
-        Directions of the features alive [n_features, d_in] of each seed; the numbers may differ.
-    same
-        Cosine from which a direction counts as found again.
-
-    Returns
-    -------
-    float
-        Mean cosine of the best match, one to one, over all pairs of seeds (PW-MCC).
-    numpy.ndarray
-        For each feature of the FIRST dictionary, the share of the other seeds that have it.
+    Returns the mean cosine of the best match, one to one, over all pairs of seeds (PW-MCC), and for
+    each feature of the FIRST dictionary the share of the other seeds that have it: a direction of
+    at least the cosine `same`.
     """
     pairs = [matching(*sorted(two, key=len)).mean() for two in combinations(dictionaries, 2)]
     first, *others = map(_unit, dictionaries)

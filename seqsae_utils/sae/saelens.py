@@ -13,25 +13,15 @@ from .variants import SAE, Config, create
 #: What SAELens calls each variant. It has no class for using BatchTopK: past training its
 #: threshold makes it a JumpReLU, and so it is written.
 ARCHITECTURES = {
-    "relu": "standard",
-    "gated": "gated",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
-    "batchtopk": "jumprelu",
-    "matryoshka": "jumprelu",
-}
+    "relu": "standard", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu",
+    "batchtopk": "jumprelu", "matryoshka": "jumprelu",
+}  # fmt: skip
 #: The SAELens whose layout this is. It drops the metadata of files that name none.
 VERSION = "6.54.12"
 
 
 def save(sae: SAE, folder: Path) -> None:
-    """Write ``cfg.json`` and ``sae_weights.safetensors`` as SAELens does.
-
-    Raises
-    ------
-    ValueError
-        For a BatchTopK or Matryoshka SAE that was never trained: it has no threshold yet.
-    """
+    """Write both files as SAELens does; ValueError for a BatchTopK that was never trained."""
     config, architecture = asdict(sae.config), ARCHITECTURES[sae.config.variant]
     weights = dict(sae.state_dict())
     if "threshold" in weights:
@@ -61,17 +51,9 @@ def save(sae: SAE, folder: Path) -> None:
 def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
     """Read an SAE that `save` or SAELens wrote.
 
-    Parameters
-    ----------
-    normalisation
-        Of the hidden states, for a file whose weights expect normalised ones: `save` wrote such
-        files until version 0.1.
-
-    Raises
-    ------
-    ValueError
-        If it has a form that no variant here has, the message names the field; if its weights
-        expect normalised states, and `normalisation` is missing.
+    `normalisation` is that of the hidden states, for weights that expect normalised ones: `save`
+    wrote such files until version 0.1. Raises ValueError if it is missing there, or if a field has
+    a value that no variant here knows.
     """
     path = folder / "cfg.json"
     cfg = json.loads(path.read_text())
@@ -116,10 +98,8 @@ def _their_config(cfg: dict, path: Path) -> Config:
         ("reshape_activations", "none", ["none"]),
     ):
         if cfg.get(field, default) not in known:
-            raise ValueError(
-                f"{path}: {field} is {cfg.get(field)!r}, which is not read here; "
-                f"known: {', '.join(known)}"
-            )
+            found = f"{field} is {cfg.get(field)!r}, which is not read here"
+            raise ValueError(f"{path}: {found}; known: {', '.join(known)}")
     variant = variants[cfg["architecture"]]
     if cfg.get("activation_fn_str") == "topk":  # as in 2024, beside the architecture "standard"
         variant, cfg = "topk", cfg | cfg["activation_fn_kwargs"]

@@ -1,8 +1,7 @@
-"""The loss of a code of which few entries are not zero, and its gradients, by hand.
+"""The loss of a sparse code, and its gradients, by hand.
 
-Dense products compute d_sae columns of which all but k are zero. Here codes are sparse matrices,
-and one dense product is left: the one that tells which entries are active. A training takes about
-half the time of one by autograd on dense codes.
+Codes are sparse matrices, and one dense product is left: the one that tells which entries are
+active. A training takes about half the time of one by autograd on dense codes.
 """
 
 import warnings
@@ -19,27 +18,18 @@ with warnings.catch_warnings():  # torch says once that its tensors in CSR form 
 class Autoencode(torch.autograd.Function):
     """Loss of a batch whose code is `pre` where it is `active`, and zero elsewhere.
 
-    All gradients are known once the residual is, so forward computes them, too. With f the code,
-    G nested groups of features and e_m the residual of group m, the loss is the sum over m of
-    |e_m|^2 / (batch G). A feature acts on its own group and all larger ones. So with g_q the
-    gradient by what group q adds,
+    All gradients are known once the residual is, so forward computes them, too. With f the code, G
+    nested groups of features and e_m the residual of group m, the loss is |e_m|^2 / (batch G),
+    summed over m. A feature acts on its own group and all larger ones. With g_q the gradient with
+    respect to what group q adds,
 
         d f = g W_dec',    d W_dec = f' g,    d W_enc = (x - b_dec)' d f,    d b_enc = sum of d f,
 
     the last two through z = (x - b_dec) W_enc + b_enc.
 
-    Parameters
-    ----------
-    x, pre, active
-        States [batch, d_in]; their pre-activations, and which of them are active [batch, d_sae].
-    sizes
-        Ends of the groups of features, ascending.
-
-    Returns
-    -------
-    loss : the squared error, summed over dimensions, averaged over positions and groups
-    residual : what all features leave [batch, d_in], without a gradient
-    fired : which features are active somewhere [d_sae]
+    It takes states x [batch, d_in], their pre-activations and which are active [batch, d_sae], and
+    the ends of the groups, ascending. It returns the loss, averaged over positions and groups; the
+    residual of all features [batch, d_in], without a gradient; which features are active [d_sae].
     """
 
     @staticmethod
@@ -82,11 +72,6 @@ def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) 
 
 
 def nth_largest(values: Tensor, n: int) -> Tensor:
-    """The n-th largest of each row [..., 1]. NumPy finds it in a fifth of the time of torch.
-
-    >>> nth_largest(torch.tensor([[6.0, 3.0, 1.0, 2.0], [4.0, 4.0, 5.0, 4.0]]), 2)
-    tensor([[3.],
-            [4.]])
-    """
+    """The n-th largest of each row, [..., d] -> [..., 1]; NumPy takes a fifth of torch's time."""
     found = np.partition(values.cpu().numpy(), -n)[..., -n, None]
     return torch.from_numpy(found).to(values.device)

@@ -29,25 +29,13 @@ def sweep(
 ) -> pd.DataFrame:
     """Train every run on `states` and measure it on `held_out`, both [n_positions, d_in].
 
-    Runs that `folder` holds already are read, not trained again, so a sweep that was killed goes
-    on. All that a run depends on is in the name of its folder: other states, other held-out ones
-    and other code make another. Within ``joblib.parallel_config("dask")`` the runs go to a cluster
-    that sees `folder`.
-    Each run uses one thread and seeds itself, so the table is the same however it was made.
+    Each run gets a folder in `folder`, in SAELens' layout. Its name holds all that the run depends
+    on: states, held-out states, config, training, code. A run that lies there is read, not trained
+    again. Each uses one thread and its own seed, so the table is the same however it was made;
+    within ``joblib.parallel_config("dask")`` a cluster that sees `folder` makes it.
 
-    Parameters
-    ----------
-    runs
-        Config and training of each.
-    folder
-        Receives a folder for each run, in SAELens' layout, with its row of the table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each run, in the order given: the config, learning_rate, steps, seed, what
-        `quality` measures on `held_out`, `problems` (what is wrong with its sparsity, in words)
-        and `run`, the name of its folder.
+    Columns, in the order of `runs`: the config, learning_rate, steps, seed, what `quality` measures
+    on `held_out`, problems (see `sparsity_warnings`) and run, the name of the folder.
     """
     runs = list(runs)
     data = {"states": digest(states), "held_out": digest(held_out)}  # once for all runs
@@ -71,12 +59,8 @@ def _run(config, training, states, held_out, folder: Path) -> None:
         warnings.simplefilter("ignore")  # said in the table
         found = quality(sae, held_out, encode(sae, held_out))
     settings = {name: getattr(training, name) for name in ("learning_rate", "steps", "seed")}
-    row = {
-        **asdict(config),
-        **settings,
-        **found,
-        "problems": "; ".join(sparsity_warnings(config, found)),
-    }
-    write_json(folder / "row.json", {**row, "run": folder.name})
+    row = asdict(config) | settings | found
+    row |= {"problems": "; ".join(sparsity_warnings(config, found)), "run": folder.name}
+    write_json(folder / "row.json", row)
     for left in folder.glob("training.checkpoint*"):
         left.unlink()

@@ -22,9 +22,9 @@ SECONDS_BETWEEN_CHECKPOINTS = 30
 
 @dataclass(frozen=True)
 class Training:
-    """How the dictionary is trained: Adam, linear warm-up, linear decay over the last fifth.
+    """Adam with linear warm-up, and linear decay over the last fifth; ValueError for bad settings.
 
-    At each tenth of the way, but for the last two, features that are dead begin anew.
+    Variants without AuxK begin their dead features anew at each tenth of the way but the last two.
     """
 
     learning_rate: float = 1e-3
@@ -59,25 +59,12 @@ def fit(
 ) -> tuple[SAE, pd.DataFrame]:
     """Train a dictionary on hidden states of any model; the place to begin.
 
-    `training.seed` decides the initial weights and the batches: the same states, config and
-    training give the same dictionary, on as many threads. A dictionary as small as 64 x 512 is
-    trained best on one: ``torch.set_num_threads(1)``.
-
-    Parameters
-    ----------
-    states
-        Hidden states [n_positions, d_in] as the model has them, neither centred nor scaled: an
-        array in memory, or a memory map of a file, ``np.load(file, mmap_mode="r")``, of which one
-        batch at a time is read. Float16, float32 or float64.
-    config
-        Variant and size of the dictionary; its d_in is the width of the states.
-    training, checkpoint, progress
-        As in `train`.
-
-    Returns
-    -------
-    sae : takes hidden states as they are; `seqsae_utils.sae.encode` gives codes
-    history : explained variance and sparsity on the way, see `train`
+    The states [n_positions, d_in] are as the model has them, neither centred nor scaled: an array,
+    or a memory map (``np.load(file, mmap_mode="r")``) of which a batch at a time is read.
+    `training.seed` decides the initial weights and the batches: the same inputs and number of
+    threads give the same dictionary. A small one, 64 x 512, is trained best on one thread,
+    ``torch.set_num_threads(1)``. Returns the SAE, which takes states as they are, and the history
+    of `train`; raises what it raises.
     """
     torch.manual_seed(training.seed)
     sae = create(config)
@@ -94,29 +81,14 @@ def train(
 ) -> pd.DataFrame:
     """Train a new SAE in place on hidden states [n_positions, d_in].
 
-    The states are brought to mean 0 and standard deviation 1 batch by batch; when training ends,
-    that is folded into the weights.
+    The states are normalised batch by batch; when training ends, that is folded into the weights.
+    The file `checkpoint` receives the state every half minute; if it exists, training goes on from
+    there, to the same weights. Returns a row for each of about 25 steps: step, explained_variance,
+    l0, dead_fraction.
 
-    Parameters
-    ----------
-    checkpoint
-        File that receives the state every half a minute. If it exists, training goes on from
-        there and ends with the same weights as if it had not been interrupted.
-    progress
-        Show a bar: several at a time would write over each other.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each of about 25 steps: step, explained_variance, l0, dead_fraction.
-
-    Raises
-    ------
-    ValueError
-        Before any step: an SAE that was trained before, states of another width than d_in, fewer
-        positions than a batch, values that are not finite, or the checkpoint of another training.
-    FloatingPointError
-        If the loss ceases to be finite.
+    Raises ValueError, before any step, for an SAE that was trained before, states of another width
+    than d_in, fewer positions than a batch, values that are all equal or not finite, or the
+    checkpoint of another training; FloatingPointError if the loss ceases to be finite.
     """
     _check(sae, states, training)
     normalisation = Normalisation.of(states)
@@ -143,10 +115,8 @@ def train(
         dead = silent > training.dead_after
         loss, fired = sae.loss(x, dead if dead.any() else None)
         if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"loss is {loss.item()} at step {step}: "
-                f"lower learning_rate={training.learning_rate}"
-            )
+            way_out = f"lower learning_rate={training.learning_rate}"
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}: {way_out}")
         factor = training.learning_rate_factor(step)
         optimizer.param_groups[0]["lr"] = training.learning_rate * factor
         optimizer.zero_grad()
@@ -155,7 +125,8 @@ def train(
         optimizer.step()
         sae.constrain()
         silent.add_(len(x)).masked_fill_(fired, 0.0)
-        if step % tenth == 0 and step < 0.8 * training.steps and dead.any():
+        due = step % tenth == 0 and step < 0.8 * training.steps
+        if due and sae.resamples and dead.any():
             silent[_resample(sae, optimizer, dead, x, seed=[training.seed, step])] = 0.0
         if step % every == 0 or step == training.steps - 1:
             found = _batch_quality(sae, x)
@@ -173,15 +144,11 @@ def _check(sae: SAE, states: np.ndarray, training: Training) -> None:
         raise ValueError("this SAE has been trained: make a new one with create")
     n_positions, d_in = states.shape
     if d_in != sae.config.d_in:
-        raise ValueError(
-            f"the hidden states have {d_in} dimensions, the SAE expects {sae.config.d_in}: "
-            f"make it with d_in={d_in}"
-        )
+        expected = f"the SAE expects {sae.config.d_in}: make it with d_in={d_in}"
+        raise ValueError(f"the hidden states have {d_in} dimensions, {expected}")
     if n_positions < training.batch_size:
-        raise ValueError(
-            f"batch_size={training.batch_size} is over the {n_positions} positions: "
-            f"take at most {n_positions}"
-        )
+        over = f"is over the {n_positions} positions: take at most {n_positions}"
+        raise ValueError(f"batch_size={training.batch_size} {over}")
 
 
 def _batches(
@@ -198,24 +165,23 @@ def _batches(
 
 
 def as_input(states: np.ndarray, normalisation: Normalisation) -> Tensor:
-    """Normalised hidden states as training takes them, in float32 whatever they come in."""
+    """Hidden states [n, d_in] as training takes them: normalised, float32 whatever they come in."""
     return torch.from_numpy(normalisation.apply(np.asarray(states)).astype(np.float32, copy=False))
 
 
 @torch.no_grad()
 def start_at_mean(sae: SAE, states: np.ndarray, normalisation: Normalisation) -> None:
-    """Set b_dec to the mean of the states, so that no direction has to describe it."""
+    """Set b_dec to the mean of states [n_positions, d_in]: no direction has to describe it."""
     mean = normalisation.apply(np.mean(states, axis=0, dtype=np.float64))
     sae.b_dec.copy_(torch.from_numpy(mean))
 
 
 @torch.no_grad()
 def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None = None) -> SAE:
-    """The control: directions around the mean of the states that nothing has trained.
+    """The control: directions that nothing has trained, around the mean of states [n, d_in].
 
-    They are random, as when training starts, or `directions` [d_sae, d_in] of any length. Many
-    directions that overlap reconstruct too much together. To be a fair control they get the one
-    scale that fits best, as training would find it.
+    They are random, or `directions` [d_sae, d_in] of any length. Directions that overlap
+    reconstruct too much together, so the code gets the one scale that fits best.
     """
     sae, normalisation = create(config), Normalisation.of(states)
     if directions is not None:
@@ -232,10 +198,10 @@ def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None 
 
 @torch.no_grad()
 def _resample(sae: SAE, optimizer, dead: Tensor, x: Tensor, seed) -> Tensor:
-    """Point dead features at what is reconstructed worst: states drawn by squared error [1]_.
+    """Point dead features at what is reconstructed worst: states drawn by their loss, squared [1]_.
 
-    No state is drawn twice, for features with the same initial weights never separate. Features
-    that are left over stay dead; returns those that began anew [n].
+    No state is drawn twice: features with the same initial weights never separate. Returns the
+    features that began anew [n].
 
     .. [1] Bricken et al., Towards Monosemanticity, transformer-circuits.pub, 2023, "Neuron
        Resampling".

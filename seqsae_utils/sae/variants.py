@@ -1,13 +1,8 @@
 """Sparse autoencoders: a hidden state as a sparse sum of dictionary directions.
 
-For a hidden state x [d_in] and a dictionary of d_sae directions,
-
     z = (x - b_dec) @ W_enc + b_enc                    the pre-activations, [d_sae]
     f = activation(z)                                  the code, [d_sae], mostly zero
-    r = f @ W_dec + b_dec                              the reconstruction, [d_in]
-
-Training scales the states to standard deviation 1 and folds that scale into the weights when it
-ends (`SAE.fold`), so that x are hidden states as the model has them.
+    r = f @ W_dec + b_dec                              the reconstruction of x, [d_in]
 
 The variants differ in the activation and in what makes the code sparse; each is a class with its
 `activate` and its `loss`. Errors are squared, summed over dimensions and averaged over positions.
@@ -25,7 +20,7 @@ from .sparse import Autoencode, nth_largest
 
 @dataclass(frozen=True)
 class Config:
-    """Size and kind of the dictionary; each variant reads its own settings of sparsity."""
+    """Size and kind of the dictionary, and settings of each variant; ValueError for bad ones."""
 
     d_in: int
     d_sae: int = 512
@@ -65,20 +60,20 @@ class Config:
 
 
 class SAE(nn.Module):
-    """What all variants share, with the parameters and names that the field uses.
+    """What all variants share.
 
     W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in] with rows of norm 1, b_dec [d_in].
     `std` is the standard deviation of the hidden states it was trained on, the unit in which
     steering counts; 1.0 before it is trained.
     """
 
-    #: Length of the encoder's directions when training begins: at length 1 a dense code
-    #: reconstructs far too much at first, and takes long to stop.
+    #: Length of the encoder's directions at first: at 1, a dense code reconstructs far too much.
     encoder_scale = 0.1
-    #: Initial biases are drawn from U(-spread, 0), in units of `encoder_scale`, so that features
-    #: start with different thresholds. Without it, L1 leaves pairs of like features that fire
-    #: together: two that share a value pay no more L1 than one, but count twice in L0.
+    #: Initial biases are drawn from U(-spread, 0), in units of `encoder_scale`: with equal ones L1
+    #: leaves pairs of like features that fire together.
     spread = 0.0
+    #: Whether dead features begin anew in training, see `training._resample`.
+    resamples = True
     #: The parameters with one value for each feature, and what they start from.
     starts = {"b_enc": 0.0}
     #: Those that scale with x.
@@ -100,11 +95,11 @@ class SAE(nn.Module):
         return (x - self.b_dec) @ self.W_enc + self.b_enc
 
     def activate(self, pre: Tensor) -> Tensor:
-        """From pre-activations to the sparse code, both [..., d_sae]."""
+        """From pre-activations to the sparse code, both [..., d_sae]; each variant defines it."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
-        """The sparse code [..., d_sae] of hidden states [..., d_in]."""
+        """Hidden states [..., d_in] to their sparse code [..., d_sae]."""
         return self.activate(self.pre_activations(x))
 
     def decode(self, code: Tensor) -> Tensor:
@@ -115,7 +110,7 @@ class SAE(nn.Module):
         return self.decode(self.encode(x))
 
     def loss(self, x: Tensor, dead: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Training loss of a batch x [batch, d_in], and which features fired [d_sae].
+        """Training loss of a batch x [batch, d_in], and which features fired [d_sae], by variant.
 
         `dead` [d_sae] tells which features have not fired for long; None stands for none.
         """
@@ -123,10 +118,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def fold(self, normalisation: Normalisation) -> None:
-        """From weights for (x - mean) / std to weights for x; codes come out `std` times as large.
-
-        W_enc and W_dec stay: z scales with x, so biases and thresholds must, too.
-        """
+        """From weights for (x - mean) / std to weights for x; codes become `std` times as large."""
         for name in self.lengths:
             getattr(self, name).mul_(normalisation.std)
         self.b_dec.mul_(normalisation.std).add_(normalisation.mean)
@@ -152,10 +144,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def reset(self, features: Tensor, directions: Tensor) -> None:
-        """Begin some features anew [n], along directions of norm 1 [n, d_in].
-
-        Their encoders are as long as the others' on average, so that they can fire at once.
-        """
+        """Begin features [n] anew, along directions of norm 1 [n, d_in]; they fire at once."""
         self.W_dec[features] = directions
         self.W_enc[:, features] = self.W_enc.norm(dim=0).mean() * directions.T
         for name, value in self.starts.items():
@@ -163,7 +152,7 @@ class SAE(nn.Module):
 
 
 class ReLU(SAE):
-    """A ReLU, and a price on the L1 norm of the code [1]_: the default of the paper [2]_.
+    """A ReLU, and a penalty on the L1 norm of the code [1]_: the default of the paper [2]_.
 
         loss = |x - r|^2 + l1_coefficient * |f|_1
 
@@ -197,12 +186,13 @@ class TopK(SAE):
 
     encoder_scale = 0.3  # the k largest are sparse from the start, and shorter ones never win
     aux_coefficient = 1 / 32
+    resamples = False  # AuxK revives them; anew, they would take most of the k places at once
 
     def activate(self, pre: Tensor) -> Tensor:
         return keep_top(pre, self.config.k)
 
     def bound(self, pre: Tensor) -> Tensor:
-        """What entries of a batch [batch, d_sae] must reach in training, if they are positive."""
+        """What an entry of a batch [batch, d_sae] must reach, and be positive, to be active."""
         return nth_largest(pre, self.config.k)
 
     def loss(self, x, dead=None):
@@ -252,8 +242,7 @@ class Matryoshka(BatchTopK):
     """BatchTopK whose first features must do without the later ones, so that they stay general.
 
     The first 1/16, 1/8, ... of the features each reconstruct the state by themselves, and the
-    loss is the mean of their errors [1]_: a broad feature is not split or absorbed by narrow ones,
-    for it is needed where those are absent.
+    loss is the mean of their errors [1]_.
 
     .. [1] Bussmann et al., Learning Multi-Level Features with Matryoshka Sparse Autoencoders,
        arXiv 2503.17547, section 3.
@@ -261,7 +250,7 @@ class Matryoshka(BatchTopK):
 
 
 class JumpReLU(SAE):
-    """A threshold for each feature, and a price on the number of active features [1]_.
+    """A threshold for each feature, and a penalty on the number of active features [1]_.
 
         f = z * [z > threshold],    loss = |x - r|^2 + l0_coefficient * |f|_0
 
@@ -342,7 +331,7 @@ def create(config: Config) -> SAE:
 
 
 def keep_top(values: Tensor, k: int) -> Tensor:
-    """Keep the k largest values of each row where they are positive; the rest is zero.
+    """Keep the k largest values of each row [..., d_sae] where they are positive; the rest is zero.
 
     >>> keep_top(torch.tensor([[3.0, -1.0, 2.0, 1.0]]), k=2)
     tensor([[3., 0., 2., 0.]])
@@ -352,5 +341,5 @@ def keep_top(values: Tensor, k: int) -> Tensor:
 
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Squared error, summed over dimensions and averaged over positions."""
+    """Squared error of states [n, d_in], summed over dimensions and averaged over positions."""
     return (x - reconstruction).square().sum() / len(x)

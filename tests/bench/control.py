@@ -44,7 +44,7 @@ WATCH = """() => {
 
 def in_the_kernel(profile: str) -> list[float]:
     """Milliseconds of `TURNS` turns, of users and knobs at random."""
-    page, rng, took = widgets.Page(Desk(profile)), np.random.default_rng(0), []
+    page, rng, took = widgets.Page(Desk.of(profile)), np.random.default_rng(0), []
     for user in rng.choice([*page.desk.sequences], TURNS):
         page.desk.choose(int(user))
         knob = page.knobs[rng.choice(page.desk.attributes)]
@@ -85,7 +85,7 @@ def in_the_browser(profile: str) -> list[float]:
 
 def sweep(profile: str) -> None:
     """Seconds of 11 doses x 10 attributes, and how much more each setting takes by itself."""
-    desk = Desk(profile)
+    desk = Desk.of(profile)
     users = recommender.hold_out_last(desk.dataset.sequences("test"))
     names = desk.dataset.attributes[:10]
     rows = control.directions(
@@ -94,7 +94,7 @@ def sweep(profile: str) -> None:
     turn = control.turn(desk.model, desk.site, desk.dictionary.std, rows)
     start = time.perf_counter()
     swept = control.sweep(
-        desk.model, desk.site, users, {"sae": turn}, names, range(-5, 6), desk.dataset.attributes
+        desk.model, desk.site, users, {"knobs": turn}, names, range(-5, 6), desk.dataset.attributes
     )
     seconds = time.perf_counter() - start
     start = time.perf_counter()

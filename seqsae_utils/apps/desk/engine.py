@@ -1,4 +1,4 @@
-"""What the steering desk knows and does, without a screen: one user, knobs, and two lists."""
+"""The steering desk without a screen: one user, knobs, and the lists before and after."""
 
 import difflib
 import re
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import data, recommender, sae
 from ...control import Edit, Scenario, sae_delta, share, solve, steered
+from ...interpretability import logit_lens
 from ...workspace import StageError, Workspace
 
 #: Length of a list, and features that are named for each of its items.
@@ -22,7 +23,7 @@ N_USERS, MAX_DOSE = 1_000, 8.0
 
 @dataclass(frozen=True)
 class State:
-    """What undo goes back to: items of the history, whose it is (None: composed), the knobs."""
+    """What undo restores: the history's items, whose it is (None: composed), the knobs."""
 
     history: tuple[int, ...]
     user: int | None = None
@@ -31,41 +32,35 @@ class State:
 
 @dataclass(frozen=True)
 class View:
-    """What the model makes of a history: the list, and what it is made from.
+    """What the model makes of a history."""
 
-    items : [N_ITEMS] best first, 0 where none is left; rank : [n_items + 1] among unseen items,
-    from 1; scores : [n_items + 1]; code : [d_sae] of the state that predicts, edits included
-    """
-
-    items: np.ndarray
-    rank: np.ndarray
-    scores: np.ndarray
-    code: Tensor
+    items: np.ndarray  # [N_ITEMS], best first, 0 where none is left
+    rank: np.ndarray  # [n_items + 1] among unseen items, from 1
+    scores: np.ndarray  # [n_items + 1]
+    code: Tensor  # [d_sae] of the state that predicts, edits included
 
 
 class Desk:
-    """The desk of a profile. What cannot be done raises `ValueError`, and nothing has changed.
+    """The desk of any recommender. A call that is refused raises `ValueError`, changing nothing.
 
-    Raises
-    ------
-    StageError
-        If a stage is missing or was altered; the message says what repairs it.
+    `site` is the module whose states `dictionary` decomposes; `features` has the columns feature,
+    label and density, and `knobs` attribute, feature and weight, as notebooks 5 and 6 leave them.
     """
 
-    def __init__(self, profile: str):
-        workspace = Workspace(profile)
-        self.label = workspace.label
-        self.dataset = data.load(workspace.load("data"))
-        self.model = recommender.load(workspace.load("recommender"))
-        self.site = workspace.manifest("activations")["parameters"]["site"]
-        self.dictionary = sae.load(workspace.load("sae"))
-        self.features = pd.read_parquet(workspace.load("interpretability") / "features.parquet")
-        knobs = workspace.load("control") / "knobs.parquet"
-        if not knobs.is_file():
-            raise StageError(
-                f"{knobs} is missing: run `make paper PROFILE={profile}`, or notebook 06_control"
-            )
-        self.knobs = pd.read_parquet(knobs)
+    def __init__(
+        self,
+        label: str,
+        dataset: data.Dataset,
+        model: recommender.Recommender,
+        site: str,
+        dictionary: sae.SAE,
+        features: pd.DataFrame,
+        knobs: pd.DataFrame,
+    ):
+        self.label, self.dataset, self.model, self.site = label, dataset, model, site
+        self.dictionary, self.features, self.knobs = dictionary, features, knobs
+        #: The attributes that have a knob, in the order of the table.
+        self.attributes = self.knobs["attribute"].unique().tolist()
         taken = recommender.new_users(self.dataset).popularity
         popular = np.append(False, taken[1:] >= np.quantile(taken[1:], 0.9))  # as in notebook 6
         #: What is counted in a list, [n_items + 1, n_counted], and its names.
@@ -82,17 +77,34 @@ class Desk:
         self.state = State(tuple(self.sequences[user].tolist()), user)
         self.before = self.after = self._look(self.state.history, [])
 
-    # What one may do
+    @classmethod
+    def of(cls, profile: str) -> "Desk":
+        """The desk of a profile; `StageError`, with what repairs it, if a stage is missing."""
+        workspace = Workspace(profile)
+        dataset = data.load(workspace.load("data"))
+        knobs = workspace.load("control") / "knobs.parquet"
+        if not knobs.is_file():
+            way_out = f"run `make paper PROFILE={profile}`, or notebook 06_control"
+            raise StageError(f"{knobs} is missing: {way_out}")
+        return cls(
+            workspace.label,
+            dataset,
+            recommender.load(workspace.load("recommender")),
+            workspace.manifest("activations")["parameters"]["site"],
+            sae.load(workspace.load("sae")),
+            pd.read_parquet(workspace.load("interpretability") / "features.parquet"),
+            pd.read_parquet(knobs),
+        )
 
     def choose(self, user: int) -> None:
-        """Sit a test user down; the knobs stay where they are."""
+        """Take the history of a test user (else `ValueError`); the knobs stay where they are."""
         if user not in self.sequences:
             known = ", ".join(map(str, [*self.sequences][:5]))
             raise ValueError(f"user {user!r} is no test user; there are {known}, ...")
         self._go(replace(self.state, history=tuple(self.sequences[user].tolist()), user=user))
 
     def compose(self, text: str) -> None:
-        """A history from titles, one a line, oldest first; the knobs stay where they are."""
+        """Take titles, one a line, oldest first, as history (`ValueError` for none); knobs stay."""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             raise ValueError("no titles: write one a line, the oldest first")
@@ -100,13 +112,7 @@ class Desk:
         self._go(replace(self.state, history=tuple(items), user=None))
 
     def find(self, title: str) -> int:
-        """The item of a title: spelt out, without its year, or by words that no other has.
-
-        Raises
-        ------
-        ValueError
-            If there is none, or there are several; the message names the nearest.
-        """
+        """The item of a title, in full, undated or by words; `ValueError` if none or several."""
         titles, wanted = self.dataset.titles, _words(title)
         if title in titles[1:]:
             return titles.index(title, 1)
@@ -117,17 +123,14 @@ class Desk:
         if len(found) == 1:
             return found[0]
         if found:
-            few = ", ".join(repr(titles[i]) for i in found[:4])
-            raise ValueError(
-                f"{title!r} may be {few}{', ...' * (len(found) > 4)}: spell one of them out"
-            )
+            few = ", ".join(repr(titles[i]) for i in found[:4]) + ", ..." * (len(found) > 4)
+            raise ValueError(f"{title!r} may be {few}: spell one of them out")
         near = difflib.get_close_matches(title, titles[1:], n=3, cutoff=0.0)
         raise ValueError(f"nothing here is called {title!r}; nearest: {', '.join(map(repr, near))}")
 
     def feature(self, text: str) -> int:
         """The feature of a text that starts with its number, or is a label; else `ValueError`."""
-        number = re.match(r"\s*#?(-?\d+)\b(?!s)", text)
-        if number:
+        if number := re.match(r"\s*#?(-?\d+)\b(?!s)", text):
             return int(number[1])
         labels = {self.names[feature]: feature for feature in reversed(self.alive)}
         if text.strip() not in labels:
@@ -144,47 +147,42 @@ class Desk:
         self.play(replace(self.state.scenario, **{kind: turned}), knob)  # type: ignore[arg-type]
 
     def suppress(self, attribute: str, on: bool = True) -> None:
-        """Silence an attribute, or let it be heard again."""
+        """Suppress an attribute, or stop to suppress it."""
         kept = [what for what in self.state.scenario.suppress if what != attribute]
         self.play(replace(self.state.scenario, suppress=tuple(kept + [attribute] * on)))
 
     def play(self, scenario: Scenario, knob: str | int | None = None) -> None:
-        """Put the knobs where a scenario has them, all of them; `knob` names one that moved."""
+        """Set all knobs as in a scenario; `knob` names the one that moved, if it is one."""
         scenario.check(self.knobs, self.features)
         self._go(replace(self.state, scenario=scenario), knob)
 
     def dial(self, attribute: str, target: float) -> float:
-        """Turn an attribute until it has the share `target` of the list; returns the share."""
+        """Turn an attribute until it has the share `target` of the list; returns its share."""
         scenario = self.state.scenario
         replace(scenario, turn={attribute: 0.0}).check(self.knobs, self.features)
-        column = self.counted.index(attribute)
 
         def share_of(doses: np.ndarray) -> np.ndarray:
             turned = {**scenario.turn, attribute: float(doses[0])}
             edits = replace(scenario, turn=turned).edits(self.knobs)
             items = self._look(self.state.history, edits).items
-            return self.matrix[items, column].mean(keepdims=True, dtype=float)
+            held = self.matrix[items, self.counted.index(attribute)]
+            return held.mean(keepdims=True, dtype=float)
 
         (found,) = solve(share_of, target, 1, MAX_DOSE).itertuples()
         self.turn(attribute, round(found.dose, 3))
         return found.share
 
     def undo(self) -> None:
-        """Back to what was before the last change; the moves of one knob are one change."""
+        """Undo the last change (moves of one knob are one); `ValueError` if there is none."""
         if not self.past:
             raise ValueError("nothing to undo")
-        state = self.past[-1]
-        self._go(state)
+        self._go(self.past[-1])
         del self.past[-2:]
 
-    # What there is to see
-
     def lists(self) -> pd.DataFrame:
-        """The two lists side by side: a row a place, what stands there, and where it stood.
+        """The two lists, a row for each place; numbers are NaN where there is no item.
 
-        place, then item, title and attributes ``_before`` and ``_after``; rank_before, of the item
-        that stands there after, rank_after, of the one that stood there before, and
-        logit_change, of the item after. No rank, no logit: NaN.
+        place; item, title, attributes, rank, each _before and _after; logit_change.
         """
         rows = {"place": np.arange(1, N_ITEMS + 1)}
         described = self.dataset.items.set_index("item")
@@ -200,24 +198,22 @@ class Desk:
         return pd.DataFrame(rows)
 
     def reasons(self) -> pd.DataFrame:
-        """The features that carry each item of the list after, those that carry most first.
+        """The features that contribute most to each item of the list after, the strongest first.
 
         item, feature, label, carries: value * (decoder direction . head row), over the average
-        item, and turned: what of it the edits brought. A direction is read as if it went straight
-        to the head; blocks in between may do more with it, so these are not shares of the logit.
+        item, and turned: the part that edits brought. It reads a direction straight at the head;
+        blocks in between may change it, so these are not shares of the logit. A model without a
+        linear `head` has no such reasons, and the table no rows.
         """
-        items, head = self.after.items[self.after.items > 0], self.model.head.detach()
-        push = self.dictionary.W_dec.detach() @ (head[items] - head[1:].mean(dim=0)).T
+        items = self.after.items[self.after.items > 0]
+        if (head := getattr(self.model, "head", None)) is None:
+            items, head = items[:0], torch.zeros(2, self.dictionary.config.d_in)
+        push = logit_lens(self.dictionary.W_dec.detach(), head.detach())[:, items]
         carries, features = (self.after.code[:, None] * push).topk(N_REASONS, dim=0)
         turned = ((self.after.code - self.before.code)[:, None] * push).gather(0, features)
-        table = pd.DataFrame(
-            {
-                "item": np.repeat(items, N_REASONS),
-                "feature": features.T.ravel(),
-                "carries": carries.T.ravel(),
-                "turned": turned.T.ravel(),
-            }
-        )
+        found = {"feature": features, "carries": carries, "turned": turned}
+        table = pd.DataFrame({name: values.T.ravel().numpy() for name, values in found.items()})
+        table.insert(0, "item", np.repeat(items, N_REASONS))
         table.insert(2, "label", table["feature"].map(self.names))
         return table[table["carries"] > 0].reset_index(drop=True)
 
@@ -230,24 +226,16 @@ class Desk:
     def _views(self) -> dict[str, View]:
         return {"before": self.before, "after": self.after}
 
-    @property
-    def attributes(self) -> list[str]:
-        """The attributes that have a knob, in the order of the table."""
-        return self.knobs["attribute"].unique().tolist()
-
     def behind(self, attribute: str) -> str:
-        """The features that an attribute's knob turns, by weight and label of the atlas."""
+        """The features that an attribute's knob turns, with weights and labels."""
         rows = self.knobs[self.knobs["attribute"] == attribute].itertuples()
         return ", ".join(f"{r.weight:+.2f} of {r.feature} ({self.names[r.feature]})" for r in rows)
 
-    # How it is done
-
     def _go(self, state: State, knob: str | int | None = None) -> None:
-        """To another state: what may fail comes first, so that a failure changes nothing."""
+        """Go to another state: what may fail comes first, so that a failure changes nothing."""
         after = self._look(state.history, state.scenario.edits(self.knobs))
-        before = self.before
-        if state.history != self.state.history:
-            before = self._look(state.history, [])
+        same = state.history == self.state.history
+        before = self.before if same else self._look(state.history, [])
         if knob is None or knob != self._turned:
             self.past.append(self.state)
         self._turned, self.state, self.before, self.after = knob, state, before, after
@@ -256,9 +244,10 @@ class Desk:
     def _look(self, history: tuple[int, ...], edits: list[Edit]) -> View:
         items = np.array(history, dtype=np.int64)
         change, seen = sae_delta(self.dictionary, edits), []
+        last = int(self.model.pad([items])[0].nonzero()[-1])
 
         def delta(hidden: Tensor) -> Tensor:
-            seen.append(hidden[0, -1].clone())
+            seen.append(hidden[0, last].clone())
             return change(hidden)
 
         with steered(self.model, self.site, delta):

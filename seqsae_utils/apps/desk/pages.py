@@ -1,49 +1,15 @@
-"""What the desk shows, as HTML. Titles, labels and messages are text, whatever they hold."""
+"""What the desk shows, as HTML. Titles, labels and messages are always shown as text."""
 
 from html import escape
+from pathlib import Path
 
 import pandas as pd
 
-STYLE = """<style>
-.seqsae { --ink: var(--jp-content-font-color1, #1b1f23); --soft: var(--jp-content-font-color2, #59626b);
-  --line: var(--jp-border-color2, #dfe4e8); --up: #0072b2; --down: #b3500b; --faint: rgba(128, 140, 152, .11);
-  container-type: inline-size; color: var(--ink); font: 14px/1.4 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  font-variant-numeric: tabular-nums; }
-.seqsae h1 { font-size: 1.15rem; line-height: 1.2; margin: 0 0 .2rem; font-weight: 650; }
-.seqsae h2 { font-size: .95rem; margin: .9rem 0 .15rem; font-weight: 650; line-height: 1.3; }
-.seqsae p { margin: 0 0 .3rem; } .seqsae .soft { color: var(--soft); } .seqsae .small { font-size: .82rem; }
-.seqsae table { border-collapse: collapse; width: 100%; table-layout: fixed; margin: .2rem 0 0; font-size: inherit; border: 0; }
-.seqsae th { text-align: left; font-size: .8rem; font-weight: 600; color: var(--soft); }
-.seqsae th, .seqsae td { padding: .38rem .5rem; border: 0; border-bottom: 1px solid var(--line); vertical-align: top; text-align: left; overflow-wrap: anywhere; white-space: normal; background: none; }
-.seqsae tbody tr, .seqsae tbody tr:hover { background: none !important; }
-.seqsae .place { width: 1.7rem; color: var(--soft); text-align: right; padding-left: 0; }
-.seqsae .move { width: 4.6rem; font-size: .82rem; padding-right: 0; white-space: nowrap; } .seqsae td.move { line-height: 1.7; }
-.seqsae .up { color: var(--up); } .seqsae .down { color: var(--down); } .seqsae b { font-weight: 650; }
-.seqsae .name { font-weight: 550; } .seqsae .gone .name { color: var(--soft); font-weight: 400; }
-.seqsae td.new { background: color-mix(in srgb, var(--up) 7%, transparent); }
-.seqsae .why { margin-top: .12rem; display: flex; flex-wrap: wrap; gap: .3rem; height: 1.2rem; overflow: hidden; }
-.seqsae .why span { font-size: .75rem; line-height: 1.45; padding: 0 .4rem; border-radius: 1rem; background: var(--faint); color: var(--soft); }
-.seqsae .why .turned { background: color-mix(in srgb, var(--up) 16%, transparent); color: var(--ink); }
-.seqsae .shares { display: grid; grid-template-columns: repeat(auto-fill, minmax(15.5rem, 1fr)); gap: .2rem 1.6rem; margin-top: .3rem; }
-.seqsae .share { display: grid; grid-template-columns: 6rem 1fr 5.6rem; gap: .5rem; align-items: center; font-size: .86rem; }
-.seqsae .bar { position: relative; height: .72rem; background: var(--faint); border-radius: 2px; }
-.seqsae .bar i { position: absolute; inset: 0 auto 0 0; border-radius: 2px; background: var(--up); }
-.seqsae .bar.down i { background: var(--down); } .seqsae .bar.same i { background: #8a949d; }
-.seqsae .bar u { position: absolute; top: -2px; bottom: -2px; width: 2px; background: var(--ink); }
-.seqsae .error { border: 1px solid #d6a29c; border-left: 4px solid #b3362b; background: #fdf3f2; color: #6e1f17; border-radius: 5px; padding: .55rem .8rem; margin: .2rem 0 .3rem; overflow-wrap: anywhere; }
-.seqsae-message { position: fixed; top: .6rem; left: 50%; transform: translateX(-50%); z-index: 10; width: min(46rem, 92vw); }
-.seqsae-message .error { box-shadow: 0 3px 14px rgba(60, 20, 15, .16); }
-.seqsae button { font: inherit; font-size: 13px; line-height: 28px; padding: 0 10px; margin: 2px; border: 0; background: var(--jp-layout-color2, #eee); color: inherit; cursor: pointer; white-space: nowrap; }
-.seqsae-desk :focus-visible { outline: 2px solid #0072b2 !important; outline-offset: 1px; }
-.seqsae-desk .widget-slider .noUi-handle:focus { outline: 2px solid #0072b2; outline-offset: 2px; }
-.seqsae-desk .widget-label { width: 5.7rem; } .seqsae-desk .widget-slider .widget-readout { min-width: 2.6rem; width: 2.6rem; }
-.seqsae-desk .jupyter-button.mod-active { background: #0072b2; color: #fff; box-shadow: none; }
-@container (max-width: 27rem) { .seqsae .why { display: none; } .seqsae th, .seqsae td { padding: .3rem .25rem; } .seqsae .move { width: 3.9rem; font-size: .74rem; } .seqsae .place { width: 1.3rem; } }
-</style>"""  # noqa: E501
+STYLE = (Path(__file__).parents[1] / "desk.css").read_text(encoding="utf-8")
 
 
 def wrap(content: str) -> str:
-    """HTML in the desk's clothes."""
+    """HTML in the desk's style."""
     return f'<div class="seqsae">{content}</div>'
 
 
@@ -54,22 +20,20 @@ def heading(text: str, note: str = "") -> str:
 
 
 def unfit(scenarios: list[str]) -> str:
-    """Which presets these data have no knobs for, folded away."""
-    if not scenarios:
-        return ""
+    """The presets for which these data have no knobs, folded away."""
     reasons = "".join(f"<p>{escape(reason)}</p>" for reason in scenarios)
     summary = f"<summary>{len(scenarios)} more, not for these data</summary>"
-    return wrap(f'<details class="soft small">{summary}{reasons}</details>')
+    return wrap(f'<details class="soft small">{summary}{reasons}</details>') * bool(scenarios)
 
 
 def error(text: str) -> str:
-    """A message that is read out as soon as it appears."""
+    """A message that a screen reader reads out as soon as it appears."""
     return wrap(f'<div class="error" role="alert">{escape(text)}</div>')
 
 
 def title(label: str) -> str:
     """The head of the desk, with the style of all of it."""
-    return STYLE + wrap(f"<h1>{escape(label)}</h1>")
+    return f"<style>{STYLE}</style>" + wrap(f"<h1>{escape(label)}</h1>")
 
 
 def history(titles: list[str]) -> str:
@@ -80,9 +44,7 @@ def history(titles: list[str]) -> str:
 
 def lists(table: pd.DataFrame, reasons: pd.DataFrame, turned: set[str]) -> str:
     """The two lists as one table: `Desk.lists`, `Desk.reasons`, and the attributes turned."""
-    why: dict[int, list] = {}
-    for reason in reasons.itertuples():
-        why.setdefault(reason.item, []).append(reason)
+    why = {item: list(rows.itertuples()) for item, rows in reasons.groupby("item")}
     staying, rows = {*table["item_after"]}, []
     for row in table.itertuples():
         stays = row.item_before in staying
@@ -91,21 +53,19 @@ def lists(table: pd.DataFrame, reasons: pd.DataFrame, turned: set[str]) -> str:
             before += f'<div class="small down">now {row.rank_after:,.0f}</div>'
         after = _item(row.title_after, row.attributes_after, turned)
         after += _why(why.get(row.item_after, []))
-        new = row.rank_before > len(table)
         rows.append(
             f'<tr><td class="place">{row.place}</td>'
             f'<td class="before{"" if stays else " gone"}">{before}</td>'
-            f'<td class="after{" new" if new else ""}">{after}</td>'
+            f'<td class="after{" new" if row.rank_before > len(table) else ""}">{after}</td>'
             f'<td class="move">{_move(row)}</td></tr>'
         )
     head = '<th class="place"><th scope="col">Before<th scope="col">After<th class="move">Moved'
     return wrap(
         "<h2>The list, before and after</h2><table class='lists'>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        '<p class="soft small" style="margin-top:.35rem">Below each title its attributes, and the '
-        "features that carry it most, in logits over the average item, read straight from decoder "
-        "to head; the turned ones are coloured. At the right the place it had, and the change of "
-        "its logit.</p>"
+        '<p class="soft small" style="margin-top:.35rem">Below each title: its attributes, and the '
+        "features that contribute most, in logits over the average item, from decoder to head; "
+        "the turned ones are coloured. Right: the place it had, and the change of its logit.</p>"
     )
 
 
@@ -138,7 +98,7 @@ def _move(row) -> str:
 
 
 def shares(table: pd.DataFrame, turned: set[str]) -> str:
-    """The share of each attribute as a bar, with a mark where it was before."""
+    """Each attribute's share (`Desk.shares`) as a bar, with a mark where it was before."""
     rows = []
     for row in table.itertuples():
         if not (row.before or row.after or row.attribute in turned):
@@ -160,7 +120,7 @@ def shares(table: pd.DataFrame, turned: set[str]) -> str:
 
 
 def names_for_readers() -> str:
-    """Gives each slider its label in words: ipywidgets shows it, and tells no screen reader."""
+    """HTML that tells screen readers the label of each slider, which ipywidgets only shows."""
     script = (
         "const tell = () => document.querySelectorAll('.seqsae-desk .widget-slider').forEach(w => "
         "w.querySelectorAll('[role=slider], .widget-readout').forEach(part => "
@@ -171,7 +131,7 @@ def names_for_readers() -> str:
 
 
 def copy_button() -> str:
-    """Puts the text of the field above it on the clipboard; the browser does it by itself."""
+    """A button that copies the text of the field above it; the browser does it by itself."""
     script = (
         "const t = this.closest('.seqsae-scenario').querySelector('textarea'); t.select(); "
         "navigator.clipboard.writeText(t.value); this.textContent = 'Copied'; "

@@ -1,4 +1,4 @@
-"""The desk's knobs and buttons: what is turned here is done by the engine, and shown again."""
+"""The desk's knobs and buttons: they call the engine, and show its state again."""
 
 import ipywidgets as ipw
 import torch
@@ -11,14 +11,14 @@ from .engine import MAX_DOSE, N_ITEMS, Desk, State
 #: By how much an arrow key turns a knob.
 STEP = 0.5
 WIDE = {"width": "auto"}
-#: What the list of users says of a history from titles; None would be no choice at all.
+#: The user of a history from titles; ipywidgets takes None for no choice at all.
 COMPOSED = -1
 
 
 def show(profile: str) -> ipw.DOMWidget:
-    """The desk of a profile; where a stage is missing, what repairs it."""
+    """The desk of a profile or, if a stage is missing, what repairs it."""
     try:
-        return Page(Desk(profile)).root
+        return Page(Desk.of(profile)).root
     except StageError as error:
         return ipw.HTML(pages.title(profile) + pages.error(str(error)))
 
@@ -27,18 +27,15 @@ class Page:
     """One desk on the screen. `root` is the widget to show."""
 
     def __init__(self, desk: Desk):
-        torch.set_num_threads(1)  # one user's list is not worth the wait of two for each other
+        torch.set_num_threads(1)  # for one user's list, a second thread only costs time
         self.desk, self.syncing = desk, False
-        self.message, self.history = ipw.HTML(), ipw.HTML()
-        self.lists, self.shares = ipw.HTML(), ipw.HTML()
+        self.message, self.history, self.lists, self.shares = (ipw.HTML() for _ in range(4))
         left = ipw.VBox(
             [*self._who(), *self._presets(), *self._knobs(), *self._dial(), *self._features()],
             layout={"flex": "1 1 20rem", "max_width": "26rem", "min_width": "17rem"},
         )
-        right = ipw.VBox(
-            [self.history, self.shares, self.lists, self._scenario()],
-            layout={"flex": "100 1 22rem", "min_width": "0"},
-        )
+        shown = [self.history, self.shares, self.lists, self._scenario()]
+        right = ipw.VBox(shown, layout={"flex": "100 1 22rem", "min_width": "0"})
         columns = ipw.Box([left, right], layout={"flex_flow": "row wrap", "grid_gap": "0 2rem"})
         spoken = ipw.HTML(pages.names_for_readers())
         self.message.add_class("seqsae-message")
@@ -48,8 +45,6 @@ class Page:
         )
         self.root.add_class("seqsae-desk")
         self.show()
-
-    # The parts
 
     def _who(self) -> list[ipw.Widget]:
         users = {f"user {u} · {len(items)} items": u for u, items in self.desk.sequences.items()}
@@ -86,39 +81,31 @@ class Page:
         for attribute in self.desk.attributes:
             knob = _slider(attribute)
             knob.tooltip, knob.layout.flex = self.desk.behind(attribute), "1 1 auto"
-            off = ipw.ToggleButton(
-                description="off", tooltip=f"suppress {attribute}", layout={"width": "3rem"}
-            )
+            off = ipw.ToggleButton(description="off", layout={"width": "3rem"})
+            off.tooltip = f"suppress {attribute}"
             self._on(knob, lambda dose, a=attribute: self._turn(a, dose))
             self._on(off, lambda on, a=attribute: self.desk.suppress(a, on))
             self.knobs[attribute], self.off[attribute] = knob, off
             rows.append(ipw.HBox([knob, off]))
-        nothing = Scenario("my scenario")
-        back = [
-            self._button("Undo", self.desk.undo),
-            self._button("All to zero", lambda: self.desk.play(nothing)),
-        ]
+        zero = self._button("All to zero", lambda: self.desk.play(Scenario("my scenario")))
+        back = [self._button("Undo", self.desk.undo), zero]
         note = "Arrow keys turn a knob; off suppresses what it stands for."
         return [ipw.HTML(pages.heading("Knobs", note)), *rows, ipw.HBox(back)]
 
     def _dial(self) -> list[ipw.Widget]:
         what = ipw.Dropdown(options=self.desk.attributes, description="Share of", layout=WIDE)
-        share = ipw.IntSlider(
-            50, 0, 100, 10, description="is to be", readout_format="d", layout=WIDE
-        )
-        turn = self._button(
-            "Turn until it is", lambda: self._dialled(what.value, share.value / 100)
-        )
-        note = "Say what the list shall hold, in per cent; the strength is found."
-        return [ipw.HTML(pages.heading("The dial", note)), what, share, turn]
+        share = ipw.IntSlider(50, 0, 100, 10, description="is to be", layout=WIDE)
+        go = self._button("Turn until it is", lambda: self._dialled(what.value, share.value / 100))
+        note = "Choose a share of the list, in per cent; the desk finds the strength."
+        return [ipw.HTML(pages.heading("The dial", note)), what, share, go]
 
     def _turn(self, attribute: str, dose: float) -> None:
-        """Turn, unless it is but the browser that rounds what the dial found to a slider's step."""
+        """Turn, unless the browser has only rounded what the dial found to a slider's step."""
         if abs(dose - self.desk.state.scenario.turn.get(attribute, 0.0)) >= STEP / 2:
             self.desk.turn(attribute, dose)
 
     def _dialled(self, attribute: str, target: float) -> str:
-        """Turn; what to say where no strength gets there."""
+        """Turn; returns what to say if no strength gets there."""
         share = self.desk.dial(attribute, target)
         if abs(share - target) <= 0.5 / N_ITEMS + 1e-9:
             return ""
@@ -147,12 +134,8 @@ class Page:
     def _scenario(self) -> ipw.Widget:
         self.text = ipw.Textarea(description="Scenario", rows=6, layout=WIDE)
         note = "What the knobs say, for notebooks/scenarios.yaml; or paste one, and apply it."
-        buttons = ipw.HBox(
-            [
-                ipw.HTML(pages.copy_button(), layout={"width": "10rem"}),
-                self._button("Apply", self._apply),
-            ]
-        )
+        copy = ipw.HTML(pages.copy_button(), layout={"width": "10rem"})
+        buttons = ipw.HBox([copy, self._button("Apply", self._apply)])
         box = ipw.VBox([ipw.HTML(pages.heading("As a scenario", note)), self.text, buttons])
         box.add_class("seqsae-scenario")
         return box
@@ -161,13 +144,10 @@ class Page:
         found = scenarios.parse(self.text.value)
         if len(found) != 1:
             raise ValueError(f"{len(found)} scenarios ({', '.join(found)}): apply one at a time")
-        (scenario,) = found.values()
-        self.desk.play(scenario)
-
-    # What happens
+        self.desk.play(next(iter(found.values())))
 
     def _on(self, widget: ipw.Widget, action) -> None:
-        """Let a new value of the widget do something with the desk."""
+        """Call the action with each new value of the widget."""
         widget.observe(lambda change: self._attempt(action, change["new"]), "value")
 
     def _button(self, text: str, action) -> ipw.Button:
@@ -176,20 +156,19 @@ class Page:
         return button
 
     def _attempt(self, action, *values) -> None:
-        """Do it, and say what it says; where it cannot be done, say why, and show what holds."""
+        """Do it and show what it returns or, if it is refused, why; then show the desk's state."""
         if self.syncing:
             return
-        message, failed = "", False
+        said, failed = "", False
         try:
-            if isinstance(said := action(*values), str) and said:
-                message = pages.error(said)
+            said = action(*values)
         except ValueError as error:
-            message, failed = pages.error(str(error)), True
-        self.message.value = message
+            said, failed = str(error), True
+        self.message.value = pages.error(said) if isinstance(said, str) and said else ""
         self.show(keep_text=failed)
 
     def show(self, keep_text: bool = False) -> None:
-        """Bring the screen to the state of the desk; a text that was refused stays to be mended."""
+        """Show the state of the desk; a text that was refused stays, to be corrected."""
         state: State = self.desk.state
         scenario, self.syncing = state.scenario, True
         try:
