@@ -71,9 +71,8 @@ def read_training(root: Path, profile: str) -> Training:
     numbers = {(s, k): v for s, found in metrics.items() for k, v in flat(found).items()}
     files = {stage: artifacts / "draws" / f"{stage}.parquet" for stage in metrics}
     tables = {stage: pd.read_parquet(file) for stage, file in files.items() if file.is_file()}
-    return Training(
-        numbers, {(s, key): drawn.to_numpy() for s, t in tables.items() for key, drawn in t.items()}
-    )
+    drawn = {(s, key): x.to_numpy() for s, found in tables.items() for key, x in found.items()}
+    return Training(numbers, drawn)
 
 
 def write_trainings(trainings: dict[int, Training], folder: Path) -> pd.DataFrame:

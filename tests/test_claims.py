@@ -8,6 +8,7 @@ import pytest
 
 from seqsae_utils import claims
 from seqsae_utils.claims import Claim, Training
+from seqsae_utils.interpretability import REPRESENTATIONS
 from seqsae_utils.resampling import draws
 
 USERS = 200
@@ -147,3 +148,15 @@ def test_rows_are_shown_as_papers_print_them(monkeypatch):
     line = claims.shown(found, "sae").splitlines()[-1]
     assert line.startswith("| ours is better | score | .7")
     assert line.endswith("| one half: .500 | 5 of 5 | **holds** |")
+
+
+def test_representations_are_called_as_in_the_figures():
+    of_films = [
+        (name, key)
+        for claim in claims.claims()
+        for name, key in claim.controls.items()
+        if isinstance(key, str) and key.endswith(".held_out")
+    ]
+    assert len(of_films) >= 10
+    for name, key in of_films:
+        assert name == REPRESENTATIONS[key.removesuffix(".held_out")]

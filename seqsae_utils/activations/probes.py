@@ -24,8 +24,7 @@ def spectrum(states: NDArray) -> pd.DataFrame:
     read block by block.
     """
     mean = _mean(states)
-    centred = (block - mean for block in blocks(states))
-    scatter = sum(block.T @ block for block in centred)
+    scatter = sum(c.T @ c for c in (block - mean for block in blocks(states)))
     variance = np.linalg.eigvalsh(scatter)[::-1]
     share = variance / variance.sum()
     component = np.arange(1, len(share) + 1)

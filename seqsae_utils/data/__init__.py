@@ -30,10 +30,9 @@ TABLES = ("interactions", "items", "users", "everyone")
 class Dataset:
     """Sequences of items, the items' attributes, and three groups of users.
 
-    Users are numbered from 0, items from 1 to `n_items`; 0 is padding. The popularity of an item
-    is the number of recommender users who had it. `everyone`, for a protocol without groups, holds
-    ALL items of all users who had three or more: items outside the catalogue come after it, and
-    users are numbered anew, in the order of their ids.
+    Users are numbered from 0, items from 1 to `n_items`; 0 is padding. `everyone`, for a protocol
+    without groups, holds ALL items of all users who had three or more: items outside the catalogue
+    come after it, and users are numbered anew, in the order of their ids.
     """
 
     interactions: pd.DataFrame  # [user, item, timestamp, position], by user and position (from 0)
@@ -72,6 +71,11 @@ class Dataset:
         """1 where the item carries the attribute, float32 [n_items + 1, n_attributes]."""
         carried = self.items["attributes"].str.get_dummies("|")[self.attributes]
         return np.pad(np.ascontiguousarray(carried, np.float32), [(1, 0), (0, 0)])
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """How many recommender users had each item [n_items + 1]."""
+        return np.r_[0, self.items["popularity"]]
 
     @cached_property
     def titles(self) -> list[str]:

@@ -29,7 +29,7 @@ def about(codes: Codes, index: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     predictors = [
         np.log1p(index["position"]),
         np.log(index.groupby("user")["user"].transform("size")),
-        np.log1p(np.r_[0, dataset.items["popularity"]])[item],
+        np.log1p(dataset.popularity)[item],
         np.nan_to_num(year, nan=dated.mean() if len(dated) else 0.0)[item],
         np.isnan(year)[item],
         *dataset.attribute_matrix.T[:, item],

@@ -56,7 +56,7 @@ def names(
     accuracy = []
     for i in range(N_FOLDS):
         anew = _label(mean, mass, allowed & (fold != i), dataset)
-        pairs = _pairs(mean, allowed & (fold == i), np.r_[0, dataset.items["popularity"]], rng)
+        pairs = _pairs(mean, allowed & (fold == i), dataset.popularity, rng)
         accuracy.append(_accuracy(fits(anew, dataset), mean, *pairs))
     folds = np.isfinite(accuracy).sum(axis=0)
     estimate = np.where(folds > 0, np.nansum(accuracy, axis=0) / np.maximum(folds, 1), 0.5)
@@ -132,7 +132,7 @@ def _rank_sum(top: NDArray, pool: NDArray, popularity: NDArray) -> tuple[NDArray
 def _label(mean: NDArray, mass: NDArray, allowed: NDArray, dataset: Dataset) -> pd.DataFrame:
     """Labels of all features from the allowed items only; see `names`."""
     has, properties = _properties(dataset)
-    popularity, titles = np.r_[0, dataset.items["popularity"]], dataset.titles
+    popularity, titles = dataset.popularity, dataset.titles
     pool = allowed & ~np.isnan(mean).all(axis=1)
     group = np.full(len(pool), -1)
     group[pool] = strata(popularity[pool], size=max(1, pool.sum() // 10))
@@ -192,7 +192,7 @@ def fits(labels: pd.DataFrame, dataset: Dataset) -> NDArray:
     The number of the label's properties that it has; its popularity, or minus that; 1 for its item.
     """
     has, properties = _properties(dataset)
-    fit = np.outer(labels["label_popularity"], np.r_[0.0, dataset.items["popularity"]])
+    fit = np.outer(labels["label_popularity"], dataset.popularity).astype(np.float64)
     for row, said, item in zip(fit, labels["label_properties"], labels["label_item"], strict=True):
         if said:
             row += has[:, [properties.index(name) for name in said.split("|")]].sum(axis=1)
@@ -257,7 +257,7 @@ def predict_pairs(
     rng = np.random.default_rng(seed)
     codes = codes[:, labels["feature"].to_numpy()]
     mean = mean_by_item(item_sums(codes, items, dataset.n_items))
-    first, second = _pairs(mean, left_out, np.r_[0, dataset.items["popularity"]], rng)
+    first, second = _pairs(mean, left_out, dataset.popularity, rng)
     fit = fits(labels, dataset)
     is_item = (labels["kind"] == "item").to_numpy()
     single = labels["label_item"].to_numpy()[:, None]

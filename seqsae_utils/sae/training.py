@@ -125,8 +125,7 @@ def train(
         optimizer.step()
         sae.constrain()
         silent.add_(len(x)).masked_fill_(fired, 0.0)
-        due = step % tenth == 0 and step < 0.8 * training.steps
-        if due and sae.resamples and dead.any():
+        if sae.resamples and step % tenth == 0 and step < 0.8 * training.steps and dead.any():
             silent[_resample(sae, optimizer, dead, x, seed=[training.seed, step])] = 0.0
         if step % every == 0 or step == training.steps - 1:
             found = _batch_quality(sae, x)
