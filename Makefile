@@ -54,14 +54,19 @@ notebooks: .venv/.done  ## execute the notebooks anew where needed and put them 
 lab: .venv/.done  ## open JupyterLab
 	$(PY) -m jupyterlab notebooks
 
-# The notebooks are executed in a folder of their own, so that artifacts/ and figures/ stay as
-# they are; then the numbers that they recorded are compared with the committed ones.
+# The notebooks are executed beside the unit tests, in a folder of their own, so that artifacts/ and
+# figures/ stay as they are; then the numbers that they recorded are compared with the committed
+# ones. What nbval prints is shown when both have ended.
 test: export TQDM_DISABLE = 1
 test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every committed notebook
-	$(PY) -m pytest -m 'not rerun' -n 2
-	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export SEQSAE_WORKSPACE="$$scratch" && \
-	  $(PY) -m pytest -W default --nbval --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb && \
-	  $(PY) -m pytest -m rerun tests/test_notebooks.py
+	@scratch=$$(mktemp -d); trap 'kill $$nbval 2>/dev/null; rm -rf "$$scratch"' EXIT; \
+	  trap 'exit 130' INT TERM; \
+	  SEQSAE_WORKSPACE="$$scratch" $(PY) -m pytest -W default --nbval \
+	    --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb >"$$scratch/log" 2>&1 & nbval=$$!; \
+	  $(PY) -m pytest -m 'not rerun' -n 2; units=$$?; \
+	  wait $$nbval; shown=$$?; cat "$$scratch/log"; \
+	  SEQSAE_WORKSPACE="$$scratch" $(PY) -m pytest -m rerun tests/test_notebooks.py; \
+	  [ $$units$$shown$$? = 000 ]
 
 # The libraries want other versions than the project, so each family has an environment of its own.
 interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, SAELens, dask

@@ -166,11 +166,23 @@ def table(trainings: list[Training]) -> pd.DataFrame:
         else:
             verdict = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
             holds = ahead > 0
-        rows.append([
-            claim.claim, claim.measured, own.mean(), *interval(drawn), name, theirs.mean(),
-            *interval(drawn_control), len(trainings), int(holds.sum()), verdict,
-            claim.stage, claim.number, claim.headline,
-        ])  # fmt: skip
+        rows.append(
+            [
+                claim.claim,
+                claim.measured,
+                own.mean(),
+                *interval(drawn),
+                name,
+                theirs.mean(),
+                *interval(drawn_control),
+                len(trainings),
+                int(holds.sum()),
+                verdict,
+                claim.stage,
+                claim.number,
+                claim.headline,
+            ]
+        )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -224,13 +236,13 @@ MAIN = ("ml-100k", "ml-1m")
 ENOUGH = 5
 
 
-def rendered(project: Path) -> dict[Path, str]:
+def rendered() -> dict[Path, str]:
     """The text of each file that shows claims, made anew from the committed tables, by its path.
 
     The README has the headlines between two comments, ``figures/RESULTS.md`` every claim, and each
     notebook those of its stage in the markdown cell with the tag ``claims``.
     """
-    files = {name: project / "figures" / name / "claims.csv" for name in PUBLISHED}
+    files = {name: project() / "figures" / name / "claims.csv" for name in PUBLISHED}
     tables = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
 
     def of(stage: str | None, profiles=MAIN) -> str:
@@ -241,14 +253,14 @@ def rendered(project: Path) -> dict[Path, str]:
         )
 
     texts = {}
-    readme = project / "README.md"
+    readme = project() / "README.md"
     before, _, rest = readme.read_text().partition("<!-- claims -->")
     _, _, after = rest.partition("<!-- end of claims -->")
     texts[readme] = f"{before}<!-- claims -->\n{of(None)}\n<!-- end of claims -->{after}"
     stages = "\n\n".join(f"## {stage.capitalize()}\n\n{of(stage, PUBLISHED)}" for stage in STAGES)
-    texts[project / "figures" / "RESULTS.md"] = f"{RESULTS}\n\n{stages}\n"
+    texts[project() / "figures" / "RESULTS.md"] = f"{RESULTS}\n\n{stages}\n"
     for stage, name in STAGES.items():
-        path = project / "notebooks" / f"{name}.ipynb"
+        path = project() / "notebooks" / f"{name}.ipynb"
         book = nbformat.read(path, as_version=4)
         for cell in book.cells:
             if "claims" in cell.metadata.get("tags", []):
@@ -259,10 +271,10 @@ def rendered(project: Path) -> dict[Path, str]:
     return texts
 
 
-def publish(project: Path) -> None:
+def publish() -> None:
     """Decide the claims anew from the committed trainings, and write what `rendered` returns."""
-    for name in PUBLISHED:
-        if (project / "figures" / name / "trainings.csv").is_file():
-            write_claims(project / "figures" / name)
-    for path, text in rendered(project).items():
+    for folder in (project() / "figures" / name for name in PUBLISHED):
+        if (folder / "trainings.csv").is_file():
+            write_claims(folder)
+    for path, text in rendered().items():
         write_text(path, text)

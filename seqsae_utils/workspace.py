@@ -25,9 +25,13 @@ from .fingerprint import fingerprint
 
 #: The stages in their order, each with the notebook that writes it.
 STAGES = {
-    "data": "01_data", "recommender": "02_recommender", "activations": "03_activations",
-    "sae": "04_sae", "interpretability": "05_interpretability", "control": "06_control",
-}  # fmt: skip
+    "data": "01_data",
+    "recommender": "02_recommender",
+    "activations": "03_activations",
+    "sae": "04_sae",
+    "interpretability": "05_interpretability",
+    "control": "06_control",
+}
 
 
 class StageError(RuntimeError):

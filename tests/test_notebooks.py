@@ -551,5 +551,5 @@ def test_the_headline_dataset_has_enough_trainings():
 
 def test_readme_results_and_notebooks_show_the_claims():
     """`python -m seqsae_utils.run claims` writes them; nobody words them better."""
-    for path, text in rendered(PROJECT).items():
+    for path, text in rendered().items():
         assert path.read_text() == text, f"{path.name}: run `python -m seqsae_utils.run claims`"

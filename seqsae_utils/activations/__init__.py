@@ -9,8 +9,3 @@ from ..hooks import find_site, hooked
 from ..normalisation import Normalisation, blocks
 from .harvesting import DTYPES, harvest, load
 from .probes import compare_sites, cost_of_replacing, overlap, probe_auc, ridge, spectrum
-
-__all__ = [
-    "DTYPES", "Normalisation", "blocks", "compare_sites", "cost_of_replacing",
-    "find_site", "harvest", "hooked", "load", "overlap", "probe_auc", "ridge", "spectrum",
-]  # fmt: skip

@@ -22,6 +22,7 @@ COLUMNS = (
     "selectivity", "coherence", "item_share", "promotes", "effect",
 )  # fmt: skip
 LISTS = ("top", "promoted", "suppressed")  # of items, on each page
+BLOCK = 64  # features that are looked at together
 
 
 def build(workspace: Workspace) -> Path:
@@ -71,23 +72,25 @@ def write(
 def content(label, features, directions, head, codes, index, items) -> dict:
     """What the page shows, for JSON; pages name an item by its place in the list ``items``."""
     user, item, position = (index[name].to_numpy() for name in ("user", "item", "position"))
-    tops = interpretability.top_items(codes, item, int(items["item"].max()), N_ITEMS)
-    of_feature = dict(list(tops.groupby("feature")[["item", "activation", "positions"]]))
-    logits = interpretability.logit_lens(directions, head)[:, 1:]
-    codes = sparse.csc_array(codes)
+    codes, n_items = sparse.csc_array(codes), int(items["item"].max())
     pages: list[dict] = []
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
     alive = np.asarray((codes > 0).sum(axis=0)).ravel() > 0
     for feature in range(len(directions)):
+        number = feature % BLOCK
+        if number == 0:  # all features x all items may not fit in memory
+            some = slice(feature, feature + BLOCK)
+            tops = interpretability.top_items(codes[:, some], item, n_items, N_ITEMS)
+            logits = interpretability.logit_lens(directions[some], head)[:, 1:]
         rows, values = _column_of(codes, feature)
-        top = of_feature.get(feature, tops.iloc[:0]).itertuples(False, None)
+        top = tops.loc[tops["feature"] == number, ["item", "activation", "positions"]]
         page = {
             "positions": len(rows),
             "strongest": _short(values.max(initial=0)),
             "histogram": _histogram(values),
-            "top": [[int(i), _short(mean), int(n)] for i, mean, n in top],
+            "top": [[int(i), _short(mean), int(n)] for i, mean, n in top.itertuples(False, None)],
             "histories": _histories(rows, values, user, item, position),
-            **_promoted(logits[feature]),
+            **_promoted(logits[number]),
             "nearest": _nearest(unit, alive, feature),
         }
         pages.append(page)

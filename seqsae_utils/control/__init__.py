@@ -30,12 +30,3 @@ from .methods import (
 )
 from .scenarios import Scenario
 from .serving import moments, serve, served
-
-__all__ = [
-    "METHODS", "Edit", "Scenario", "Sweep", "areas", "boost", "by_effect",
-    "combine", "dial_errors", "dial_summary", "direction_delta", "directions",
-    "drawn_areas", "expected_top", "mean_difference", "measure", "moments", "one_feature",
-    "permuted", "pick_attributes", "probe", "remembered", "sae_delta", "serve",
-    "served", "several_features", "share", "shares_along", "side_effects",
-    "solve", "steered", "steered_scorer", "sweep", "turn", "unit",
-]  # fmt: skip

@@ -16,11 +16,6 @@ from .planted import synthetic
 from .sources import load_raw
 from .tables import DataError
 
-__all__ = [
-    "ORDERS", "SPLITS", "DataError", "Dataset", "Raw",
-    "load", "load_raw", "neighbours_share", "prepare", "save", "synthetic",
-]  # fmt: skip
-
 #: Groups of users: the first teach the recommender, the second the SAE and choose, the third judge.
 SPLITS = ("recommender", "dev", "test")
 TABLES = ("interactions", "items", "users", "everyone")

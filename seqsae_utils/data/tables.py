@@ -78,7 +78,7 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
                 pa.csv.ConvertOptions(
                     column_types=kinds, include_columns=list(kinds), null_values=[]
                 ),
-            )  # fmt: skip
+            )
             for block in blocks:
                 for name in kinds:
                     wrong = pc.index(_proper(block[name]), False).as_py()

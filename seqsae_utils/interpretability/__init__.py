@@ -19,10 +19,3 @@ from .items import top_items
 from .monosemanticity import monosemanticity
 from .names import held_out, names, predict_pairs
 from .scores import score, tidy
-
-__all__ = [
-    "REPRESENTATIONS", "Positions", "about", "agreement", "attribute_effect", "compare",
-    "feature_table", "film_splits", "films_table", "held_out", "held_out_films", "logit_lens",
-    "measured_effect", "monosemanticity", "names", "output_effect", "predict_pairs",
-    "representations", "score", "sparse_probes", "tidy", "top_items",
-]  # fmt: skip

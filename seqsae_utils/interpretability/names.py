@@ -151,8 +151,8 @@ def _label(mean: NDArray, mass: NDArray, allowed: NDArray, dataset: Dataset) -> 
         genres = [j for j in found if j < len(dataset.attributes)][:2]
         decades = [j for j in found if j >= len(dataset.attributes)][:1]
         said = [properties[j] for j in (*genres, *decades)]
-        row = {"label": "", "kind": "", "evidence": "", "item_share": share[i],
-               "label_properties": "", "label_popularity": 0, "label_item": 0}  # fmt: skip
+        row = dict.fromkeys(("label", "kind", "evidence"), "") | {"item_share": share[i]}
+        row |= {"label_properties": "", "label_popularity": 0, "label_item": 0}
         if share[i] > 0.5:
             row |= {"kind": "item", "label_item": int(mass[:, i].argmax())}
             row["label"] = f"“{titles[row['label_item']]}”"

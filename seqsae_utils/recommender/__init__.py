@@ -30,12 +30,3 @@ from .ranking import (
     unseen,
 )
 from .training import Training, fit, fit_all, pieces, train
-
-__all__ = [
-    "ARCHITECTURES", "Architecture", "CausalTransformer", "Config", "MaskedTransformer", "Ranking",
-    "RecBoleModel", "RecToolsModel", "Recommender", "Scorer", "Split", "Training", "Transformer",
-    "best", "create", "ease_scores", "fit", "fit_all", "hold_out_last", "item_knn_scores",
-    "leave_last_out", "load", "load_beside", "ndcg_of_shuffled", "new_users", "numbered", "pad",
-    "pieces", "popularity_scores", "rank_items", "save", "simple_models", "summary", "svd_vectors",
-    "train", "unseen",
-]  # fmt: skip

@@ -28,9 +28,8 @@ from .results import gather
 from .trainings import KERNEL, locked, seeds
 
 #: What lies beside the figures and is the runner's own.
-NOT_BY_A_NOTEBOOK = (
-    "metrics.json", "manifest.json", "timings.json", "trainings.csv", "draws.parquet", "claims.csv",
-)  # fmt: skip
+OWN_JSON = ("metrics.json", "manifest.json", "timings.json")
+OWN_TABLES = ("trainings.csv", "draws.parquet", "claims.csv")
 
 
 def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
@@ -48,9 +47,14 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
     os.environ.update(KERNEL)
     try:
         papermill.execute_notebook(
-            source, partial, changed, cwd=source.parent, progress_bar=False, stderr_file=sys.stderr,
+            source,
+            partial,
+            changed,
+            cwd=source.parent,
+            progress_bar=False,
+            stderr_file=sys.stderr,
             extra_arguments=["--log-level=ERROR"],  # its notices would tear up the progress bars
-        )  # fmt: skip
+        )
         workspace.load(stage)
     except Exception as error:  # also a kernel that died, e.g. for want of memory
         where = f"\nTraceback: {partial.replace(failed)}" if partial.is_file() else ""
@@ -81,7 +85,7 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
 
 def _figures(workspace: Workspace) -> dict[Path, tuple]:
     """Figures and tables with their state on the disk, which any writing changes."""
-    own = {workspace.figures / name for name in NOT_BY_A_NOTEBOOK}
+    own = {workspace.figures / name for name in (*OWN_JSON, *OWN_TABLES)}
     files = [p for p in sorted(workspace.figures.rglob("*")) if p.is_file() and p not in own]
     return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in files}
 
@@ -148,7 +152,7 @@ def desk(profile: str, overrides: dict) -> None:
 
 def claims(profile: str, overrides: dict) -> None:
     """Put the committed tables of claims into README, ``figures/RESULTS.md`` and notebooks."""
-    publish(project())
+    publish()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -72,7 +72,7 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
         done = {seed: read_training(root, profile) for seed, root in roots.items()}
         numbers = write_trainings(load_trainings(folder) | done, folder)
         if profile in PUBLISHED and output_root() == project():
-            publish(project())
+            publish()
         where = os.path.relpath(folder / "trainings.csv")
         print(f"\n{where}: {len(numbers)} numbers of {numbers['seed'].nunique()} trainings")
         verdicts = pd.read_csv(folder / "claims.csv")["verdict"].value_counts()
@@ -105,10 +105,15 @@ def train(seed: int, command: list, environment: dict, folder: Path, log: Path) 
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=folder, env={**os.environ, **environment},
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, **environment},
         stdin=subprocess.PIPE,  # held open: it ends with this process
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
     with open(log, "w") as file, process:
         for line in process.stdout:
             file.write(line)

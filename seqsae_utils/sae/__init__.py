@@ -21,9 +21,3 @@ from .saelens import load, save
 from .sweeping import sweep
 from .training import Training, fit, train, untrained
 from .variants import SAE, VARIANTS, Config, create, keep_top
-
-__all__ = [
-    "SAE", "VARIANTS", "Config", "Training", "alive", "create", "density", "encode", "fit",
-    "keep_top", "load", "matching", "quality", "save", "sparsity_warnings", "stability", "sweep",
-    "train", "untrained",
-]  # fmt: skip

@@ -4,8 +4,6 @@ import os
 
 from .engine import Desk
 
-__all__ = ["Desk", "is_open_in_jupyter", "open"]
-
 
 def open(profile: str = ""):
     """The desk of a profile (else of ``$SEQSAE_PROFILE``, else ml-100k) as a widget."""
