@@ -81,7 +81,7 @@ interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, Re
 	.venv-$*/bin/python -m pip install --no-deps -r $<
 	@touch $@
 
-bench: bench-recommender bench-sae bench-scores bench-control  ## measure our training and scores against their peers (up to two hours)
+bench: bench-recommender bench-sae bench-scores bench-control  ## measure our training and scores against their peers (about an hour)
 
 bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender, against RecTools
 	$(PY) tests/bench/recommender.py --peer .venv-recommenders/bin/python $(PARAMS)
@@ -92,7 +92,7 @@ bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-lea
 bench-scores: .venv/.done  ## only the scores, against scikit-learn (PARAMS=--all: every pair)
 	$(PY) tests/bench/scores.py $(PARAMS)
 
-bench-control: .venv/.done  ## only control: a sweep, and from a knob to the list, on ML-1M
+bench-control: .venv/.done  ## only control: a sweep, and from a knob to the list
 	$(PY) tests/bench/control.py $(PARAMS)
 
 lint: .venv/.done  ## check style and types
