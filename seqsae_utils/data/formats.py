@@ -103,7 +103,7 @@ LAYOUTS = (
         ("id_genres_tf-idf.tsv.bz2", "id"),
         weights=1, untitled=True, **MUSIC4ALL,
     ),
-)
+)  # fmt: skip
 
 
 def read(folder: Folder, *, source: str, label: str) -> Raw:

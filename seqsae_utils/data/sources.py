@@ -90,7 +90,7 @@ PUBLISHED = {
         "https://zenodo.org/records/15394646 and, for the titles, id_information.csv of Music4All, "
         f"to which {ON_REQUEST} them into",
     ),
-}
+}  # fmt: skip
 
 
 def load_raw(dataset: str, *, label: str = "") -> Raw:

@@ -67,8 +67,11 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
             blocks = pa.csv.open_csv(
                 file,
                 pa.csv.ReadOptions(
-                    block_size=BLOCK, column_names=columns, encoding=_encoding(path),
-                    skip_rows=skip, use_threads=False,
+                    block_size=BLOCK,
+                    column_names=columns,
+                    encoding=_encoding(path),
+                    skip_rows=skip,
+                    use_threads=False,
                 ),
                 pa.csv.ParseOptions(
                     delimiter=separator.replace("::", "\x1f"),

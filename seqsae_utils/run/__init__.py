@@ -28,8 +28,7 @@ from .results import gather
 from .trainings import KERNEL, locked, seeds
 
 #: What lies beside the figures and is the runner's own.
-OWN_JSON = ("metrics.json", "manifest.json", "timings.json")
-OWN_TABLES = ("trainings.csv", "draws.parquet", "claims.csv")
+OWN = "metrics.json manifest.json timings.json trainings.csv draws.parquet claims.csv".split()
 
 
 def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
@@ -85,7 +84,7 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
 
 def _figures(workspace: Workspace) -> dict[Path, tuple]:
     """Figures and tables with their state on the disk, which any writing changes."""
-    own = {workspace.figures / name for name in (*OWN_JSON, *OWN_TABLES)}
+    own = {workspace.figures / name for name in OWN}
     files = [p for p in sorted(workspace.figures.rglob("*")) if p.is_file() and p not in own]
     return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in files}
 

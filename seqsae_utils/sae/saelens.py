@@ -13,13 +13,9 @@ from .variants import SAE, Config, create
 #: What SAELens calls each variant. It has no class for using BatchTopK: past training its
 #: threshold makes it a JumpReLU, and so it is written.
 ARCHITECTURES = {
-    "relu": "standard",
-    "gated": "gated",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
-    "batchtopk": "jumprelu",
-    "matryoshka": "jumprelu",
-}
+    "relu": "standard", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu",
+    "batchtopk": "jumprelu", "matryoshka": "jumprelu",
+}  # fmt: skip
 #: The SAELens whose layout this is. It drops the metadata of files that name none.
 VERSION = "6.54.12"
 
