@@ -59,14 +59,14 @@ lab: .venv/.done  ## open JupyterLab
 # ones. What nbval prints is shown when both have ended.
 test: export TQDM_DISABLE = 1
 test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every committed notebook
-	@scratch=$$(mktemp -d); trap 'kill $$nbval 2>/dev/null; rm -rf "$$scratch"' EXIT; \
+	@scratch=$$(mktemp -d) || exit 1; trap 'kill $$nbval 2>/dev/null; rm -rf "$$scratch"' EXIT; \
 	  trap 'exit 130' INT TERM; \
 	  SEQSAE_WORKSPACE="$$scratch" $(PY) -m pytest -W default --nbval \
 	    --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb >"$$scratch/log" 2>&1 & nbval=$$!; \
 	  $(PY) -m pytest -m 'not rerun' -n 2; units=$$?; \
-	  wait $$nbval; shown=$$?; cat "$$scratch/log"; \
+	  wait $$nbval; chapters=$$?; nbval=; cat "$$scratch/log"; \
 	  SEQSAE_WORKSPACE="$$scratch" $(PY) -m pytest -m rerun tests/test_notebooks.py; \
-	  [ $$units$$shown$$? = 000 ]
+	  [ $$units$$chapters$$? = 000 ]
 
 # The libraries want other versions than the project, so each family has an environment of its own.
 interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, SAELens, dask
@@ -81,7 +81,7 @@ interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, Re
 	.venv-$*/bin/python -m pip install --no-deps -r $<
 	@touch $@
 
-bench: bench-recommender bench-sae bench-scores bench-control  ## measure our training and scores against their peers (about an hour)
+bench: bench-recommender bench-sae bench-scores bench-control  ## measure our training and scores against their peers (up to two hours)
 
 bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender, against RecTools
 	$(PY) tests/bench/recommender.py --peer .venv-recommenders/bin/python $(PARAMS)
@@ -92,7 +92,7 @@ bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-lea
 bench-scores: .venv/.done  ## only the scores, against scikit-learn (PARAMS=--all: every pair)
 	$(PY) tests/bench/scores.py $(PARAMS)
 
-bench-control: .venv/.done  ## only control: a sweep, and from a knob to the list
+bench-control: .venv/.done  ## only control: a sweep, and from a knob to the list, on ML-1M
 	$(PY) tests/bench/control.py $(PARAMS)
 
 lint: .venv/.done  ## check style and types

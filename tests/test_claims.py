@@ -1,6 +1,8 @@
 """Claims are decided by trainings and users together: on trainings whose truth is known."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from seqsae_utils.interpretability import REPRESENTATIONS
 from seqsae_utils.resampling import draws
 
 USERS = 200
+PROJECT = Path(__file__).parents[1]
 
 
 def training(own: float, control: float, seed: int, spread: float = 0.3) -> Training:
@@ -160,3 +163,19 @@ def test_representations_are_called_as_in_the_figures():
     assert len(of_films) >= 10
     for name, key in of_films:
         assert name == REPRESENTATIONS[key.removesuffix(".held_out")]
+
+
+def test_publishing_decides_and_shows_anew_where_it_stands(tmp_path, monkeypatch):
+    shown = claims.rendered()
+    files = [*shown, *PROJECT.glob("figures/*/*.csv"), *PROJECT.glob("figures/*/draws.parquet")]
+    for file in [*files, PROJECT / "notebooks" / "claims.yaml"]:
+        (tmp_path / file.relative_to(PROJECT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / file.relative_to(PROJECT))
+    (tmp_path / "notebooks" / "params").mkdir()
+    decided = tmp_path / "figures" / "ml-100k" / "claims.csv"
+    decided.write_text(decided.read_text().replace("holds", "is undone"))
+    monkeypatch.chdir(tmp_path / "notebooks")
+    claims.publish()
+    assert decided.read_bytes() == (PROJECT / "figures" / "ml-100k" / "claims.csv").read_bytes()
+    for path, text in shown.items():
+        assert (tmp_path / path.relative_to(PROJECT)).read_text() == text

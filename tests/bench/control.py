@@ -116,7 +116,7 @@ def tell(where: str, took: list[float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--profile", default="ml-100k")
+    parser.add_argument("--profile", default="ml-1m")
     profile = parser.parse_args().profile
     print(f"{profile}, {os.cpu_count()} cores")
     torch.set_num_threads(1)  # as the notebooks do

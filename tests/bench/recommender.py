@@ -102,7 +102,7 @@ def report(runs: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", help="a Python that has RecTools; without it only ours is run")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of each; 1 by default")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each; 3 by default")
     arguments = parser.parse_args()
     ours = {name: value for name, (_, value) in declared(notebook("02_recommender")).items()}
     models = {"ours": (sys.executable, "seqsae_transformer.py", ours)}

@@ -104,8 +104,8 @@ def run(library: str, variant: str, threads: int, folder: Path, arguments) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", required=True, help="a Python that has both libraries")
-    parser.add_argument("--steps", type=int, default=400, help="400 by default")
-    parser.add_argument("--turns", type=int, default=1, help="runs of each; 1 by default")
+    parser.add_argument("--steps", type=int, default=2_000, help="2,000 by default")
+    parser.add_argument("--turns", type=int, default=3, help="runs of each; 3 by default")
     parser.add_argument(
         "--variants", type=lambda names: names.split(","),
         help=f"of {','.join(SETTINGS)}; by default all with one thread, three with more",

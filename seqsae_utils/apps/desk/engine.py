@@ -206,8 +206,8 @@ class Desk:
         linear `head` has no such reasons, and the table no rows.
         """
         items = self.after.items[self.after.items > 0]
-        none = torch.zeros(self.dataset.n_items + 1, self.dictionary.config.d_in)
-        head = getattr(self.model, "head", none)
+        if (head := getattr(self.model, "head", None)) is None:
+            head = torch.zeros(self.dataset.n_items + 1, self.dictionary.config.d_in)
         push = logit_lens(self.dictionary.W_dec.detach(), head.detach())[:, items]
         carries, features = (self.after.code[:, None] * push).topk(N_REASONS, dim=0)
         turned = ((self.after.code - self.before.code)[:, None] * push).gather(0, features)
