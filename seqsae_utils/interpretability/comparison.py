@@ -35,8 +35,13 @@ REPRESENTATIONS = {
     "sae_random_model": "SAE of an untrained recommender",
     "sae_static": "SAE of static item embeddings",
     "sae_svd": "SAE of SVD item vectors",
+    "shares": "genre shares of the last ten items",
+    "decayed": "decayed mean of item embeddings",
+    "sae_decayed": "SAE of that decayed mean",
     "sae_fewer": "SAE, as many features as dimensions",
     "sae": "SAE",
+    "neurons_last": "hidden dimensions, last layer",
+    "sae_last": "SAE, last layer",
     "gpt2_neurons": "GPT-2: hidden dimensions",
     "gpt2_sae": "GPT-2: SAE",
 }

@@ -1,6 +1,5 @@
 """Many dictionaries on the same states, by as many processes or machines as joblib is given."""
 
-import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..fingerprint import digest, fingerprint
-from ..workspace import write_json
+from ..workspace import read_json, write_json
 from .evaluation import encode, quality, sparsity_warnings
 from .saelens import save
 from .training import Training, fit
@@ -40,14 +39,13 @@ def sweep(
     runs = list(runs)
     data = {"states": digest(states), "held_out": digest(held_out)}  # once for all runs
     names = [f"{run[0].variant}-{digest(fingerprint(sweep, run=run, **data))[:12]}" for run in runs]
-    missing = [i for i, name in enumerate(names) if not (folder / name / "row.json").is_file()]
+    missing = [i for i, name in enumerate(names) if not read_json(folder / name / "row.json")]
     folder.mkdir(parents=True, exist_ok=True)
     jobs = (delayed(_run)(*runs[i], states, held_out, folder / names[i]) for i in missing)
     done = Parallel(n_jobs, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, "sweep", initial=len(runs) - len(missing), total=len(runs), leave=False):
         pass
-    rows = [json.loads((folder / name / "row.json").read_text()) for name in names]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([read_json(folder / name / "row.json") for name in names])
 
 
 def _run(config, training, states, held_out, folder: Path) -> None:
