@@ -16,6 +16,8 @@ GENRES_100K = (
     "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
     "Thriller", "War", "Western",
 )  # fmt: skip
+#: The columns of RecBole's ``ml-100k.item``.
+RECBOLE = "item_id:token movie_title:token_seq release_year:token class:token_seq"
 #: What publishers write where an item has no attribute.
 PLACEHOLDERS = {"", "unknown", "(no genres listed)"}
 
@@ -66,12 +68,15 @@ LAYOUTS = (
     Layout(
         ("u.data", "user", "item", "rating", "timestamp"),
         ("u.item", "movie id", "movie title", "release date", "video date", "URL", *GENRES_100K),
-        separator="\t", item_separator="|", title=lambda title, *_: title, weights=5, header=False,
+        separator="\t",
+        item_separator="|",
+        title=lambda title, *_: title,
+        weights=5,
+        header=False,
     ),
     Layout(
         ("ml-100k.inter", "user_id:token", "item_id:token", "rating:float", "timestamp:float"),
-        ("ml-100k.item", "item_id:token", "movie_title:token_seq", "release_year:token",
-         "class:token_seq"),
+        ("ml-100k.item", *RECBOLE.split()),
         separator="\t",
         # It cuts the year off the title, and writes this where the title is unknown.
         title=lambda title, year: "unknown" if year == "unkonwn" else f"{title} ({year})",
@@ -80,7 +85,8 @@ LAYOUTS = (
     Layout(
         ("ratings.dat", "user", "item", "rating", "timestamp"),
         ("movies.dat", "item", "title", "genres"),
-        separator="::", header=False,
+        separator="::",
+        header=False,
     ),
     Layout(
         ("ratings.csv", "userId", "movieId", "rating", "timestamp"),
@@ -90,7 +96,8 @@ LAYOUTS = (
     Layout(
         ("interactions.csv", "user_id", "item_id", "rating", "timestamp"),
         ("items.csv", "item_id", "title", "attributes"),
-        separator=",", ids=pa.string(),
+        separator=",",
+        ids=pa.string(),
     ),
     Layout(
         ("listening_history.csv", "user", "song", None, "timestamp"),
@@ -101,9 +108,11 @@ LAYOUTS = (
     Layout(
         ("userid_trackid_timestamp.tsv.bz2", "user_id", "track_id", None, "timestamp"),
         ("id_genres_tf-idf.tsv.bz2", "id"),
-        weights=1, untitled=True, **MUSIC4ALL,
+        weights=1,
+        untitled=True,
+        **MUSIC4ALL,
     ),
-)  # fmt: skip
+)
 
 
 def read(folder: Folder, *, source: str, label: str) -> Raw:

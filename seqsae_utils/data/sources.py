@@ -48,49 +48,54 @@ class Published:
     access: str = ""  # without archives: how to get it, and which files to put where
 
 
-def _movielens(name: str, md5: str, *sizes: int, inside="", mirrors=(), content="") -> Published:
-    url = f"https://files.grouplens.org/datasets/movielens/{name}.zip"
-    archive = Archive(url, f"{name}.zip", inside or name, f"md5:{md5}")
-    interactions, users, items = sizes
-    return Published(name.upper(), interactions, users, items, (archive, *mirrors), content)
-
-
+#: MovieLens: MD5 of the archive, then interactions, users and items in it.
+MOVIELENS = {
+    "ml-100k": ("0e33842e24a9c977be4e0107933c0723", 100_000, 943, 1_682),
+    "ml-1m": ("c4d9eecfca2ab87c1945afe126590906", 1_000_209, 6_040, 3_706),
+    "ml-10m": ("ce571fd55effeba0271552578f2648bd", 10_000_054, 69_878, 10_677),
+    "ml-20m": ("cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 26_744),
+    "ml-25m": ("6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, 162_541, 59_047),
+    "ml-32m": ("d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 84_432),
+}
 MIRROR_100K = Archive(
     "recbole==1.2.1",
     "recbole-1.2.1-py3-none-any.whl",
     "recbole/dataset_example/ml-100k",
     "sha256:9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
 )
+CONTENT_100K = "0e201c730db8473429f3a48db09e557df8e043c6a1066eea3affcb672ae78f97"
 ON_REQUEST = (
     "access is on request from its authors: write to contact4music4all@gmail.com "
     "(https://sites.google.com/view/contact4music4all). Put"
 )
+MUSIC4ALL = (
+    f"For listening_history.csv, id_genres.csv and id_information.csv, {ON_REQUEST} "
+    "them, unzipped, into"
+)
+ONION = (
+    "Get userid_trackid_timestamp.tsv.bz2 (2.2 GB) and id_genres_tf-idf.tsv.bz2 from "
+    "https://zenodo.org/records/15394646 and, for the titles, id_information.csv of Music4All, "
+    f"to which {ON_REQUEST} them into"
+)
+
+
+def _movielens(name: str) -> Published:
+    url = f"https://files.grouplens.org/datasets/movielens/{name}.zip"
+    inside = {"ml-10m": "ml-10M100K"}.get(name, name)
+    checksum, interactions, users, items = MOVIELENS[name]
+    archive = Archive(url, f"{name}.zip", inside, f"md5:{checksum}")
+    published = Published(name.upper(), interactions, users, items, (archive,))
+    if name != "ml-100k":
+        return published
+    return replace(published, archives=(archive, MIRROR_100K), content=CONTENT_100K)
+
+
 PUBLISHED = {
-    "ml-100k": _movielens(
-        "ml-100k", "0e33842e24a9c977be4e0107933c0723", 100_000, 943, 1_682, mirrors=(MIRROR_100K,),
-        content="0e201c730db8473429f3a48db09e557df8e043c6a1066eea3affcb672ae78f97",
-    ),
-    "ml-1m": _movielens("ml-1m", "c4d9eecfca2ab87c1945afe126590906", 1_000_209, 6_040, 3_706),
-    "ml-10m": _movielens(
-        "ml-10m", "ce571fd55effeba0271552578f2648bd", 10_000_054, 69_878, 10_677,
-        inside="ml-10M100K",
-    ),
-    "ml-20m": _movielens("ml-20m", "cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 26_744),
-    "ml-25m": _movielens("ml-25m", "6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, 162_541, 59_047),
-    "ml-32m": _movielens("ml-32m", "d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 84_432),
+    **{name: _movielens(name) for name in MOVIELENS},
     # Counted in the files by those who have them; the paper speaks of 15,602 users.
-    "music4all": Published(
-        "Music4All", 5_109_592, 14_127, 99_596,
-        access=f"For listening_history.csv, id_genres.csv and id_information.csv, {ON_REQUEST} "
-        "them, unzipped, into",
-    ),
-    "music4all-onion": Published(
-        "Music4All-Onion", 252_984_396, 119_140, 56_512,
-        access="Get userid_trackid_timestamp.tsv.bz2 (2.2 GB) and id_genres_tf-idf.tsv.bz2 from "
-        "https://zenodo.org/records/15394646 and, for the titles, id_information.csv of Music4All, "
-        f"to which {ON_REQUEST} them into",
-    ),
-}  # fmt: skip
+    "music4all": Published("Music4All", 5_109_592, 14_127, 99_596, access=MUSIC4ALL),
+    "music4all-onion": Published("Music4All-Onion", 252_984_396, 119_140, 56_512, access=ONION),
+}
 
 
 def load_raw(dataset: str, *, label: str = "") -> Raw:

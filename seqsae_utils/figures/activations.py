@@ -23,11 +23,10 @@ def probe(table: pd.DataFrame) -> plt.Figure:
     """Draw AUC of probes on true and on permuted labels: columns attribute, auc, auc_shuffled."""
     table = table.sort_values("auc")
     figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 0.9))
-    axis.hlines(table["attribute"], table["auc_shuffled"], table["auc"], color=GREY, linewidth=1)
-    axis.plot(
-        table["auc_shuffled"], table["attribute"], "o", color=GREY, label="items' labels permuted"
-    )
-    axis.plot(table["auc"], table["attribute"], "o", color=ORANGE, label="true labels")
+    names = table["attribute"]
+    axis.hlines(names, table["auc_shuffled"], table["auc"], color=GREY, linewidth=1)
+    axis.plot(table["auc_shuffled"], names, "o", color=GREY, label="items' labels permuted")
+    axis.plot(table["auc"], names, "o", color=ORANGE, label="true labels")
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="AUC of a linear probe, test users")
     figure.legend(loc="outside upper center", ncols=2)
@@ -44,14 +43,13 @@ def sites(table: pd.DataFrame) -> plt.Figure:
     for target, shift, marker in (("current", -0.17, "o"), ("next", 0.17, "D")):
         group = table[table["target"] == target]
         y = shift + np.array([order.index(site) for site in group["site"]])
-        axis.plot(group["auc"], y, "|", color=ORANGE, alpha=0.5, markersize=7)
+        axis.plot(group["auc"], y, "|", color=ORANGE, alpha=0.5, ms=7)
         mean = group.groupby("site")[["auc", "auc_shuffled"]].mean().loc[order]
         y = shift + np.arange(len(order))
-        axis.plot(mean["auc"], y, marker, color=ORANGE, markeredgecolor=BLACK, markersize=7,
-                  markerfacecolor=ORANGE if target == "current" else "white",
-                  label=f"{target} item")  # fmt: skip
-        axis.plot(mean["auc_shuffled"], y, "x", color=BLACK, markersize=5,
-                  label="attributes permuted" if target == "next" else None)  # fmt: skip
+        fill, label = ORANGE if target == "current" else "white", f"{target} item"
+        axis.plot(mean["auc"], y, marker, color=ORANGE, mec=BLACK, ms=7, mfc=fill, label=label)
+        label = "attributes permuted" if target == "next" else None  # once for both
+        axis.plot(mean["auc_shuffled"], y, "x", color=BLACK, ms=5, label=label)
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axis.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5))
     axis.set(xlabel="AUC of a linear probe, test users")

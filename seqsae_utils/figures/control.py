@@ -1,5 +1,7 @@
 """Figures of notebook 6: what happens when a knob is turned."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,8 +18,8 @@ LINES = {
 
 def _curve(axis, table: pd.DataFrame, x: str, y: str, line: str, shade, label: str) -> None:
     """Draw a column against another, with the band between its ``_low`` and ``_high`` if any."""
-    axis.plot(table[x], table[y], line, color=shade, label=label, markersize=4,
-              markerfacecolor="white" if "--" in line else shade)  # fmt: skip
+    fill = "white" if "--" in line else shade
+    axis.plot(table[x], table[y], line, color=shade, label=label, ms=4, mfc=fill)
     if f"{y}_low" in table:
         low, high = table[f"{y}_low"], table[f"{y}_high"]
         axis.fill_between(table[x], low, high, color=shade, alpha=0.12, linewidth=0)
@@ -43,9 +45,8 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
     attributes = list(dict.fromkeys(curves["attribute"]))
     n_columns = min(3, len(attributes))
     n_rows = -(-len(attributes) // n_columns)
-    figure, axes = plt.subplots(
-        n_rows, n_columns, figsize=(PAGE, 2.3 * n_rows + 0.4), sharey=True, squeeze=False
-    )
+    size = (PAGE, 2.3 * n_rows + 0.4)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, sharey=True, squeeze=False)
     for axis, attribute in zip(axes.ravel(), attributes, strict=False):
         for method, line in LINES.items():
             curve = curves[(curves["attribute"] == attribute) & (curves["method"] == method)]
@@ -66,10 +67,8 @@ def side_effects(table: pd.DataFrame) -> plt.Figure:
     wide = wide.loc[list(dict.fromkeys(table["attribute"])), list(dict.fromkeys(table["other"]))]
     limit = np.abs(wide.to_numpy()).max()
     figure, axis = plt.subplots(figsize=(PAGE, 0.32 * len(wide) + 1.5))
-    sns.heatmap(
-        wide, cmap="vlag", vmin=-limit, vmax=limit, annot=True, fmt=".0f", ax=axis,
-        annot_kws={"size": 7}, cbar_kws={"label": "points"}, linewidths=0.5,
-    )  # fmt: skip
+    draw = partial(sns.heatmap, annot=True, fmt=".0f", annot_kws={"size": 7}, linewidths=0.5)
+    draw(wide, cmap="vlag", vmin=-limit, vmax=limit, ax=axis, cbar_kws={"label": "points"})
     axis.set(xlabel="share of this attribute in the top 10", ylabel="turned up")
     plt.setp(axis.get_xticklabels(), rotation=40, ha="right")
     return figure
@@ -88,11 +87,9 @@ def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> 
         axis.hlines(rows, low, high, colors=[color(method) for method in order])
         for method, row in zip(order, rows, strict=True):
             null = method == "random" or method.endswith("permuted")
-            axis.plot(
-                point[method], row, "o", color=color(method), markersize=5,
-                markerfacecolor="white" if null else color(method),
-                markeredgecolor="black" if method == against else color(method),
-            )  # fmt: skip
+            fill = "white" if null else color(method)
+            edge = "black" if method == against else color(method)
+            axis.plot(point[method], row, "o", color=color(method), ms=5, mfc=fill, mec=edge)
     left.set(yticks=rows, yticklabels=[METHODS[method] for method in order])
     left.set(xlabel="area under kept NDCG@10\nagainst gained share", xlim=(0, None))
     right.axvline(0, color=GREY, linestyle=":", linewidth=1)
@@ -114,8 +111,7 @@ def dial(table: pd.DataFrame) -> plt.Figure:
             _curve(axis, rows, "target", column, line, shade, label)
     axes[0].set(ylabel="mean absolute error (points)", ylim=(0, None))
     axes[1].set(ylabel="lists within half a place (%)", ylim=(0, 105))
-    for axis in axes:
-        axis.set(xlabel="share asked for (%)")
+    plt.setp(axes, xlabel="share asked for (%)")
     axes[0].legend()
     return figure
 

@@ -30,10 +30,8 @@ def sequence_lengths(table: pd.DataFrame) -> plt.Figure:
         group = table[table["split"] == split].sort_values("length")
         longer = group["users"][::-1].cumsum()[::-1] / group["users"].sum()
         name = "development" if split == "dev" else split
-        axes.step(
-            group["length"], 100 * longer, dash, where="pre", lw=2, color=color,
-            label=f"{name} ({group['users'].sum():,})",
-        )  # fmt: skip
+        label = f"{name} ({group['users'].sum():,})"
+        axes.step(group["length"], 100 * longer, dash, lw=2, color=color, label=label)
     axes.set(xscale="log", xlabel="items in the sequence", ylabel="users with at least so many [%]")
     plain_numbers(axes.xaxis, (1, 2, 3, 5))
     axes.legend(title="users")
@@ -54,10 +52,8 @@ def attribute_overlap(table: pd.DataFrame, most: int = 20) -> plt.Figure:
     left.set(xlabel="items", ylim=(len(names) - 0.5, -0.5))
     left.grid(axis="y", visible=False)
     off_diagonal = 100 * share.mask(np.eye(len(names), dtype=bool))
-    sns.heatmap(
-        off_diagonal, ax=right, cmap="cividis", vmin=0, yticklabels=False,
-        cbar_kws={"label": "items of the row that carry the column [%]"},
-    )  # fmt: skip
+    bar = {"label": "items of the row that carry the column [%]"}
+    sns.heatmap(off_diagonal, ax=right, cmap="cividis", vmin=0, yticklabels=False, cbar_kws=bar)
     right.set(xlabel="", ylabel="", facecolor="white")
     right.grid(False)
     right.tick_params(axis="x", rotation=90)

@@ -1,6 +1,7 @@
 """Figures of notebook 5: what features are about, beside the controls."""
 
 import textwrap
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,8 +58,8 @@ def probes(table: pd.DataFrame) -> plt.Figure:
     sizes = list(dict.fromkeys(table["features"]))
     for name, rows in table.groupby("representation", sort=False):
         line = "-" if name == "sae" else "--" if name.startswith("sae") else ":"
-        axis.plot(rows["features"], rows["auc"], line, marker="o", markersize=4,
-                  color=color(name), label=REPRESENTATIONS[name])  # fmt: skip
+        draw = partial(axis.plot, marker="o", ms=4, color=color(name), label=REPRESENTATIONS[name])
+        draw(rows["features"], rows["auc"], line)
     axis.set(xlabel="features that the probe may use", ylabel="AUC, other users and other films")
     axis.set_xticks(range(len(sizes)), sizes)
     figure.legend(loc="outside upper center", ncols=2, fontsize="x-small")
@@ -77,13 +78,14 @@ def monosemanticity(table: pd.DataFrame) -> plt.Figure:
     }
     groups = dict(list(table.groupby("representation", sort=False)))
     rows = range(len(groups))
+    line, fill = {"color": "black"}, {"alpha": 0.6, "linewidth": 0.8}
+    draw = partial(plt.Axes.boxplot, patch_artist=True, medianprops=line, boxprops=fill, sym="")
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.3 * len(groups) + 1.2), sharey=True)
     for axis, (name, (chance, label)) in zip(axes, panels.items(), strict=True):
-        drawn = axis.boxplot(
-            [group[name].dropna() for group in groups.values()], positions=rows, widths=0.6,
-            orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True,
-            medianprops={"color": "black"}, boxprops={"alpha": 0.6, "linewidth": 0.8},
-        )  # fmt: skip
+        values = [group[name].dropna() for group in groups.values()]
+        drawn = draw(
+            axis, values, positions=rows, widths=0.6, whis=(5, 95), orientation="horizontal"
+        )
         for box, representation in zip(drawn["boxes"], groups, strict=True):
             box.set_facecolor(color(representation))
         expected = [group[chance].median() for group in groups.values()]
@@ -108,10 +110,9 @@ def predictions(table: pd.DataFrame) -> plt.Figure:
         rows = table[table["representation"] == name]
         y = rows["kind"].map(kinds.index) + 0.8 * ((i + 0.5) / len(names) - 0.5)
         around = [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
-        axis.errorbar(rows["accuracy"], y, xerr=around, fmt="o", linewidth=2, color=color(name),
-                      label=REPRESENTATIONS.get(name, name))  # fmt: skip
-        axis.plot(rows["shuffled"], y, "x", color="black",
-                  label="labels shuffled" if i == 0 else None)  # fmt: skip
+        draw = partial(axis.errorbar, fmt="o", linewidth=2, color=color(name))
+        draw(rows["accuracy"], y, xerr=around, label=REPRESENTATIONS.get(name, name))
+        axis.plot(rows["shuffled"], y, "x", color="black", label=None if i else "labels shuffled")
     axis.axvline(0.5, color="black", linewidth=0.6)
     axis.set_yticks(range(len(kinds)), ["all but items" if k == "all" else k for k in kinds])
     axis.set(xlabel="accuracy on pairs of items", ylim=(len(kinds) - 0.5, -0.5))
@@ -123,10 +124,8 @@ def predictions(table: pd.DataFrame) -> plt.Figure:
 def feature_page(histogram: pd.DataFrame, promoted: pd.DataFrame, title: str) -> plt.Figure:
     """Where a feature fires (activation, group), what it promotes (title, logit, has_attribute)."""
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 3.0))
-    sns.histplot(
-        histogram, x="activation", hue="group", bins=40, multiple="stack", ax=axes[0],
-        palette=[BLUE, GREY], edgecolor=None,
-    )  # fmt: skip
+    draw = partial(sns.histplot, multiple="stack", palette=[BLUE, GREY], edgecolor=None)
+    draw(histogram, x="activation", hue="group", bins=40, ax=axes[0])
     axes[0].set(xlabel="activation where it fires", ylabel="positions")
     axes[0].get_legend().set_title("")
     promoted = promoted.iloc[::-1]

@@ -51,10 +51,9 @@ def density(table: pd.DataFrame) -> plt.Figure:
     alive = table[table["density"] > 0]
     alive = alive.assign(variant=[LOOKS[key][0] for key in alive["variant"]])
     figure, axis = plt.subplots(figsize=(COLUMN, 2.8))
-    sns.histplot(
-        alive, x="density", hue="variant", bins=40, log_scale=True, element="step", ax=axis,
-        palette={name: color for name, color, _ in LOOKS.values()},
-    )  # fmt: skip
+    colors = {name: color for name, color, _ in LOOKS.values()}
+    draw = partial(sns.histplot, bins=40, log_scale=True, element="step", palette=colors)
+    draw(alive, x="density", hue="variant", ax=axis)
     axis.set(xlabel="share of positions on which a feature fires", ylabel="features")
     sns.move_legend(axis, "upper left", title="")
     return figure
