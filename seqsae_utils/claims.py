@@ -23,8 +23,8 @@ from .workspace import STAGES, flat, project, write_text
 
 INTRODUCTION = (
     "Computed from several trainings of the whole chain (`make seeds`), never worded: means over "
-    "trainings, with 95 % intervals from drawing trainings and users again; the control is the "
-    "best of its kind. *Trainings*: in how many the result is on the right side of the control. "
+    "trainings, with 95 % intervals from drawing trainings and users again († trainings only); the "
+    "control is the best of its kind. *Trainings*: in how many the result is on its right side. "
     "A claim **holds** if the interval of the paired difference excludes the control."
 )
 RESULTS = (
@@ -35,7 +35,7 @@ RESULTS = (
 N_DRAWS = 2000
 COLUMNS = [
     "claim", "criterion", "number", "low", "high", "control", "control_number", "control_low",
-    "control_high", "n_trainings", "holds_in", "verdict", "stage", "key", "headline",
+    "control_high", "n_trainings", "holds_in", "verdict", "users", "stage", "key", "headline",
 ]  # fmt: skip
 
 
@@ -144,7 +144,8 @@ def table(trainings: list[Training]) -> pd.DataFrame:
 
     ``holds``: the 95 % interval of the difference to the best control, paired over trainings and
     users, is on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
-    holds_in: trainings with a difference on the right side. The zero edit must change nothing.
+    holds_in: trainings with a difference on the right side; users: whether they were drawn, too.
+    The zero edit must change nothing.
     """
     rows = []
     for claim in claims():
@@ -166,23 +167,10 @@ def table(trainings: list[Training]) -> pd.DataFrame:
         else:
             verdict = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
             holds = ahead > 0
-        rows.append(
-            [
-                claim.claim,
-                claim.measured,
-                own.mean(),
-                *interval(drawn),
-                name,
-                theirs.mean(),
-                *interval(drawn_control),
-                len(trainings),
-                int(holds.sum()),
-                verdict,
-                claim.stage,
-                claim.number,
-                claim.headline,
-            ]
-        )
+        users = all((claim.stage, k) in t.draws for t in trainings for k in keys)
+        row = [claim.claim, claim.measured, own.mean(), *interval(drawn), name, theirs.mean()]
+        row += [*interval(drawn_control), len(trainings), int(holds.sum()), verdict, users]
+        rows.append([*row, claim.stage, claim.number, claim.headline])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -206,9 +194,9 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows.to_dict("records"):
-        control = value(row, "control_number")
+        control, mark = value(row, "control_number"), "" if row["users"] else " †"
         lines.append(
-            f"| {row['claim']} | {row['criterion']} | {value(row, 'number')} | "
+            f"| {row['claim']} | {row['criterion']}{mark} | {value(row, 'number')} | "
             f"{row['control']}: {control} | {row['holds_in']} of {row['n_trainings']} | "
             f"**{row['verdict']}** |"
         )
