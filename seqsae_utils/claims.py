@@ -1,6 +1,6 @@
 """The claims, and what decides them: a table that is computed, never worded.
 
-A claim compares a number with its best control, in the same trainings and the same draws of users.
+A claim compares a number with its best baseline, in the same trainings and the same draws of users.
 Each training leaves its numbers (``metrics.json``) and, for those that claims compare, their values
 in 500 draws of the users (``draws/``). `write_trainings` gathers both in ``figures/<profile>/``, so
 that the claims can be computed again without a training.
@@ -24,8 +24,8 @@ from .workspace import STAGES, flat, project, write_text
 INTRODUCTION = (
     "Computed from several trainings of the whole chain (`make seeds`), never worded: means over "
     "trainings, with 95 % intervals from drawing trainings and users again († trainings only); the "
-    "control is the best of its kind. *Trainings*: in how many the result is on its right side. "
-    "A claim **holds** if the interval of the paired difference excludes the control."
+    "baseline is the best of its kind. *Trainings*: in how many the result is on its right side. "
+    "A claim **holds** if the interval of the paired difference excludes the baseline."
 )
 RESULTS = (
     f"# All claims\n\n{INTRODUCTION} The same tables as data: `figures/*/claims.csv`; every "
@@ -46,7 +46,7 @@ class Claim(NamedTuple):
     claim: str
     measured: str  # what is measured, for a reader of the table
     number: str
-    controls: Mapping[str, str | float]  # name -> number, or a constant; the best of them counts
+    baselines: Mapping[str, str | float]  # name -> number, or a constant; the best of them counts
     smaller: bool = False  # whether the smaller number is the better one
     headline: bool = False  # whether the README's table has it
 
@@ -82,7 +82,7 @@ def write_trainings(trainings: dict[int, Training], folder: Path) -> pd.DataFram
     ``metrics.json``. Draws are kept of the numbers that claims compare.
     """
     rows, drawn = [], {}
-    compared = {(c.stage, key) for c in claims() for key in (c.number, *c.controls.values())}
+    compared = {(c.stage, key) for c in claims() for key in (c.number, *c.baselines.values())}
     for seed, training in sorted(trainings.items()):
         rows += [
             (seed, stage, name, value)
@@ -142,20 +142,20 @@ def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDA
 def table(trainings: list[Training]) -> pd.DataFrame:
     """All claims that the trainings can decide, a row each with `COLUMNS`, see `INTRODUCTION`.
 
-    ``holds``: the 95 % interval of the difference to the best control, paired over trainings and
+    ``holds``: the 95 % interval of the difference to the best baseline, paired over trainings and
     users, is on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
     holds_in: trainings with a difference on the right side; users: whether they were drawn, too.
     The zero edit must change nothing.
     """
     rows = []
     for claim in claims():
-        keys = [claim.number, *(k for k in claim.controls.values() if isinstance(k, str))]
+        keys = [claim.number, *(k for k in claim.baselines.values() if isinstance(k, str))]
         if not all(any((claim.stage, key) in t.numbers for t in trainings) for key in keys):
             continue  # e.g. a profile without GPT-2
         sign = -1 if claim.smaller else 1
-        found = {n: points(trainings, claim.stage, k) for n, k in claim.controls.items()}
+        found = {n: points(trainings, claim.stage, k) for n, k in claim.baselines.items()}
         name = max(found, key=lambda n, found=found, sign=sign: sign * found[n].mean())
-        control, theirs = claim.controls[name], found[name]
+        control, theirs = claim.baselines[name], found[name]
         own = points(trainings, claim.stage, claim.number)
         drawn, drawn_control = (
             hierarchical(trainings, claim.stage, key) for key in (claim.number, control)
@@ -190,7 +190,7 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
 
     rows = found[found["headline"] if stage is None else found["stage"] == stage]
     lines = [
-        "| claim | measured by | result | best control | trainings | verdict |",
+        "| claim | measured by | result | best baseline | trainings | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows.to_dict("records"):

@@ -13,6 +13,7 @@ import torch
 
 PACKAGE = Path(__file__).parent
 BLOCK_BYTES = 2**25
+PLAIN = (str, bytes, int, float, type(None))
 
 
 def fingerprint(work: Callable, **inputs) -> dict[str, str]:
@@ -35,8 +36,9 @@ def digest(value) -> str:
     """SHA-256 of a value by its content, the same in every process.
 
     `value` is an array (read block by block: a map may be larger than the memory), a tensor, a
-    torch module (its weights and repr), a dataclass, a plain value, or a list, tuple or dict of
-    those; TypeError for anything else. (joblib.hash pickles: there equal values may differ.)
+    torch module (its weights, repr, plain attributes, and the code of classes that are not torch's
+    or ours, which `code` covers), a dataclass, a plain value, or a list, tuple or dict of those;
+    TypeError for anything else. (joblib.hash pickles: there equal values may differ.)
     """
     found = hashlib.sha256()
     for part in _parts(value):
@@ -47,8 +49,8 @@ def digest(value) -> str:
 def _parts(value) -> Iterator[bytes]:
     """The content in pieces, each thing after its kind and size: no two values run together."""
     if isinstance(value, torch.nn.Module):
-        said = repr(value), repr(getattr(value, "config", None))
-        value = [type(value).__qualname__, *said, value.state_dict()]
+        said = repr(value), repr(getattr(value, "config", None)), getattr(value, "max_length", None)
+        value = [type(value).__qualname__, *said, value.state_dict(), list(_beside_weights(value))]
     elif is_dataclass(value):
         content = {field.name: getattr(value, field.name) for field in fields(value)}
         value = [type(value).__qualname__, content]
@@ -71,10 +73,22 @@ def _parts(value) -> Iterator[bytes]:
             yield from _parts(item)
     else:
         value = value.item() if isinstance(value, np.generic) else value
-        if not isinstance(value, (str, bytes, int, float, type(None))):
+        if not isinstance(value, PLAIN):
             raise TypeError(f"no fingerprint of a {type(value).__name__}: its content is not known")
         text = repr(value).encode()
         yield f"{type(value).__name__} {len(text)};".encode() + text
+
+
+def _beside_weights(model: torch.nn.Module) -> Iterator[str]:
+    """What a module's output depends on beside its weights: plain attributes, and foreign code."""
+    for name, module in model.named_modules():
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, PLAIN)}
+        yield f"{name}: {sorted((plain | {'training': False}).items())}"
+        if type(module).__module__.split(".")[0] not in ("torch", PACKAGE.name):
+            for key, function in sorted(vars(type(module)).items()):
+                if part := getattr(function, "__code__", None):
+                    plain = [value for value in part.co_consts if isinstance(value, PLAIN)]
+                    yield f"{name}.{key}: {part.co_code!r} {part.co_names} {plain}"
 
 
 def sources(package: Path = PACKAGE) -> dict[str, str]:

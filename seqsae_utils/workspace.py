@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from . import __version__
@@ -113,8 +112,10 @@ def flat(numbers: dict, prefix: str = "") -> dict:
     return found
 
 
-def name_nearest(word: str, known: list[str]) -> str:
+def name_nearest(word: str, known: list[str], n: int = 1) -> str:
     """The end of an error message about a word that is not known: the nearest one, and all.
+
+    With n above 1 the n nearest, and not all, for words that are too many to list.
 
     >>> name_nearest("Westerns", ["Comedy", "Western"])
     "nearest: 'Western'; all of them: Comedy, Western"
@@ -124,8 +125,9 @@ def name_nearest(word: str, known: list[str]) -> str:
     if not known:
         return "there is none to choose from"
     by_lower = {str(name).lower(): str(name) for name in known}
-    (nearest,) = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.0)
-    return f"nearest: {by_lower[nearest]!r}; all of them: {', '.join(map(str, known))}"
+    near = difflib.get_close_matches(str(word).lower(), by_lower, n=n, cutoff=0.0)
+    said = f"nearest: {', '.join(repr(by_lower[name]) for name in near)}"
+    return said if n > 1 else f"{said}; all of them: {', '.join(map(str, known))}"
 
 
 def seed_everything(seed: int) -> None:
@@ -271,6 +273,8 @@ class Workspace:
         on, by their dotted name in the stage: the value in each draw of the users [n_draws], see
         `resampling.draws`. They go to ``draws/<stage>.parquet``.
         """
+        import pandas as pd  # not above: the SAE's modules get along without
+
         with replacing(self.artifacts / "draws" / f"{stage}.parquet") as temporary:
             pd.DataFrame(draws or {}).to_parquet(temporary)
         path = self.artifacts / "metrics.json"

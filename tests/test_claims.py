@@ -29,9 +29,9 @@ def training(own: float, control: float, seed: int, spread: float = 0.3) -> Trai
     return Training(numbers, drawn)
 
 
-def one_claim(monkeypatch, controls=None, smaller=False):
-    controls = controls or {"rival": "theirs.score"}
-    claim = Claim("sae", "ours is better", "score", "ours.score", controls, smaller)
+def one_claim(monkeypatch, baselines=None, smaller=False):
+    baselines = baselines or {"rival": "theirs.score"}
+    claim = Claim("sae", "ours is better", "score", "ours.score", baselines, smaller)
     monkeypatch.setattr(claims, "claims", lambda: [claim])
 
 
@@ -131,7 +131,7 @@ def test_an_edit_by_zero_must_be_zero_in_every_training(monkeypatch):
 def test_every_claim_names_numbers_that_are_compared_once():
     found = claims.claims()
     assert len({(claim.stage, claim.number, claim.claim) for claim in found}) == len(found)
-    assert all(claim.controls for claim in found)
+    assert all(claim.baselines for claim in found)
     assert 6 <= sum(claim.headline for claim in found) <= 12
 
 
@@ -157,7 +157,7 @@ def test_representations_are_called_as_in_the_figures():
     of_films = [
         (name, key)
         for claim in claims.claims()
-        for name, key in claim.controls.items()
+        for name, key in claim.baselines.items()
         if isinstance(key, str) and key.endswith(".held_out")
     ]
     assert len(of_films) >= 10

@@ -386,7 +386,7 @@ def spreads(trainings: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared(claim) -> list[str]:
-    return [claim.number, *(key for key in claim.controls.values() if isinstance(key, str))]
+    return [claim.number, *(key for key in claim.baselines.values() if isinstance(key, str))]
 
 
 def orders(trainings: pd.DataFrame) -> pd.Series:
@@ -586,7 +586,7 @@ def test_the_claims_are_those_of_the_trainings(profile):
         own = by_training.loc[(row.stage, row.key)]
         assert row.n_trainings == len(own)
         assert row.number == pytest.approx(own.mean(), rel=1e-4, abs=1e-9)
-        control = claim.controls[row.control]
+        control = claim.baselines[row.control]
         if isinstance(control, str):
             control = by_training.loc[(row.stage, control)]
         assert row.control_number == pytest.approx(np.mean(control), rel=1e-4, abs=1e-9)

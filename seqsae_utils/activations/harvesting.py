@@ -40,9 +40,9 @@ def harvest(
     length: every interaction is seen once, with what came before it in its piece as context.
 
     `file` receives the states, .npy [n_positions, d_in]; ``<stem>_index.parquet`` the index, which
-    is returned: a row for each position with user, item, position (in the whole sequence), int32.
-    Memory holds one batch and the index, 12 bytes a position. Called again with the same inputs, a
-    harvest that was killed goes on, and one that was finished is not repeated.
+    is returned: a row for each position with user, item, position (in the whole sequence), int32
+    but for users with names. Memory holds one batch and the index, 12 bytes a position. Called
+    again with the same inputs, a killed harvest goes on, and a finished one is not repeated.
 
     Raises ValueError for no sequences, an unknown `dtype` or a state that does not fit it, a `pad`
     that drops or reorders items, and a module that is not called exactly once in a forward pass or
@@ -62,7 +62,7 @@ def harvest(
         file.with_name(name) for name in (f"{file.name}.partial", f"{file.stem}_index.parquet")
     )
     n_pieces = sum(-(-len(sequence) // model.max_length) for sequence in sequences.values())
-    n_batches = -(-n_pieces // batch_size)
+    n_batches, index = -(-n_pieces // batch_size), _index(sequences)
     try:
         (n_done, n_rows), _ = checkpoint.load() or ([0, 0], {})
     except ValueError:  # of other states, or damaged: these are made anew
@@ -107,7 +107,6 @@ def harvest(
                 checkpoint.save([done, n_rows])
             bar.update()
     partial.replace(file)
-    index = _index(sequences)
     with replacing(index_file) as temporary:
         index.to_parquet(temporary, index=False)
     return index
@@ -136,8 +135,9 @@ def _batches(
 def _index(sequences: dict[int, np.ndarray]) -> pd.DataFrame:
     """Whose each row is: user, item, position; 12 bytes a row."""
     lengths = np.array([len(sequence) for sequence in sequences.values()])
+    users = np.array(list(sequences))
     table = {
-        "user": np.repeat(np.array(list(sequences), dtype=np.int32), lengths),
+        "user": np.repeat(users.astype(np.int32) if users.dtype.kind in "iu" else users, lengths),
         "item": np.concatenate(list(sequences.values()), dtype=np.int32),
         "position": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
     }

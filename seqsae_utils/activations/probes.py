@@ -91,7 +91,7 @@ def compare_sites(
     those of others; whole users of each group are drawn, up to `max_positions`. `attribute_matrix`
     is 0/1 [n_items + 1, n_attributes], row 0 is padding; `attributes` names its columns.
 
-    The control, auc_shuffled, is the same probe for attributes permuted across items: it reads
+    The null, auc_shuffled, is the same probe for attributes permuted across items: it reads
     which item it is, not what the item is like. In a masked model each position sees its next item,
     so there only the current one tells something.
 

@@ -39,7 +39,7 @@ def turn(model: nn.Module, site: str, std: float, directions: NDArray) -> Method
 
 
 def boost(model: nn.Module, attribute_matrix: NDArray) -> Method:
-    """Re-ranking: add the strength, in logits, to the score of each item with the attribute."""
+    """Re-ranking: a strength, in logits, added where [n_items + 1, n_attributes] is 1."""
     has = torch.from_numpy(attribute_matrix.T.astype(np.float32))
 
     return lambda j, dose: lambda histories: model.next_item_scores(histories) + dose * has[j]
@@ -64,7 +64,7 @@ def mean_difference(states: NDArray, attributes: NDArray) -> NDArray:
 
 
 def probe(states: NDArray, attributes: NDArray) -> NDArray:
-    """Weights of a linear probe (`activations.ridge`), as `mean_difference`, each of norm 1."""
+    """Weights of a linear probe (`activations.ridge`), shapes as in `mean_difference`, norm 1."""
     return unit(ridge(states, attributes).T)
 
 
@@ -110,7 +110,7 @@ def combine(
 
 
 def one_feature(names: list[str], features: NDArray, signs: NDArray | float = 1.0) -> pd.DataFrame:
-    """Knobs (attribute, feature, weight) of one feature for each attribute; weights are signs."""
+    """Knobs (attribute, feature, weight) of one feature [n_names] each; weights are signs."""
     return pd.DataFrame({"attribute": names, "feature": features, "weight": signs})
 
 
@@ -122,7 +122,7 @@ def several_features(
     importance: NDArray,
     n_features: int,
 ) -> pd.DataFrame:
-    """Knobs as in `one_feature`, but from `combine`; a strength of 1 adds a vector of length 1."""
+    """Knobs as in `one_feature`, from `combine`, with its shapes; 1 adds a vector of length 1."""
     tables = []
     for name, attribute in zip(names, attribute_matrix.T, strict=True):
         if attribute.any():

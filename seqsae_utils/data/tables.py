@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -63,24 +64,14 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
         with _opened(path) as file:
             if separator == "::":  # the parser knows separators of one byte, and titles have a ":"
                 file = io.BytesIO(file.read().replace(b"::", b"\x1f"))
+            delimiter, quote = separator.replace("::", "\x1f"), '"' if separator == "," else False
             # One thread: those of pyarrow abort a program that ends soon after an error.
+            reading = partial(pa.csv.ReadOptions, use_threads=False, block_size=BLOCK)
             blocks = pa.csv.open_csv(
                 file,
-                pa.csv.ReadOptions(
-                    block_size=BLOCK,
-                    column_names=columns,
-                    encoding=_encoding(path),
-                    skip_rows=skip,
-                    use_threads=False,
-                ),
-                pa.csv.ParseOptions(
-                    delimiter=separator.replace("::", "\x1f"),
-                    quote_char='"' if separator == "," else False,
-                    newlines_in_values=separator == ",",
-                ),
-                pa.csv.ConvertOptions(
-                    column_types=kinds, include_columns=list(kinds), null_values=[]
-                ),
+                reading(column_names=columns, encoding=_encoding(path), skip_rows=skip),
+                pa.csv.ParseOptions(delimiter, quote_char=quote, newlines_in_values=bool(quote)),
+                pa.csv.ConvertOptions(column_types=kinds, include_columns=[*kinds], null_values=[]),
             )
             for block in blocks:
                 for name in kinds:

@@ -1,4 +1,4 @@
-"""Figures of notebook 5: what features are about, beside the controls."""
+"""Figures of notebook 5: what features are about, beside the baselines."""
 
 import textwrap
 from functools import partial

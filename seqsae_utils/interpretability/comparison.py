@@ -40,7 +40,7 @@ REPRESENTATIONS = {
     "gpt2_neurons": "GPT-2: hidden dimensions",
     "gpt2_sae": "GPT-2: SAE",
 }
-#: Controls that are drawn at random, and how often.
+#: Baselines that are drawn at random, and how often.
 REDRAWN, N_REDRAWS = ("kmeans", "random_directions", "random_covariance", "sae_fewer"), 3
 #: Who chooses a feature, and who scores it.
 GROUPS = ("dev", "test")
@@ -63,14 +63,14 @@ class Positions(NamedTuple):
 def representations(
     sae: SAE,
     states: dict[str, NDArray],
-    controls: dict[str, tuple[SAE, dict[str, NDArray]]] | None = None,
+    others: dict[str, tuple[SAE, dict[str, NDArray]]] | None = None,
     seed: int = 0,
 ) -> dict[str, list[dict[str, Codes]]]:
     """The same positions in every representation: name -> draws of it -> group of users -> codes.
 
     `states` are hidden states [n_positions, d_in] of the groups ``dev`` and ``test``; PCA, ICA and
     k-means are fitted on ``dev``. Dictionaries that were never trained have the SAE's size and as
-    many active features. `controls` are other dictionaries by name, each with its own states of
+    many active features. `others` are dictionaries by name, each with its own states of
     both groups. Those of `REDRAWN` are drawn `N_REDRAWS` times.
     """
     normalisation = Normalisation.of(states["dev"])
@@ -90,12 +90,12 @@ def representations(
         rng = np.random.default_rng([seed, draw])
         for name, directions in untrained_directions(some, config.d_sae, rng).items():
             torch.manual_seed(int(rng.integers(2**32)))
-            control = untrained(config, states["dev"], directions)
-            found[name].append({group: encode(control, x) for group, x in states.items()})
+            baseline = untrained(config, states["dev"], directions)
+            found[name].append({group: encode(baseline, x) for group, x in states.items()})
         few = np.sort(rng.permutation(config.d_sae)[: config.d_in])
         found["sae_fewer"].append({group: codes[:, few] for group, codes in trained.items()})
-    for name, (control, its_states) in (controls or {}).items():
-        found[name] = [{group: encode(control, x) for group, x in its_states.items()}]
+    for name, (other, its_states) in (others or {}).items():
+        found[name] = [{group: encode(other, x) for group, x in its_states.items()}]
     found["sae"] = [trained]
     return {name: found[name] for name in REPRESENTATIONS if name in found}
 

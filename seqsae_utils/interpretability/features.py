@@ -62,7 +62,7 @@ def agreement(reads: NDArray, promotes: NDArray, seed: int = 0) -> tuple[NDArray
     """How far features promote what they read: correlation of the two profiles over attributes.
 
     Both are [n_features, n_attributes]. Returns Pearson's correlation of each feature's two rows
-    [n_features], NaN where a row is constant, and as a control that with another feature's effect.
+    [n_features], NaN where a row is constant, and as a null that with another feature's effect.
     """
     order = np.random.default_rng(seed).permutation(len(promotes))
     other = np.empty_like(order)

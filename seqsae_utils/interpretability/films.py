@@ -75,7 +75,7 @@ def held_out_films(
 
 
 def films_table(scores: pd.DataFrame, drawn: dict[str, NDArray]) -> pd.DataFrame:
-    """By representation: held_out and the SAE's lead over it, with ``_low``, ``_high`` (95 %)."""
+    """Held_out, and the SAE's lead, by representation, with 95 % intervals of `drawn` [n_draws]."""
     columns = [name + end for name in ("held_out", "lead") for end in ("", "_low", "_high")]
     rows = {}
     for name, values in drawn.items():
@@ -94,7 +94,8 @@ def sparse_probes(
 
     Features, in the order of |correlation|, and the ridge regression come from the development
     users and the films that choose; the AUC from the test users and the other films. Returns means
-    over attributes and folds: ``1``, ... (`SIZES`), ``dense``. Kantamneni et al., arXiv 2502.16681.
+    over attributes and `folds` [n_folds, n_items + 1]: ``1``, ... (`SIZES`), ``dense``. Codes are
+    [n_positions, n_features]. Kantamneni et al., arXiv 2502.16681.
     """
     dev, test = positions["dev"], positions["test"]
     sums = item_sums(codes["dev"], dev.items, len(attribute_matrix) - 1)

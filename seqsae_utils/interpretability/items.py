@@ -61,8 +61,9 @@ def top_sets(mean: NDArray, n: int) -> NDArray:
 def top_items(codes: Codes, items: NDArray, n_items: int, n: int = 10) -> pd.DataFrame:
     """The items on which features are strongest, a row each, by feature and then activation.
 
-    Of the items on which a feature fires, those with fewer than `MIN_POSITIONS` positions are left
-    out, unless it has no other. Columns: feature, item, activation (mean), positions (how many).
+    From codes [n_positions, n_features] and the items [n_positions] that were taken there. Of the
+    items on which a feature fires, those with fewer than `MIN_POSITIONS` positions are left out,
+    unless it has no other. Columns: feature, item, activation (mean), positions (how many).
     """
     sums = item_sums(codes, items, n_items)
     count, fires = sums["count"].astype(int), sums["value"] > 0

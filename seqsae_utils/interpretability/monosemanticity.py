@@ -70,7 +70,7 @@ def halves(codes: dict[str, Codes]) -> dict[str, Codes]:
 
 
 def strongest(codes: Codes) -> sparse.csc_array:
-    """Only the strongest positions of each feature, `TOP_SHARE` of all; and ties at the edge."""
+    """Codes [n_positions, n_features], of each feature only `TOP_SHARE` of positions, and ties."""
     n = max(1, round(TOP_SHARE * codes.shape[0]))
     codes = sparse.csc_array(codes, copy=True)
     for start, end in pairwise(codes.indptr):

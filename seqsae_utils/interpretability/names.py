@@ -243,7 +243,7 @@ def predict_pairs(
     that activates the feature and one as popular. The one that fits the label better (`fits`) is
     predicted to have the higher mean activation; a tie counts half. A single item's name says
     nothing about two others: its pairs are that item and any left-out one, and it is counted apart.
-    Two controls: a coin, 0.5, and the same labels, shuffled `N_SHUFFLES` times between features.
+    Two nulls: a coin, 0.5, and the same labels, shuffled `N_SHUFFLES` times between features.
 
     `labels` are from `names` with the same `left_out`; `codes` are [n_positions, n_features],
     `items` [n_positions]. Returns a row ``all`` (all but ``item``) and one for each kind: kind;

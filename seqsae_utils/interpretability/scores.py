@@ -88,7 +88,7 @@ def ratio(covariance: NDArray, variance_x: NDArray | float, variance_y: NDArray)
 
 
 def tidy(scores: dict[str, NDArray], names: list[str]) -> pd.DataFrame:
-    """Scores of `score` as one row a pair: feature, attribute, and a column for each score."""
+    """Scores [n_features, n_attributes] as a row a pair: feature, attribute, a column a score."""
     feature, attribute = np.indices(next(iter(scores.values())).shape).reshape(2, -1)
     table = pd.DataFrame({"feature": feature, "attribute": np.asarray(names)[attribute]})
     return table.assign(**{name: values.ravel() for name, values in scores.items()})

@@ -4,7 +4,7 @@ Neither library is imported, because both need older versions of NumPy and panda
 interop`` tests them in an environment of their own.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -37,17 +37,22 @@ class Recommender(Protocol):
         """Weights: they tell the device."""
 
 
-def numbered(histories: Iterable[Iterable[Hashable]]) -> tuple[dict[int, np.ndarray], np.ndarray]:
+def numbered(
+    histories: Mapping[Hashable, Iterable[Hashable]] | Iterable[Iterable[Hashable]],
+) -> tuple[dict[Hashable, np.ndarray], np.ndarray]:
     """Histories of any ids as items 1..n_items in order of appearance, and ids [n_items + 1].
+
+    Users keep their names, or are counted from 0 where histories have none.
 
     >>> sequences, ids = numbered([["Heat", "Alien"], ["Alien", "Brazil"]])
     >>> sequences[1].tolist(), ids[sequences[1]].tolist()
     ([2, 3], ['Alien', 'Brazil'])
     """
     known: dict[Hashable, int] = {}
+    users = histories if isinstance(histories, Mapping) else dict(enumerate(histories))
     sequences = {
         user: np.array([known.setdefault(item, len(known) + 1) for item in history], np.int64)
-        for user, history in enumerate(histories)
+        for user, history in users.items()
     }
     return sequences, np.array([None, *known], dtype=object)
 

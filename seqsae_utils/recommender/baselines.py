@@ -20,14 +20,14 @@ REGULARISATIONS = (50.0, 100.0, 200.0, 400.0, 800.0)
 def item_knn_scores(sequences: list[np.ndarray], n_items: int, n_neighbours: int = 20) -> Scorer:
     """A scorer by item neighbours: items that many users took together.
 
-    `sequences` are the items (from 1) of each training user. The score of item j is the sum of
+    `sequences` are the items [n], from 1, of each training user. The score of item j is the sum of
 
         sim(i, j) = n_ij / sqrt(n_i n_j)
 
     over those items i of the history that are among the `n_neighbours` most similar to j; n_i and
     n_ij count the users who took i, and both i and j: the cosine of two columns of X (Sarwar et
     al., WWW 2001, doi:10.1145/371920.372071). Memory grows with n_items times `n_neighbours`;
-    ValueError if this is below 1.
+    ValueError if this is below 1, and, here and below, for an item outside the catalogue.
     """
     if n_neighbours < 1:
         raise ValueError(f"n_neighbours={n_neighbours} must be at least 1")
@@ -51,7 +51,7 @@ def item_knn_scores(sequences: list[np.ndarray], n_items: int, n_neighbours: int
 def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float = 100.0) -> Scorer:
     """A scorer by EASE, a linear autoencoder in which no item predicts itself.
 
-    `sequences` are the training users' items (from 1). The scores are X B, where B minimises
+    `sequences` are the training users' items [n], from 1. The scores are X B, where B minimises
     |X - X B|^2 + regularisation |B|^2 subject to diag(B) = 0. With
     P = (X^T X + regularisation I)^-1, it is (Steck, WWW 2019, arXiv 1905.03375, equation 8)
 

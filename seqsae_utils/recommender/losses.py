@@ -47,7 +47,7 @@ def softmax_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 
 def sampled_softmax_loss(hidden: Tensor, head: Tensor, targets: Tensor, n_negatives: int) -> Tensor:
-    """`softmax_loss` from the target and `n_negatives` other items, drawn anew for each batch.
+    """`softmax_loss` [] from the target and `n_negatives` other items, drawn for each batch.
 
     All positions share the sample; a target that was drawn too is left out. With all items drawn
     this is `softmax_loss` (importance sampling, uniform proposal; Jean et al., arXiv 1412.2007).

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import metrics
-from ..data import Dataset
 
 #: From the histories of some users to the scores [n_users, n_items + 1] of all items.
 Scorer = Callable[[list[np.ndarray]], Tensor]
@@ -50,14 +49,17 @@ class Split(NamedTuple):
         return np.bincount(np.concatenate(self.train), minlength=self.n_items + 1)
 
 
-def new_users(dataset: Dataset) -> Split:
-    """The paper's split: some users teach; others, never seen, choose and judge by a last item."""
+def new_users(dataset) -> Split:
+    """The paper's split: some users teach; others, never seen, choose and judge by a last item.
+
+    `dataset`, here and below, is a `data.Dataset`: `n_items`, and `sequences` of a group of users.
+    """
     validation, test = (hold_out_last(dataset.sequences(name)) for name in ("dev", "test"))
     train = list(dataset.sequences("recommender").values())
     return Split(dataset.n_items, train, validation, test)
 
 
-def leave_last_out(dataset: Dataset) -> Split:
+def leave_last_out(dataset) -> Split:
     """The split of most papers: all users teach; their last item judges, the one before chooses."""
     test = hold_out_last(dataset.sequences("everyone"))
     validation = hold_out_last(dict(enumerate(test[0])))

@@ -114,7 +114,7 @@ def train(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train in place on the items of each user, and leave the model at its best epoch.
+    """Train in place on the items [n] of each user, and leave the model at its best epoch.
 
     `validation`, histories and the item that each user took next, chooses the epoch. Training goes
     on from the file `checkpoint` if it exists, and ends with the same weights as without the

@@ -62,8 +62,9 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
             what = f" in cell [{error.exec_count}]: {error.ename}: {error.evalue}"
         raise RunError(f"{name} failed{what}{where}") from error
     seconds = round(time.perf_counter() - start, 1)
-    nbformat.write(normalise(nbformat.read(partial, as_version=4)), partial)
-    final = partial.replace(runs / f"{name}.ipynb")
+    final = runs / f"{name}.ipynb"
+    write_text(final, nbformat.writes(normalise(nbformat.read(partial, as_version=4))) + "\n")
+    partial.unlink()
     written = [path for path, state in _figures(workspace).items() if before.get(path) != state]
     draws = workspace.artifacts / "draws" / f"{stage}.parquet"
     written += [draws] * draws.is_file()

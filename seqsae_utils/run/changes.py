@@ -28,8 +28,10 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
     manifests = {name: workspace.artifacts / name / "manifest.json" for name in sorted(read)}
     # How many models are trained side by side changes none of them: each has one process and seed.
     counted = {key: value for key, value in parameters.items() if key != "n_jobs"}
+    beside = [p for p in (project() / "notebooks").glob("*.yaml") if p.name in text]
     return {
         "a code cell": digest(own),
+        **{p.name: sha256(p) for p in beside},
         **{f"parameter {key}": digest(value) for key, value in counted.items()},
         **code(imports(text), sources(PACKAGE)),  # as it is on the disk: kernels load it anew
         "requirements.txt": sha256(project() / "requirements.txt"),

@@ -3,11 +3,12 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from contextlib import chdir, contextmanager
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -20,12 +21,8 @@ from .parameters import RunError, resolve
 
 #: What the kernels run with: our own Python, threads that sleep when idle, one order of sets, one
 #: thread for NumPy (sums have one order on any machine, and chains side by side do not wait).
-KERNEL = {
-    "JUPYTER_PREFER_ENV_PATH": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",
-}
+KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+KERNEL |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 #: Lines of a chain that are shown (a notebook starts, it is done, an error); the log has them all.
 SHOWN = re.compile(r"\[\d+/\d+\]|\s+\d+ s$|error: ")
 
@@ -104,16 +101,9 @@ def train(seed: int, command: list, environment: dict, folder: Path, log: Path) 
     It takes plain values and leaves files: joblib can call it wherever the folder is seen.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.PIPE,  # held open: it ends with this process
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+    # Its standard input is held open: it ends with this process.
+    start = partial(Popen, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True, errors="replace")
+    process = start([sys.executable, *command], cwd=folder, env={**os.environ, **environment})
     with open(log, "w") as file, process:
         for line in process.stdout:
             file.write(line)

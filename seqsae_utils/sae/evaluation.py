@@ -1,19 +1,25 @@
 """What a dictionary keeps of hidden states, and whether another seed finds it too."""
 
+from __future__ import annotations
+
 import warnings
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 
 from .variants import SAE
+
+if TYPE_CHECKING:
+    from scipy import sparse  # loaded below, where it is used: SciPy takes longer than the rest
 
 
 @torch.no_grad()
 def encode(sae: SAE, states: np.ndarray, batch_size: int = 4_096) -> sparse.csr_array:
     """Sparse codes [n_positions, d_sae] of hidden states [n_positions, d_in]."""
+    from scipy import sparse
+
     rows = []
     for start in range(0, len(states), batch_size):
         x = torch.from_numpy(np.asarray(states[start : start + batch_size], np.float32).copy())
@@ -89,6 +95,8 @@ def matching(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     >>> matching(np.eye(2), np.array([[0.0, 2.0], [3.0, 0.0]]))
     array([1., 1.])
     """
+    from scipy.optimize import linear_sum_assignment
+
     cosine = _unit(ours) @ _unit(theirs).T
     return cosine[linear_sum_assignment(-cosine)]
 

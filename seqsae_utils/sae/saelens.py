@@ -61,6 +61,8 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
     weights = {name: tensor.float() for name, tensor in file.items()}
     metadata = cfg.get("metadata", {})
     own = metadata.get("seqsae")
+    if own and "std" in metadata and normalisation:
+        raise ValueError(f"{path}: these weights take raw hidden states: give no normalisation")
     if own and "std" not in metadata and normalisation is None:
         raise ValueError(
             f"{path}: these weights expect normalised hidden states; give their normalisation, "

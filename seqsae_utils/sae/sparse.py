@@ -35,13 +35,10 @@ class Autoencode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, pre, active, sizes, W_enc, b_enc, W_dec, b_dec):
         (batch, d_sae), n_groups, centered = pre.shape, len(sizes), x - b_dec
-        # NumPy finds, divides and sorts (integers of two bytes, by counting) faster than torch.
-        rows, columns = np.divmod(np.flatnonzero(active.cpu()), d_sae)
-        bags = rows * n_groups + np.searchsorted(sizes, columns, side="right")
-        order = np.argsort(columns.astype(np.min_scalar_type(d_sae)), kind="stable")
-        rows, columns, bags, order = (
-            torch.from_numpy(index).to(x.device) for index in (rows, columns, bags, order)
-        )
+        rows, columns = active.nonzero(as_tuple=True)
+        ends = torch.tensor(sizes, device=x.device)
+        bags = rows * n_groups + torch.searchsorted(ends, columns, right=True)
+        order = columns.argsort(stable=True)
         values = pre[rows, columns]
         f = _csr(bags, columns, values, (batch * n_groups, d_sae))  # each group has its own rows
         parts = (f @ W_dec).view(batch, n_groups, -1)

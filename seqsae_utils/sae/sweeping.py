@@ -1,15 +1,16 @@
 """Many dictionaries on the same states, by as many processes or machines as joblib is given."""
 
+from __future__ import annotations
+
 import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..fingerprint import digest, fingerprint
@@ -18,6 +19,9 @@ from .evaluation import encode, quality, sparsity_warnings
 from .saelens import save
 from .training import Training, fit
 from .variants import Config
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def sweep(
@@ -37,15 +41,20 @@ def sweep(
     Columns, in the order of `runs`: the config, learning_rate, steps, seed, what `quality` measures
     on `held_out`, problems (see `sparsity_warnings`) and run, the name of the folder.
     """
+    import pandas as pd
+    from joblib import Parallel, delayed
+
     runs = list(runs)
     data = {"states": digest(states), "held_out": digest(held_out)}  # once for all runs
     names = [f"{run[0].variant}-{digest(fingerprint(sweep, run=run, **data))[:12]}" for run in runs]
     missing = [i for i, name in enumerate(names) if not (folder / name / "row.json").is_file()]
     folder.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
     jobs = (delayed(_run)(*runs[i], states, held_out, folder / names[i]) for i in missing)
     done = Parallel(n_jobs, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, "sweep", initial=len(runs) - len(missing), total=len(runs), leave=False):
         pass
+    torch.set_num_threads(threads)
     rows = [json.loads((folder / name / "row.json").read_text()) for name in names]
     return pd.DataFrame(rows)
 

@@ -1,14 +1,16 @@
 """One trainer for all variants."""
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -16,6 +18,9 @@ from tqdm import tqdm
 from ..checkpoint import Checkpoint
 from ..normalisation import Normalisation
 from .variants import SAE, Config, create
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SECONDS_BETWEEN_CHECKPOINTS = 30
 
@@ -90,6 +95,8 @@ def train(
     than d_in, fewer positions than a batch, values that are all equal or not finite, or the
     checkpoint of another training; FloatingPointError if the loss ceases to be finite.
     """
+    import pandas as pd
+
     _check(sae, states, training)
     normalisation = Normalisation.of(states)
     given = asdict(sae.config) | asdict(training)
@@ -177,7 +184,7 @@ def start_at_mean(sae: SAE, states: np.ndarray, normalisation: Normalisation) ->
 
 @torch.no_grad()
 def untrained(config: Config, states: np.ndarray, directions: np.ndarray | None = None) -> SAE:
-    """The control: directions that nothing has trained, around the mean of states [n, d_in].
+    """A baseline: directions that nothing has trained, around the mean of states [n, d_in].
 
     They are random, or `directions` [d_sae, d_in] of any length. Directions that overlap
     reconstruct too much together, so the code gets the one scale that fits best.

@@ -315,14 +315,7 @@ class Gated(SAE):
 
 
 #: All variants, in the order in which they were published.
-VARIANTS = {
-    "relu": ReLU,
-    "gated": Gated,
-    "topk": TopK,
-    "jumprelu": JumpReLU,
-    "batchtopk": BatchTopK,
-    "matryoshka": Matryoshka,
-}
+VARIANTS = {v.__name__.lower(): v for v in (ReLU, Gated, TopK, JumpReLU, BatchTopK, Matryoshka)}
 
 
 def create(config: Config) -> SAE:

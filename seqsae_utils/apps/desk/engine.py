@@ -1,6 +1,5 @@
 """The steering desk without a screen: one user, knobs, and the lists before and after."""
 
-import difflib
 import re
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ... import data, recommender, sae
 from ...control import Edit, Scenario, sae_delta, share, solve, steered
 from ...interpretability import logit_lens
-from ...workspace import StageError, Workspace
+from ...workspace import StageError, Workspace, name_nearest
 
 #: Length of a list, and features that are named for each of its items.
 N_ITEMS, N_REASONS = 10, 3
@@ -125,8 +124,8 @@ class Desk:
         if found:
             few = ", ".join(repr(titles[i]) for i in found[:4]) + ", ..." * (len(found) > 4)
             raise ValueError(f"{title!r} may be {few}: spell one of them out")
-        near = difflib.get_close_matches(title, titles[1:], n=3, cutoff=0.0)
-        raise ValueError(f"nothing here is called {title!r}; nearest: {', '.join(map(repr, near))}")
+        near = name_nearest(title, titles[1:], n=3)
+        raise ValueError(f"nothing here is called {title!r}; {near}")
 
     def feature(self, text: str) -> int:
         """The feature of a text that starts with its number, or is a label; else `ValueError`."""
@@ -134,8 +133,7 @@ class Desk:
             return int(number[1])
         labels = {self.names[feature]: feature for feature in reversed(self.alive)}
         if text.strip() not in labels:
-            near = difflib.get_close_matches(text, [*labels], n=3, cutoff=0.0)
-            raise ValueError(f"no feature {text!r}; nearest labels: {', '.join(map(repr, near))}")
+            raise ValueError(f"no feature {text!r}; {name_nearest(text, [*labels], n=3)}")
         return labels[text.strip()]
 
     def turn(self, knob: str | int, dose: float) -> None:

@@ -51,12 +51,8 @@ class Page:
         options = [("composed from titles", COMPOSED), *users.items()]
         self.user = ipw.Dropdown(options=options, description="User", layout=WIDE)
         self._on(self.user, lambda user: None if user == COMPOSED else self.desk.choose(user))
-        self.titles = ipw.Textarea(
-            description="Titles",
-            placeholder="or a history: one title a line, oldest first",
-            rows=3,
-            layout=WIDE,
-        )
+        self.titles = ipw.Textarea(description="Titles", rows=3, layout=WIDE)
+        self.titles.placeholder = "or a history: one title a line, oldest first"
         use = self._button("Use these titles", lambda: self.desk.compose(self.titles.value))
         return [ipw.HTML(pages.heading("Who")), self.user, self.titles, use]
 
@@ -118,13 +114,9 @@ class Page:
 
     def _features(self) -> list[ipw.Widget]:
         names = [f"{f} · {self.desk.names[f]}" for f in self.desk.alive]
-        self.feature = ipw.Combobox(
-            options=names,
-            placeholder="its number, or its label",
-            description="Feature",
-            continuous_update=False,
-            layout=WIDE,
-        )
+        self.feature = ipw.Combobox(options=names, description="Feature", layout=WIDE)
+        self.feature.placeholder = "its number, or its label"
+        self.feature.continuous_update = False
         self.dose = _slider("strength")
         self._on(self.feature, lambda _: self._chosen())
         self._on(self.dose, lambda dose: self.desk.turn(self._chosen(), dose))
@@ -194,12 +186,6 @@ class Page:
 
 
 def _slider(description: str) -> ipw.FloatSlider:
-    return ipw.FloatSlider(
-        0.0,
-        min=-MAX_DOSE,
-        max=MAX_DOSE,
-        step=STEP,
-        description=description,
-        readout_format="+.1f",
-        layout=WIDE,
-    )
+    slider = ipw.FloatSlider(0.0, min=-MAX_DOSE, max=MAX_DOSE, step=STEP, description=description)
+    slider.readout_format, slider.layout = "+.1f", WIDE
+    return slider
