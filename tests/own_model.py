@@ -1,4 +1,4 @@
-"""From a recurrent network of one's own to a list with more of what is wanted, in ten lines.
+"""From a recurrent network of one's own to a list with more of what is wanted, in twelve lines.
 
 The README shows this text; `test_contract.py` runs it.
 """

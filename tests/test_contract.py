@@ -200,16 +200,21 @@ def test_the_effect_is_measured_in_the_precision_of_the_model(dtype):
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
-def test_ten_lines_from_a_model_of_ones_own_to_a_steered_list(tmp_path):
-    """The users' ids and the items' may be of any kind: here they are titles."""
+def test_twelve_lines_from_a_model_of_ones_own_to_a_steered_list(tmp_path):
+    """The users' ids and the items' may be of any kind: here they are names and titles."""
     rng = np.random.default_rng(0)
     titles = np.array([f"film {i}" for i in range(40)])
     histories = [rng.permutation(titles)[: rng.integers(3, 12)] for _ in range(50)]
-    sequences, ids = recommender.numbered(histories)
-    assert all((ids[sequences[user]] == history).all() for user, history in enumerate(histories))
+    counted, _ = recommender.numbered(histories)
+    sequences, ids = recommender.numbered({f"user {i}": row for i, row in enumerate(histories)})
+    assert [*sequences] == [f"user {i}" for i in counted] and [*counted] == list(range(50))
+    rows = zip(sequences.values(), counted.values(), histories, strict=True)
+    assert all((a == b).all() and (ids[a] == row).all() for a, b, row in rows)
     torch.manual_seed(0)
     model, wanted = GRU(len(ids) - 1), titles[:10]
     lists = more_of(wanted, model, sequences, ids, tmp_path / "states.npy")
+    index = pd.read_parquet(tmp_path / "states_index.parquet")
+    assert list(index["user"].unique()) == [*sequences]
     seen = list(sequences.values())
     plain = ids[recommender.best(recommender.unseen(model.next_item_scores(seen), seen))]
     assert lists.shape == plain.shape == (50, 10)

@@ -60,6 +60,28 @@ def test_whatever_differs_is_told_apart(values):
     assert len({digest(value) for value in values}) == len(values)
 
 
+class Own(nn.Module):
+    """A model of somebody else: its length and its scale are no weights."""
+
+    def __init__(self, max_length: int = 6, scale: float = 1.0):
+        super().__init__()
+        self.max_length, self.layer = max_length, nn.Linear(2, 2)
+        self.layer.scale = scale
+        nn.init.constant_(self.layer.weight, 1.0)
+        nn.init.constant_(self.layer.bias, 1.0)
+
+    def forward(self, x):
+        return self.layer(x) * self.layer.scale
+
+
+def test_a_model_is_more_than_its_weights(monkeypatch):
+    assert digest(Own()) == digest(Own()) == digest(Own().eval())
+    assert len({digest(m) for m in (Own(), Own(max_length=12), Own(scale=4.0))}) == 3
+    before = digest(Own())
+    monkeypatch.setattr(Own, "forward", lambda self, x: self.layer(x) * self.layer.scale * 2)
+    assert digest(Own()) != before
+
+
 def test_what_holds_a_value_does_not_count():
     assert digest([np.float64(0.1), np.int32(3)]) == digest((0.1, 3))
     assert digest(module()) == digest(module())

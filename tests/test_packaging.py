@@ -144,6 +144,16 @@ def test_rooms_open_without_what_extras_bring(rooms, without):
     assert found.returncode == 0, found.stderr
 
 
+def test_the_sae_opens_with_little_else():
+    heavy = ["pandas", "scipy", "joblib", "pyarrow", "sklearn", "matplotlib"]
+    code = "import sys, torch; before = {*sys.modules}; import seqsae_utils.sae\n"
+    code += f"print(sorted({{*{heavy}}} & ({{*sys.modules}} - before)))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
 def test_one_version():
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == seqsae_utils.__version__

@@ -389,6 +389,18 @@ def test_a_changed_file_of_the_readers_own_is_noticed(project, monkeypatch):
     assert before != changes.fingerprint(ws, "data", {"dataset": "mine"})
 
 
+def test_changed_scenarios_are_noticed(project):
+    """A notebook that names a file of the folder depends on it."""
+    ws, path = workspace.Workspace("toy"), project / "notebooks" / "01_data.ipynb"
+    book = nbformat.read(path, as_version=4)
+    book.cells[-1].source += '\nopen("scenarios.yaml")'
+    nbformat.write(book, path)
+    (project / "notebooks" / "scenarios.yaml").write_text("one: {}")
+    before = changes.fingerprint(ws, "data", {})
+    (project / "notebooks" / "scenarios.yaml").write_text("two: {}")
+    assert changes.changes(changes.fingerprint(ws, "data", {}), before) == "scenarios.yaml"
+
+
 def test_how_many_run_at_once_is_no_reason_to_run_again(project):
     ws = workspace.Workspace("toy")
     one, two, other = ({"n_jobs": n, "k": k} for n, k in [(1, 8), (2, 8), (1, 9)])

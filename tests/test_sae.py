@@ -834,6 +834,19 @@ def test_files_that_expect_normalised_states_are_folded_as_they_are_read(tmp_pat
     dictionary.fold(normalisation)
     hidden = 5 + 3 * torch.randn(50, D_IN)
     torch.testing.assert_close(loaded.encode(hidden), dictionary.encode(hidden))
+    sae.save(loaded, tmp_path)
+    with pytest.raises(ValueError, match="take raw hidden states: give no normalisation"):
+        sae.load(tmp_path, normalisation)  # or it would be folded twice
+
+
+def test_a_sweep_leaves_the_threads_as_they_were(planted, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sae.sweep([(CONFIGS["topk"], SHORT)], planted[0], planted[0], tmp_path)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 # On disk

@@ -64,13 +64,14 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
         with _opened(path) as file:
             if separator == "::":  # the parser knows separators of one byte, and titles have a ":"
                 file = io.BytesIO(file.read().replace(b"::", b"\x1f"))
-            delimiter, quote = separator.replace("::", "\x1f"), '"' if separator == "," else False
+            quote = '"' if separator == "," else False
+            parsing = partial(pa.csv.ParseOptions, quote_char=quote, newlines_in_values=bool(quote))
             # One thread: those of pyarrow abort a program that ends soon after an error.
             reading = partial(pa.csv.ReadOptions, use_threads=False, block_size=BLOCK)
             blocks = pa.csv.open_csv(
                 file,
                 reading(column_names=columns, encoding=_encoding(path), skip_rows=skip),
-                pa.csv.ParseOptions(delimiter, quote_char=quote, newlines_in_values=bool(quote)),
+                parsing(delimiter=separator.replace("::", "\x1f")),
                 pa.csv.ConvertOptions(column_types=kinds, include_columns=[*kinds], null_values=[]),
             )
             for block in blocks:
