@@ -5,6 +5,8 @@ import re
 import textwrap
 from pathlib import Path
 
+import pandas as pd
+
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
 METRICS = {
@@ -24,12 +26,27 @@ def shown(value: float) -> str:
     return f"{value:.3f}".replace("0.", ".", 1)
 
 
+def in_trainings(stage: str, name: str) -> list[float]:
+    table = pd.read_csv(PROJECT / "figures" / "ml-100k" / "trainings.csv")
+    return table[(table["stage"] == stage) & (table["name"] == name)]["value"].tolist()
+
+
 def test_the_row_of_all_teaching_shows_the_committed_numbers():
     (line,) = [line for line in README.splitlines() if "everybody's last item" in line]
-    found = "recommender.leave_last_out"
-    keys = [f"{found}.sasrec.ndcg@10"]
-    keys += [f"{found}.{model}.ndcg@10" for model in ("ease", "item_knn", "popularity")]
-    assert re.findall(r"\.\d{3}\b", line) == [shown(number(key)) for key in keys]
+    ours = in_trainings("recommender", "leave_last_out.sasrec.ndcg@10")
+    models = ("ease", "item_knn", "popularity")
+    others = [number(f"recommender.leave_last_out.{model}.ndcg@10") for model in models]
+    expected = [shown(value) for value in (min(ours), max(ours), *others)]
+    assert len(ours) == 5 and re.findall(r"\.\d{3}\b", line) == expected
+
+
+def test_one_training_is_set_beside_the_others():
+    (line,) = [line for line in README.splitlines() if "One training decides nothing" in line]
+    first, *others = in_trainings("interpretability", "sae.max_correlation")
+    expected = [shown(value) for value in (first, min(others), max(others))]
+    assert len(others) == 4 and re.findall(r"\.\d{3}\b", line) == expected
+    (line,) = [line for line in README.splitlines() if "can know films instead" in line]
+    assert f"{number('data.items'):,} films" in line
 
 
 def test_the_claims_stand_between_their_marks():
@@ -72,7 +89,7 @@ def test_the_house_is_the_one_that_stands_here():
     assert {name for room in rooms for name in room} == found
 
 
-def test_the_ten_lines_from_a_model_of_ones_own_are_those_that_are_run():
+def test_the_twelve_lines_from_a_model_of_ones_own_are_those_that_are_run():
     """`tests/test_contract.py` runs them."""
     source = (PROJECT / "tests" / "own_model.py").read_text()
     body = textwrap.dedent(source.partition('numbered(histories)`."""\n')[2])
