@@ -161,13 +161,14 @@ def table(trainings: list[Training]) -> pd.DataFrame:
             hierarchical(trainings, claim.stage, key) for key in (claim.number, control)
         )
         ahead = sign * (own - theirs)
-        low, high = interval(sign * (drawn - drawn_control))
+        users = all((claim.stage, k) in t.draws for t in trainings for k in keys)
+        lead = interval(sign * (drawn - drawn_control))
+        low, high = lead if users or len(trainings) > 1 else (-1, 1)  # where nothing was drawn
         if claim.number == "zero_edit.max_logit_change":  # nothing to exceed: exactly zero or not
             verdict, holds = ("holds" if (own == 0).all() else "does not hold"), own == 0
         else:
             verdict = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
             holds = ahead > 0
-        users = all((claim.stage, k) in t.draws for t in trainings for k in keys)
         row = [claim.claim, claim.measured, own.mean(), *interval(drawn), name, theirs.mean()]
         row += [*interval(drawn_control), len(trainings), int(holds.sum()), verdict, users]
         rows.append([*row, claim.stage, claim.number, claim.headline])

@@ -113,6 +113,14 @@ def test_numbers_without_draws_vary_with_the_trainings_only(monkeypatch):
     assert min(own) < row["low"] < row["number"] < row["high"] < max(own)
 
 
+def test_one_training_without_draws_decides_nothing(monkeypatch):
+    one_claim(monkeypatch)
+    alone = training(0.9, 0.1, 0)
+    assert decide([alone])["verdict"] == "holds" and decide([alone])["users"]
+    row = decide([alone._replace(draws={})])
+    assert (row["verdict"], row["holds_in"], row["users"]) == ("undecided", 1, False)
+
+
 def test_what_a_profile_lacks_is_left_out(monkeypatch):
     one_claim(monkeypatch, {"rival": "gpt2.score"})
     assert claims.table([training(0.5, 0.4, 0)]).empty
