@@ -1,5 +1,19 @@
 """Recommenders: transformers and simpler models that predict what a user takes next."""
 
+from ..ranking import (
+    Ranking,
+    Scorer,
+    Split,
+    best,
+    hold_out_last,
+    leave_last_out,
+    ndcg_of_shuffled,
+    new_users,
+    popularity_scores,
+    rank_items,
+    summary,
+    unseen,
+)
 from .adapters import RecBoleModel, Recommender, RecToolsModel, numbered
 from .baselines import ease_scores, item_knn_scores, simple_models, svd_vectors
 from .models import (
@@ -14,19 +28,5 @@ from .models import (
     load_beside,
     pad,
     save,
-)
-from .ranking import (
-    Ranking,
-    Scorer,
-    Split,
-    best,
-    hold_out_last,
-    leave_last_out,
-    ndcg_of_shuffled,
-    new_users,
-    popularity_scores,
-    rank_items,
-    summary,
-    unseen,
 )
 from .training import Training, fit, fit_all, pieces, train

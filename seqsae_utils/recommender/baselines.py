@@ -8,7 +8,7 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
 from .. import metrics
-from .ranking import Scorer, Split, Users, popularity_scores, rank_items
+from ..ranking import Scorer, Split, Users, popularity_scores, rank_items
 
 #: EASE holds n_items x n_items numbers: 3.6 GB for so many.
 MAX_ITEMS_EASE = 30_000

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from .. import metrics
 from ..checkpoint import Checkpoint, copies
+from ..ranking import Split, Users, rank_items
 from ..workspace import name_nearest
 from .losses import sampled_softmax_loss, softmax_loss
 from .models import Config, Transformer, create, require_positive
-from .ranking import Split, Users, rank_items
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import metrics
+from . import metrics
 
 #: From the histories of some users to the scores [n_users, n_items + 1] of all items.
 Scorer = Callable[[list[np.ndarray]], Tensor]
