@@ -401,7 +401,8 @@ def orders(trainings: pd.DataFrame) -> pd.Series:
     if not rows:
         return pd.Series(dtype=float)
     found = pd.DataFrame(rows).T
-    table = found.agg(["mean", "var"], axis=1).assign(kind=[_kind(name) for _, name, _ in rows])
+    kind = [f"{_kind(one)} against {_kind(other)}" for _, one, other in rows]
+    table = found.agg(["mean", "var"], axis=1).assign(kind=kind)
     return table["mean"][table["mean"].abs() > APART * np.sqrt(variances(table))]
 
 
