@@ -228,7 +228,7 @@ def test_a_title_that_lacks_its_year_must_be_the_only_one(engine):
         (lambda d: d.turn("Desert", "much"), "a strength is a number, not 'much'"),
         (lambda d: d.turn(10**6, 1.0), "feature 1000000: the SAE has features 0 to"),
         (lambda d: d.turn(d.feature("-3"), 1.0), "feature -3: the SAE has features 0 to"),
-        (lambda d: d.feature("Desserts"), "no feature 'Desserts'; nearest labels: 'Desert'"),
+        (lambda d: d.feature("Desserts"), "no feature 'Desserts'; nearest: 'Desert'"),
         (lambda d: d.suppress("Dessert"), "attribute 'Dessert' has no knob"),
         (lambda d: d.dial("Dessert", 0.5), "attribute 'Dessert' has no knob; nearest"),
         (lambda d: d.dial("Desert", 1.5), "target 1.5: a share lies between 0 and 1"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from seqsae_utils import sae, workspace
@@ -178,10 +179,10 @@ def test_the_nearest_name_of_any_list(word, known, expected):
 
 def test_draws_are_kept_beside_the_numbers(ws):
     ws.record("sae", {"l0": 8}, {"l0": np.arange(3.0)})
-    found = workspace.pd.read_parquet(ws.artifacts / "draws" / "sae.parquet")
+    found = pd.read_parquet(ws.artifacts / "draws" / "sae.parquet")
     assert found.to_dict("list") == {"l0": [0.0, 1.0, 2.0]}
     ws.record("sae", {"l0": 8})
-    assert workspace.pd.read_parquet(ws.artifacts / "draws" / "sae.parquet").empty
+    assert pd.read_parquet(ws.artifacts / "draws" / "sae.parquet").empty
     assert [path.name for path in (ws.artifacts / "draws").iterdir()] == ["sae.parquet"]
 
 
