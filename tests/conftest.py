@@ -15,6 +15,7 @@ import torch
 collect_ignore = ["bench"]  # scripts, run by `make bench`
 torch.set_num_threads(1)  # what notebooks run with: small matrices are slower on two
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: others add in another order
+os.environ.pop("SEQSAE_THREADS", None)  # it is for the notebooks, which nbval executes
 
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(
