@@ -51,11 +51,13 @@ def density(table: pd.DataFrame) -> plt.Figure:
     alive = table[table["density"] > 0]
     alive = alive.assign(variant=[LOOKS[key][0] for key in alive["variant"]])
     figure, axis = plt.subplots(figsize=(COLUMN, 2.8))
-    colors = {name: color for name, color, _ in LOOKS.values()}
-    draw = partial(sns.histplot, bins=40, log_scale=True, element="step", palette=colors)
-    draw(alive, x="density", hue="variant", ax=axis)
+    if len(alive):
+        colors = {name: color for name, color, _ in LOOKS.values()}
+        draw = partial(sns.histplot, bins=40, log_scale=True, element="step", palette=colors)
+        draw(alive, x="density", hue="variant", ax=axis)
+        sns.move_legend(axis, "upper left", title="")
     axis.set(xlabel="share of positions on which a feature fires", ylabel="features")
-    sns.move_legend(axis, "upper left", title="")
+    axis.xaxis.set_major_formatter("{x:g}")
     return figure
 
 
