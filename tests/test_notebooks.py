@@ -33,8 +33,9 @@ MEGABYTE = 2**20
 #: may differ by NOISE, a rounding error.
 DEVIATIONS, CLAIMED, NOISE = 8, 6, 1e-4
 #: Many numbers of one thing (a model, a representation, a way to steer) must not be off together:
-#: root mean square of their deviations, for things with at least so many numbers.
-TOGETHER, N_TOGETHER = 4, 8
+#: root mean square of their deviations, for things with at least so many numbers. A deviation
+#: counts here by the arithmetic mean over its kind, in which the widest numbers weigh most.
+TOGETHER, N_TOGETHER = 3.2, 8
 #: Where the trainings set two numbers of a claim so many standard deviations of their difference
 #: apart, another training must have them in the same order.
 APART = 4
@@ -365,23 +366,29 @@ def variances(found: pd.DataFrame) -> pd.Series:
     in all of them by chance. The other is that of its kind: the geometric mean over the numbers of
     the same stage with the same last name, ends of intervals included.
     """
-    logarithms = np.log(found["var"].where(found["var"] > 0))
-    of_kind = np.exp(logarithms.groupby([found.index.get_level_values(0), found["kind"]])
-                     .transform("mean"))  # fmt: skip
+    kinds = [found.index.get_level_values(0), found["kind"]]
+    of_kind = np.exp(np.log(found["var"].where(found["var"] > 0)).groupby(kinds).transform("mean"))
     return found["var"].fillna(0).clip(lower=of_kind.fillna(0))
 
 
 def spreads(trainings: pd.DataFrame) -> pd.DataFrame:
-    """How far retraining moves each number: columns mean, sd of another training, limit in sd."""
+    """How far retraining moves each number: mean, sd of another training, its limit, wide.
+
+    The limit is in sd; wide is the sd by the arithmetic mean of the kind, see `TOGETHER`.
+    """
     found = trainings.groupby(["stage", "name"])["value"].agg(["mean", "var", "count"])
     stages, names = (found.index.get_level_values(i) for i in range(2))
-    variance = variances(found.assign(kind=[_kind(name) for name in names]))
+    kind = [_kind(name) for name in names]
+    of_kind = found["var"].groupby([stages, kind]).transform("mean").fillna(0)
+    variance = variances(found.assign(kind=kind))
+    wide = found["var"].fillna(0).clip(lower=of_kind)
     untrained = [bool(UNTRAINED.search(name)) for name in names]
     variance[(stages == "recommender") & untrained] = 0
     claimed = found.index.isin([(c.stage, key) for c in claims() for key in compared(c)])
     return found[["mean"]].assign(
         sd=np.sqrt(variance * (1 + 1 / found["count"])),
         limit=np.where(claimed, CLAIMED, DEVIATIONS),
+        wide=np.sqrt(wide * (1 + 1 / found["count"])),
     )
 
 
@@ -417,10 +424,10 @@ def differences(now: dict, committed: dict, trainings: pd.DataFrame) -> list[str
         if a == b and type(a) is type(b):
             continue
         if all(type(x) in (int, float) for x in (a, b)) and key in spread.index:
-            mean, sd, limit = spread.loc[key]
+            mean, sd, limit, wide = spread.loc[key]
             if sd > 0:
                 thing = f"{key[0]}.{key[1].partition('.')[0]}" if "." in key[1] else key[0]
-                off.setdefault(thing, []).append((a - mean) / sd)
+                off.setdefault(thing, []).append((a - mean) / wide)
             if abs(a - mean) > max(limit * sd, NOISE):
                 what = f"{mean:.4g} +- {limit * sd:.2g}"
                 found.append(f"{'.'.join(path)} is {a}, committed {b}: {what}")

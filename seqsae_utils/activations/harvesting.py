@@ -69,7 +69,7 @@ def harvest(
         n_done = n_rows = 0
     if not partial.is_file():
         if n_done == n_batches and file.is_file() and index_file.is_file():
-            return pd.read_parquet(index_file)
+            return index
         n_done = n_rows = 0
     seen: list[Tensor] = []
     model.eval()
