@@ -100,7 +100,7 @@ def check_scores(model: recommender.Recommender, histories: list[np.ndarray]) ->
 
 
 def check_edits(model, site: str, dictionary: sae.SAE, histories: list[np.ndarray]) -> None:
-    """Nothing at dose 0; else the scores change, by the state of the last item alone."""
+    """Nothing at strength 0; else the scores change, by the state of the last item alone."""
     plain = model.next_item_scores(histories)
     scores = {}
     for positions in ("all", "last"):

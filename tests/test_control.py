@@ -150,7 +150,7 @@ def test_feature_zero_can_be_edited(model, dictionary, users):
     assert (steered_scores(model, "blocks.0", delta, users[0]) - plain).abs().max() > 0.01
 
 
-def test_a_dose_of_one_moves_the_state_by_one_standard_deviation(dictionary, hidden):
+def test_a_strength_of_one_moves_the_state_by_one_standard_deviation(dictionary, hidden):
     """A unit of the normalised space is `std` in the model's, and the mean has no part in it."""
     by_feature = control.sae_delta(dictionary, [Edit(5, 1.0)])(hidden)
     direction = torch.nn.functional.normalize(torch.randn(D_IN), dim=0)
@@ -364,15 +364,15 @@ def methods(model, dictionary, attribute_matrix, directions):
     return {
         "sae_feature": control.turn(model, "blocks.0", STD, decoder[[0, 8, 21]]),
         "diffmean": control.turn(model, "blocks.0", STD, directions),
-        "boost": control.boost(model, attribute_matrix),
+        "rerank": control.rerank(model, attribute_matrix),
     }
 
 
 @pytest.fixture
 def swept(model, users, methods):
     """Two attributes, out of order."""
-    doses = [-2.0, 3.0, 1.0]
-    return control.sweep(model, "blocks.0", users, methods, ["Musical", "Noir"], doses, NAMES)
+    strengths = [-2.0, 3.0, 1.0]
+    return control.sweep(model, "blocks.0", users, methods, ["Musical", "Noir"], strengths, NAMES)
 
 
 def rankings(swept):
@@ -384,19 +384,21 @@ def test_a_sweep_is_each_setting_by_itself(
 ):
     assert len(swept.settings) == 3 * 2 * 4
     assert list(swept.settings["attribute"][:8]) == ["Musical"] * 4 + ["Noir"] * 4
-    assert list(swept.settings["dose"][:4]) == [-2.0, 0.0, 1.0, 3.0]
+    assert list(swept.settings["strength"][:4]) == [-2.0, 0.0, 1.0, 3.0]
     plain = model.next_item_scores
     for row, lists, rank in rankings(swept):
         column = NAMES.index(row.attribute)
-        if row.method == "boost":
+        if row.method == "rerank":
 
-            def scorer(histories, c=column, dose=row.dose):
-                return plain(histories) + dose * torch.from_numpy(attribute_matrix[:, c]).float()
+            def scorer(histories, c=column, strength=row.strength):
+                return (
+                    plain(histories) + strength * torch.from_numpy(attribute_matrix[:, c]).float()
+                )
         else:
-            edits = [Edit([0, 8, 21][column], row.dose)]
+            edits = [Edit([0, 8, 21][column], row.strength)]
             delta = control.sae_delta(dictionary, edits)
             if row.method == "diffmean":
-                step = 2.5 * row.dose * torch.from_numpy(directions[column]).float()
+                step = 2.5 * row.strength * torch.from_numpy(directions[column]).float()
                 delta = lambda hidden, step=step: step.expand_as(hidden)  # noqa: E731
             scorer = control.steered_scorer(model, "blocks.0", delta)
         expected = rank_items(scorer, *users)
@@ -404,12 +406,14 @@ def test_a_sweep_is_each_setting_by_itself(
         np.testing.assert_array_equal(rank, expected.rank)
 
 
-def test_dose_zero_is_the_untouched_model_for_every_method(model, users, swept, attribute_matrix):
+def test_strength_zero_is_the_untouched_model_for_every_method(
+    model, users, swept, attribute_matrix
+):
     before = rank_items(model.next_item_scores, *users)
     for row, lists, _ in rankings(swept):
-        assert np.array_equal(lists, before.lists) == (row.dose == 0)
+        assert np.array_equal(lists, before.lists) == (row.strength == 0)
     curves = control.measure(swept, NAMES, attribute_matrix)
-    untouched = curves[curves["dose"] == 0]
+    untouched = curves[curves["strength"] == 0]
     assert not untouched[["ndcg_change", "ndcg_change_low", "ndcg_change_high"]].any(axis=None)
 
 
@@ -417,9 +421,11 @@ def test_curves_and_side_effects_by_counting(swept, attribute_matrix):
     curves = control.measure(swept, NAMES, attribute_matrix)
     side_effects = control.side_effects(swept, NAMES, attribute_matrix)
     (untouched,) = {
-        (lists.tobytes(), rank.tobytes()) for row, lists, rank in rankings(swept) if not row.dose
+        (lists.tobytes(), rank.tobytes())
+        for row, lists, rank in rankings(swept)
+        if not row.strength
     }
-    before = next((lists, rank) for row, lists, rank in rankings(swept) if not row.dose)
+    before = next((lists, rank) for row, lists, rank in rankings(swept) if not row.strength)
     assert (before[0].tobytes(), before[1].tobytes()) == untouched
 
     def share(lists, name):
@@ -435,8 +441,8 @@ def test_curves_and_side_effects_by_counting(swept, attribute_matrix):
         assert row.ndcg == pytest.approx(ndcg(rank))
         assert row.ndcg_change == pytest.approx(ndcg(rank) - ndcg(before[1]))
         assert row.coverage == len(set(lists.ravel())) / N_ITEMS
-        key = ["method", "attribute", "dose"]
-        same = (side_effects[key] == [row.method, row.attribute, row.dose]).all(axis=1)
+        key = ["method", "attribute", "strength"]
+        same = (side_effects[key] == [row.method, row.attribute, row.strength]).all(axis=1)
         changes = side_effects[same].set_index("other")["change"]
         assert list(changes.index) == NAMES
         for name in NAMES:
@@ -447,15 +453,15 @@ def test_curves_and_side_effects_by_counting(swept, attribute_matrix):
 
 
 def made_up_sweep(curves: dict[str, list[tuple[float, float, float]]], n_users=40) -> control.Sweep:
-    """Users who are all alike: (dose, share of the attribute in ten places, rank) by method."""
+    """Users who are all alike: (strength, share of the attribute in ten places, rank) by method."""
     settings, lists, ranks = [], [], []
     for method, points in curves.items():
-        for dose, share, rank in points:
-            settings.append((method, "Noir", dose))
+        for strength, share, rank in points:
+            settings.append((method, "Noir", strength))
             with_it = round(10 * share)
             lists.append([[1] * with_it + [2] * (10 - with_it)] * n_users)
             ranks.append([rank] * n_users)
-    columns = ["method", "attribute", "dose"]
+    columns = ["method", "attribute", "strength"]
     return control.Sweep(pd.DataFrame(settings, columns=columns), np.array(lists), np.array(ranks))
 
 
@@ -502,8 +508,8 @@ def test_the_interval_of_an_area_comes_from_drawing_users(swept, attribute_matri
     assert (wide >= 0).all() and (wide > 0.1).sum() >= 3
     table = by_method.set_index("method")
     assert table.loc["sae_feature", ["lead", "lead_low", "lead_high"]].tolist() == [0, 0, 0]
-    low, high = np.quantile(draws["boost.pareto_area"], [0.025, 0.975])
-    assert table.loc["boost", ["pareto_area_low", "pareto_area_high"]].tolist() == [low, high]
+    low, high = np.quantile(draws["rerank.pareto_area"], [0.025, 0.975])
+    assert table.loc["rerank", ["pareto_area_low", "pareto_area_high"]].tolist() == [low, high]
     means = by_attribute.groupby("method")["pareto_area"].mean()
     assert table["pareto_area"].to_dict() == pytest.approx(means.to_dict())
 
@@ -516,7 +522,7 @@ def test_a_draw_is_the_sweep_of_the_users_who_were_drawn(swept, attribute_matrix
     expected = control.drawn_areas(other, NAMES, attribute_matrix, strong=3.0)
     pd.testing.assert_frame_equal(drawn.xs(3, level="draw"), expected.xs(0, level="draw"))
     curves = control.measure(swept, NAMES, attribute_matrix).pivot(
-        index=["method", "attribute"], columns="dose", values="share"
+        index=["method", "attribute"], columns="strength", values="share"
     )
     gained = drawn.xs(0, level="draw")["share_gain_at_strong"]
     for key, value in (curves[3.0] - curves[0.0]).items():
@@ -613,18 +619,18 @@ def test_probe_is_ridge_regression():
 # The dial
 
 
-def test_the_dial_finds_the_dose_of_each_user():
-    """Lists that gain a place at each whole dose, from another start for each user."""
+def test_the_dial_finds_the_strength_of_each_user():
+    """Lists that gain a place at each whole strength, from another start for each user."""
     start = np.array([0.0, 0.2, 0.4, 0.9])
 
-    def share_of(doses):
-        return np.clip(start + np.floor(doses + 1e-9) / 10, 0, 1).round(9)
+    def share_of(strengths):
+        return np.clip(start + np.floor(strengths + 1e-9) / 10, 0, 1).round(9)
 
-    found = control.solve(share_of, 0.4, 4, max_dose=8.0)
+    found = control.solve(share_of, 0.4, 4, max_strength=8.0)
     assert found["share"].tolist() == pytest.approx([0.4] * 4)
-    assert found["reached"].all() and found.loc[2, "dose"] == 0.0
-    assert found.loc[0, "dose"] > 0 > found.loc[3, "dose"]
-    short = control.solve(share_of, 1.0, 4, max_dose=4.0)
+    assert found["reached"].all() and found.loc[2, "strength"] == 0.0
+    assert found.loc[0, "strength"] > 0 > found.loc[3, "strength"]
+    short = control.solve(share_of, 1.0, 4, max_strength=4.0)
     assert short["reached"].tolist() == [False, False, False, True]
     assert short["share"].tolist() == pytest.approx([0.4, 0.6, 0.8, 1.0])
     between = control.solve(share_of, 0.45, 4)
@@ -632,25 +638,25 @@ def test_the_dial_finds_the_dose_of_each_user():
 
 
 @pytest.mark.parametrize(
-    ("target", "max_dose", "message"),
+    ("target", "max_strength", "message"),
     [
         (40, 8.0, r"target 40: a share lies between 0 and 1 \(40 % is 0.4\)"),
         (float("nan"), 8.0, "target nan"),
-        (0.4, float("inf"), "max_dose inf: must be positive and finite"),
+        (0.4, float("inf"), "max_strength inf: must be positive and finite"),
     ],
 )
-def test_an_impossible_dial_is_refused(target, max_dose, message):
+def test_an_impossible_dial_is_refused(target, max_strength, message):
     with pytest.raises(ValueError, match=message):
-        control.solve(lambda doses: 0 * doses, target, 3, max_dose)
+        control.solve(lambda strengths: 0 * strengths, target, 3, max_strength)
 
 
 def test_the_dial_turns_each_user_alone(model, users, attribute_matrix, directions):
     histories, has_it = users[0], attribute_matrix[:, 0]
     share_of = control.shares_along(model, "blocks.0", STD, directions[0], has_it, histories)
     found = control.solve(share_of, 0.5, len(histories))
-    assert found["dose"].nunique() > 5
+    assert found["strength"].nunique() > 5
     for i in (0, 7, 24):
-        step = torch.from_numpy(2.5 * found.loc[i, "dose"] * directions[0]).float()
+        step = torch.from_numpy(2.5 * found.loc[i, "strength"] * directions[0]).float()
         scorer = control.steered_scorer(model, "blocks.0", lambda h, s=step: s.expand_as(h))
         lists = best(unseen(scorer(histories[i : i + 1]), histories[i : i + 1]))
         assert has_it[lists].mean() == pytest.approx(found.loc[i, "share"])
@@ -677,14 +683,14 @@ def test_dial_errors_by_hand(model, users, attribute_matrix, directions, monkeyp
               (errors, parts)]  # fmt: skip
     pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in solved))
     found, draws = control.dial_summary(errors)
-    assert found["how"].tolist() == ["dial", "one dose", "untouched"] * 2
+    assert found["how"].tolist() == ["dial", "one strength", "untouched"] * 2
     by = found.set_index(["how", "target"])
     dialled = control.solve(control.shares_along(*arguments, users[0]), 0.5, 25)
     assert by.loc[("dial", 0.5), "error"] == pytest.approx(dialled["error"].mean())
     untouched = np.abs(dialled["share_before"] - 0.5)
     assert by.loc[("untouched", 0.5), "error"] == pytest.approx(untouched.mean())
     assert by.loc[("untouched", 0.5), "reached"] == pytest.approx((untouched < 0.051).mean())
-    assert by.loc[("dial", 0.5), "error"] < by.loc[("one dose", 0.5), "error"]
+    assert by.loc[("dial", 0.5), "error"] < by.loc[("one strength", 0.5), "error"]
     expected = resampling.draws(25) @ untouched.to_numpy() / 25
     np.testing.assert_allclose(draws["untouched", 0.5], expected)
 
@@ -749,15 +755,15 @@ def test_serve_ranks_what_came_next(model, methods, attribute_matrix):
     for row in results.itertuples():
         history, target = sequences[row.user][: row.at], sequences[row.user][row.at]
         ranks = {}
-        for dose in (0.0, row.dose):
-            scorer = methods[row.method](row.attribute, dose)
-            ranks[dose] = rank_items(scorer, [history], np.array([target])).rank
-        assert row.ndcg == pytest.approx(metrics.ndcg(ranks[row.dose])[0])
-        change = metrics.ndcg(ranks[row.dose])[0] - metrics.ndcg(ranks[0.0])[0]
+        for strength in (0.0, row.strength):
+            scorer = methods[row.method](row.attribute, strength)
+            ranks[strength] = rank_items(scorer, [history], np.array([target])).rank
+        assert row.ndcg == pytest.approx(metrics.ndcg(ranks[row.strength])[0])
+        change = metrics.ndcg(ranks[row.strength])[0] - metrics.ndcg(ranks[0.0])[0]
         assert row.change == pytest.approx(change)
     table, draws = control.served(results)
-    row = table.query("method == 'sae_feature' and dose == 2").iloc[0]
-    same = results.query("method == 'sae_feature' and dose == 2")["change"]
+    row = table.query("method == 'sae_feature' and strength == 2").iloc[0]
+    same = results.query("method == 'sae_feature' and strength == 2")["change"]
     assert (row["moments"], row["users"]) == (3, 3)
     assert row["change"] == pytest.approx(same.mean())
     assert row["low"] <= row["change"] <= row["high"]
@@ -769,7 +775,7 @@ def test_a_user_with_many_moments_is_drawn_with_all_of_them():
     """Ten moments of one user say no more than one: the interval spans both users."""
     rows = [(1, 0, i, "sae_feature", 1.0, 0.0, 1.0) for i in range(10)]
     rows.append((2, 0, 0, "sae_feature", 1.0, 0.0, -1.0))
-    columns = ["user", "attribute", "at", "method", "dose", "ndcg", "change"]
+    columns = ["user", "attribute", "at", "method", "strength", "ndcg", "change"]
     row = control.served(pd.DataFrame(rows, columns=columns))[0].iloc[0]
     assert (row["low"], row["high"]) == (-1.0, 1.0)
     assert row["change"] == pytest.approx(9 / 11)

@@ -177,8 +177,8 @@ def test_undo_goes_back_through_all_that_was_done(engine, attribute):
 
 def test_the_moves_of_one_knob_are_one_change(engine, attribute):
     other = next(a for a in engine.attributes if a != attribute)
-    for dose in (0.5, 1.0, 1.5):
-        engine.turn(attribute, dose)
+    for strength in (0.5, 1.0, 1.5):
+        engine.turn(attribute, strength)
     engine.turn(other, 1.0)
     engine.undo()
     assert engine.state.scenario.turn == {attribute: 1.5}

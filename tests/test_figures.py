@@ -78,7 +78,7 @@ PROMOTED = pd.DataFrame(
      "logit": [2.0, 1.0], "has_attribute": [True, False]}
 )  # fmt: skip
 CURVES = rows(
-    {"method": list(control.METHODS), "attribute": NAMES, "dose": [-4.0, 0.0, 4.0]},
+    {"method": list(control.METHODS), "attribute": NAMES, "strength": [-4.0, 0.0, 4.0]},
     share=[0.1, 0.2, 0.6], ndcg=[0.1, 0.2, 0.15], ndcg_change=[-0.1, 0.0, -0.05],
     coverage=[0.3, 0.5, 0.2],
 )  # fmt: skip
@@ -92,11 +92,11 @@ BY_METHOD = rows(
     lead_low=-0.5, lead_high=0.5,
 )  # fmt: skip
 DIALLED = rows(
-    {"how": ["dial", "one dose", "untouched"], "target": [0.1, 0.4]}, error=[0.02, 0.1],
+    {"how": ["dial", "one strength", "untouched"], "target": [0.1, 0.4]}, error=[0.02, 0.1],
     error_low=0.01, error_high=0.2, reached=[0.9, 0.5],
 )  # fmt: skip
 SERVED = rows(
-    {"method": ["sae_feature", "boost"], "dose": [0.5, 1.0, 2.0]},
+    {"method": ["sae_feature", "rerank"], "strength": [0.5, 1.0, 2.0]},
     change=[0.02, 0.05, -0.01], low=-0.02, high=0.06,
 )  # fmt: skip
 
@@ -246,7 +246,7 @@ def test_curves_belong_to_their_attribute_and_method():
     assert coverage.lines[0].get_ydata().tolist() == [0.3, 0.5, 0.2]
     panels = control.gain_against_loss(CURVES).axes
     assert [panel.get_title("left") or panel.get_title() for panel in panels] == NAMES
-    assert panels[0].lines[0].get_xydata().tolist() == [[0.2, 0.2], [0.6, 0.15]]  # doses from 0
+    assert panels[0].lines[0].get_xydata().tolist() == [[0.2, 0.2], [0.6, 0.15]]  # strengths from 0
 
 
 def test_the_lead_is_right_of_the_line_where_the_chosen_method_is_ahead():

@@ -454,10 +454,10 @@ def test_measured_effect_is_what_hooking_by_hand_does():
     model = recommender.create(recommender.Config(20, d_model=8, max_length=6)).eval()
     histories = [np.array([1, 2, 3]), np.array([4, 5])]
     directions = np.eye(8, dtype=np.float32)[:3]
-    found = interp.measured_effect(model, "blocks.0", directions, 2.0, histories, dose=0.5)
+    found = interp.measured_effect(model, "blocks.0", directions, 2.0, histories, strength=0.5)
     before = model.next_item_scores(histories)[:, 1:]
     step = torch.from_numpy(directions[1])
-    with hooked(model, "blocks.0", lambda hidden: hidden + 1.0 * step):  # std 2 x dose 0.5
+    with hooked(model, "blocks.0", lambda hidden: hidden + 1.0 * step):  # std 2 x strength 0.5
         after = model.next_item_scores(histories)[:, 1:]
     expected = ((after - before) / 0.5).mean(dim=0)
     np.testing.assert_allclose(found[1, 1:], expected, atol=1e-5)

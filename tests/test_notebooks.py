@@ -550,7 +550,7 @@ ALTERED = {
     "a seed that is not another": ("sae", "stability.topk.found_again", 0.15),
     "a site that is the embedding": ("activations", "probe_auc_by_site.blocks.0.next", 0.6199),
     "a knob for a permuted genre": ("control", "sae_several.pareto_area", 0.33),
-    "scores raised for other items": ("control", "boost.pareto_area", 0.31),
+    "scores raised for other items": ("control", "rerank.pareto_area", 0.31),
     "a dial that turns half way": ("control", "dial.mean_abs_error", 0.2),
     "moments that know the target": ("control", "serving.stated.sae_several.change", 0.03),
 }

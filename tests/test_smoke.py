@@ -14,7 +14,7 @@ from scipy.stats import pearsonr
 from seqsae_utils.workspace import STAGES
 
 PROJECT = Path(__file__).parents[1]
-STRONG = 4.0  # the dose that notebook 06 reports
+STRONG = 4.0  # the strength that notebook 06 reports
 #: Runs the first four notebooks of the profile smoke with another seed.
 OTHER_SEED = """
 from seqsae_utils import run
@@ -119,7 +119,7 @@ def test_the_zero_edit_changes_no_logit_at_all(smoke):
 
 def test_steering_a_concept_raises_it_and_not_the_others(smoke):
     table = pd.read_parquet(smoke.artifacts / "control" / "side_effects.parquet")
-    table = table[table["dose"] == STRONG]
+    table = table[table["strength"] == STRONG]
     own = table[table["attribute"] == table["other"]].set_index(["method", "attribute"])["change"]
     others = table[table["attribute"] != table["other"]].groupby(["method", "attribute"])["change"]
     assert len(own["sae_feature"]) == 12
@@ -135,14 +135,14 @@ def test_steering_a_concept_raises_it_and_not_the_others(smoke):
 def test_turning_a_concept_down_removes_it(smoke):
     curves = pd.read_csv(smoke.figures / "tables" / "06_dose_response.csv")
     share = curves[curves["method"] == "sae_feature"].pivot(
-        index="attribute", columns="dose", values="share"
+        index="attribute", columns="strength", values="share"
     )
     assert (share[-STRONG] < share[0.0] / 2).all(), share.round(2)
 
 
-def test_dose_zero_is_the_untouched_model_for_every_method(smoke):
+def test_strength_zero_is_the_untouched_model_for_every_method(smoke):
     curves = pd.read_parquet(smoke.artifacts / "control" / "curves.parquet")
-    zero = curves[curves["dose"] == 0]
+    zero = curves[curves["strength"] == 0]
     assert set(zero["method"]) == set(curves["method"])
     assert not zero["ndcg_change"].any()
     assert zero["ndcg"].nunique() == zero["coverage"].nunique() == 1

@@ -15,7 +15,6 @@ from .dial import dial_errors, dial_summary, shares_along, solve
 from .edits import Edit, direction_delta, sae_delta, steered, steered_scorer
 from .methods import (
     METHODS,
-    boost,
     by_effect,
     combine,
     directions,
@@ -24,6 +23,7 @@ from .methods import (
     one_feature,
     permuted,
     probe,
+    rerank,
     several_features,
     turn,
     unit,

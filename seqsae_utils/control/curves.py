@@ -68,7 +68,7 @@ def _copy(value):
 class Sweep(NamedTuple):
     """Rankings of the same users under every setting."""
 
-    settings: pd.DataFrame  # [method, attribute, dose], dose 0 is untouched
+    settings: pd.DataFrame  # [method, attribute, strength], strength 0 is untouched
     lists: NDArray  # [n_settings, n_users, k] items
     rank: NDArray  # [n_settings, n_users] of the item taken next
 
@@ -79,17 +79,17 @@ def sweep(
     users: tuple[list[NDArray], NDArray],
     methods: dict[str, Method],
     attributes: list[str],
-    doses: Iterable[float],
+    strengths: Iterable[float],
     names: list[str],
     k: int = 10,
 ) -> Sweep:
     """Rank the catalogue for all users by each method, for each attribute and strength.
 
     `users` are histories, and the item [n_users] that each took next; `attributes` are steered,
-    `names` all of them, in the order of the methods' columns. Dose 0 is measured once for all.
+    `names` all of them, in the order of the methods' columns. Strength 0 is measured once for all.
     """
-    doses = sorted({0.0, *doses})
-    settings = [(m, a, d) for m in methods for a in attributes for d in doses]
+    strengths = sorted({0.0, *strengths})
+    settings = [(m, a, d) for m in methods for a in attributes for d in strengths]
     histories, targets = users
     # Filled in place: thousands of small results would cut the memory between them into pieces.
     lists = np.empty((len(settings), len(targets), k), np.int32)
@@ -100,14 +100,14 @@ def sweep(
             some = slice(start, start + USERS_AT_A_TIME)
             with remembered(model, site):
                 untouched = rank_items(model.next_item_scores, histories[some], targets[some], k)
-                for i, (method, attribute, dose) in enumerate(settings):
+                for i, (method, attribute, strength) in enumerate(settings):
                     ranking = untouched
-                    if dose:
-                        scorer = methods[method](names.index(attribute), dose)
+                    if strength:
+                        scorer = methods[method](names.index(attribute), strength)
                         ranking = rank_items(scorer, histories[some], targets[some], k)
                     lists[i, some], rank[i, some] = ranking.lists, ranking.rank
                     bar.update()
-    return Sweep(pd.DataFrame(settings, columns=["method", "attribute", "dose"]), lists, rank)
+    return Sweep(pd.DataFrame(settings, columns=["method", "attribute", "strength"]), lists, rank)
 
 
 def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.DataFrame:
@@ -117,7 +117,7 @@ def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.Dat
     and ndcg_change (against the untouched lists), with ``_low`` and ``_high`` (95 %, bootstrap).
     """
     shares, ndcg = _by_user(swept, names, attribute_matrix)
-    untouched = ndcg[swept.settings["dose"] == 0][0]
+    untouched = ndcg[swept.settings["strength"] == 0][0]
     rows = []
     for lists, of_share, of_ndcg in zip(swept.lists, shares, ndcg, strict=True):
         row = {"ndcg": of_ndcg.mean()}
@@ -132,9 +132,9 @@ def measure(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.Dat
 def side_effects(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> pd.DataFrame:
     """Change of attributes' shares from the untouched; columns: the settings, other, change."""
     shares = np.array([share(lists, attribute_matrix).mean(axis=0) for lists in swept.lists])
-    change = shares - shares[swept.settings["dose"] == 0][0]
+    change = shares - shares[swept.settings["strength"] == 0][0]
     wide = swept.settings.join(pd.DataFrame(change, columns=names))
-    return wide.melt(["method", "attribute", "dose"], var_name="other", value_name="change")
+    return wide.melt(["method", "attribute", "strength"], var_name="other", value_name="change")
 
 
 def _by_user(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> tuple[NDArray, NDArray]:
@@ -164,7 +164,7 @@ def drawn_areas(
     shares, ndcg = shares @ counts.T, ndcg @ counts.T
     gains = np.append(np.linspace(0, MOST, 31), 0.2)
     tables = {}
-    up = swept.settings[swept.settings["dose"] >= 0].sort_values("dose", kind="stable")
+    up = swept.settings[swept.settings["strength"] >= 0].sort_values("strength", kind="stable")
     for key, curve in up.groupby(["method", "attribute"], sort=False):
         at = np.arange((len(curve) - 1) * FINE + 1) / FINE
         between = np.array([np.interp(at, range(len(curve)), one) for one in np.eye(len(curve))])
@@ -175,7 +175,7 @@ def drawn_areas(
         area = np.trapezoid(best[:-1], gains[:-1], axis=0) / MOST
         tables[key] = pd.DataFrame({"pareto_area": area, "kept_at_20": best[-1]})
         if strong is not None:
-            (there,) = curve.index[curve["dose"] == strong]
+            (there,) = curve.index[curve["strength"] == strong]
             tables[key]["share_gain_at_strong"] = shares[there] - shares[curve.index[0]]
     return pd.concat(tables, names=["method", "attribute", "draw"])
 

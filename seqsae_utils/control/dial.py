@@ -18,34 +18,34 @@ STEPS, NEAR = 8, 0.05 + 1e-9
 
 
 def solve(
-    share_of: Callable[[NDArray], NDArray], target: float, n_users: int, max_dose: float = 8.0
+    share_of: Callable[[NDArray], NDArray], target: float, n_users: int, max_strength: float = 8.0
 ) -> pd.DataFrame:
     """The strength that brings each user's list nearest to a share of an attribute, by bisection.
 
     `share_of` maps strengths [n_users] to the attribute's share in each list. The nearest share
     that was met is kept, with the smaller strength where two are as near. Returns a row for each
-    user: share_before, dose, share, error (distance to the target), reached (`NEAR` enough).
-    ValueError for a `target` or `max_dose` that is out of range.
+    user: share_before, strength, share, error (distance to the target), reached (`NEAR` enough).
+    ValueError for a `target` or `max_strength` that is out of range.
     """
     if not 0 <= target <= 1:
         raise ValueError(f"target {target}: a share lies between 0 and 1 (40 % is 0.4)")
-    if not 0 < max_dose < np.inf:
-        raise ValueError(f"max_dose {max_dose}: must be positive and finite")
+    if not 0 < max_strength < np.inf:
+        raise ValueError(f"max_strength {max_strength}: must be positive and finite")
     before = share_of(np.zeros(n_users))
     up = before < target
-    low, high = np.zeros(n_users), np.where(up, max_dose, -max_dose)
-    found = pd.DataFrame({"share_before": before, "dose": 0.0, "share": before})
+    low, high = np.zeros(n_users), np.where(up, max_strength, -max_strength)
+    found = pd.DataFrame({"share_before": before, "strength": 0.0, "share": before})
     found["error"] = np.abs(before - target)
-    dose = np.where(before == target, 0.0, high)
+    strength = np.where(before == target, 0.0, high)
     for _ in range(STEPS):
-        share = share_of(dose)
+        share = share_of(strength)
         error = np.abs(share - target)
-        smaller = np.abs(dose) < found["dose"].abs()
+        smaller = np.abs(strength) < found["strength"].abs()
         nearer = (error < found["error"]) | (error == found["error"]) & smaller
-        found.loc[nearer, ["dose", "share", "error"]] = np.c_[dose, share, error][nearer]
+        found.loc[nearer, ["strength", "share", "error"]] = np.c_[strength, share, error][nearer]
         beyond = np.where(up, share >= target, share <= target)
-        low, high = np.where(beyond, low, dose), np.where(beyond, dose, high)
-        dose = np.where(before == target, 0.0, (low + high) / 2)
+        low, high = np.where(beyond, low, strength), np.where(beyond, strength, high)
+        strength = np.where(before == target, 0.0, (low + high) / 2)
     return found.assign(reached=found["error"] <= NEAR)
 
 
@@ -60,8 +60,8 @@ def shares_along(
     """A function from strengths [n_users] along a direction [d_in] to the share in each list."""
     along = torch.from_numpy(np.asarray(direction, np.float32))
 
-    def share_of(doses: NDArray) -> NDArray:
-        by_user = torch.from_numpy(doses.astype(np.float32))[:, None, None]
+    def share_of(strengths: NDArray) -> NDArray:
+        by_user = torch.from_numpy(strengths.astype(np.float32))[:, None, None]
         scores = steered_scorer(model, site, direction_delta(along, by_user, std))(histories)
         return has_attribute[best(unseen(scores, histories))].mean(axis=1, dtype=float)
 
@@ -77,28 +77,28 @@ def dial_errors(
     choosing: list[NDArray],
     judging: list[NDArray],
     targets: list[float],
-    max_dose: float = 8.0,
+    max_strength: float = 8.0,
 ) -> pd.DataFrame:
-    """How far users' lists are off the targets: by the dial, by one dose for all, untouched.
+    """How far users' lists are off the targets: by the dial, by one strength for all, untouched.
 
-    Histories `choosing` choose the one dose, the lists of `judging` count. Returns a row for each
-    target, way and judging user: how (``dial``, ``one dose``, ``untouched``), target, user (place
-    in `judging`), error (absolute, in share of the list), reached (`NEAR` enough).
+    Histories `choosing` choose the one strength along `direction` [d_in], the lists of `judging`
+    count. Returns a row for each target, way and judging user: how (``dial``, ``one strength``,
+    ``untouched``), target, user (place in `judging`), error (absolute, in share), reached (`NEAR`).
     """
     steering = model, site, std, direction, has_attribute
-    grid, some = np.linspace(-max_dose, max_dose, 33), choosing[:USERS_AT_A_TIME]
+    grid, some = np.linspace(-max_strength, max_strength, 33), choosing[:USERS_AT_A_TIME]
     share_of = shares_along(*steering, some)
     with remembered(model, site):
-        means = np.array([share_of(np.full(len(some), dose)).mean() for dose in grid])
+        means = np.array([share_of(np.full(len(some), strength)).mean() for strength in grid])
     tables = []
     for start in range(0, len(judging), USERS_AT_A_TIME):
         some = judging[start : start + USERS_AT_A_TIME]
         share_of = shares_along(*steering, some)
         with remembered(model, site):
             for target in targets:
-                solved = solve(share_of, target, len(some), max_dose)
+                solved = solve(share_of, target, len(some), max_strength)
                 one = np.full(len(some), grid[np.abs(means - target).argmin()])
-                table = pd.DataFrame({"dial": solved["share"], "one dose": share_of(one)})
+                table = pd.DataFrame({"dial": solved["share"], "one strength": share_of(one)})
                 table["untouched"] = solved["share_before"]
                 table = table.assign(user=start + solved.index, target=target)
                 tables.append(table.melt(["target", "user"], var_name="how", value_name="share"))

@@ -74,9 +74,9 @@ def sae_delta(sae: SAE, edits: list[Edit]) -> Delta:
     return delta
 
 
-def direction_delta(direction: Tensor, dose: float | Tensor, std: float) -> Delta:
-    """Add `dose` (one, or [n_users, 1, 1]) * std * direction [d_in]; ValueError if not finite."""
-    step = std * dose * direction
+def direction_delta(direction: Tensor, strength: float | Tensor, std: float) -> Delta:
+    """Add `strength` (one, or [n_users, 1, 1]) * std * direction [d_in]; ValueError: not finite."""
+    step = std * strength * direction
     if not torch.isfinite(step).all():
         raise ValueError(
             "a step along this direction is not finite; a difference of means is NaN for an "

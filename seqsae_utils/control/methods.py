@@ -24,7 +24,7 @@ METHODS = {
     "diffmean": "difference of means",
     "probe": "linear probe",
     "output_direction": "direction, by what it does",
-    "boost": "scores raised (re-ranking)",
+    "rerank": "scores raised (re-ranking)",
     "random": "random SAE feature",
     "sae_several_permuted": "several SAE features, attributes permuted",
     "output_direction_permuted": "direction by what it does, attributes permuted",
@@ -35,14 +35,14 @@ def turn(model: nn.Module, site: str, std: float, directions: NDArray) -> Method
     """Add strength * std along an attribute's direction [n_attributes, d_in], at all positions."""
     rows = torch.from_numpy(np.asarray(directions, np.float32))
 
-    return lambda j, dose: steered_scorer(model, site, direction_delta(rows[j], dose, std))
+    return lambda j, strength: steered_scorer(model, site, direction_delta(rows[j], strength, std))
 
 
-def boost(model: nn.Module, attribute_matrix: NDArray) -> Method:
+def rerank(model: nn.Module, attribute_matrix: NDArray) -> Method:
     """Re-ranking: a strength, in logits, added where [n_items + 1, n_attributes] is 1."""
     has = torch.from_numpy(attribute_matrix.T.astype(np.float32))
 
-    return lambda j, dose: lambda histories: model.next_item_scores(histories) + dose * has[j]
+    return lambda j, strength: lambda users: model.next_item_scores(users) + strength * has[j]
 
 
 def unit(directions: NDArray) -> NDArray:

@@ -43,16 +43,16 @@ def serve(
     sequences: dict[int, NDArray],
     found: pd.DataFrame,
     methods: dict[str, Method],
-    doses: Iterable[float],
+    strengths: Iterable[float],
 ) -> pd.DataFrame:
     """NDCG@10 of the item that came next, with the attribute's knob turned at each moment.
 
-    `found` is from `moments`. Returns its rows by method, dose; ndcg; change against the untouched.
+    `found` is from `moments`. Returns its rows by method, strength; ndcg; change, by the knob.
     """
-    settings = [(name, dose) for name in methods for dose in doses]
+    settings = [(name, strength) for name in methods for strength in strengths]
     ndcg = np.empty((1 + len(settings), len(found)))  # the first: untouched
     for column, places in found.reset_index(drop=True).groupby("attribute").groups.items():
-        turned = [methods[name](column, dose) for name, dose in settings]
+        turned = [methods[name](column, strength) for name, strength in settings]
         for start in range(0, len(places), USERS_AT_A_TIME):
             here = places[start : start + USERS_AT_A_TIME]
             some = found[["user", "at"]].iloc[here].to_numpy()
@@ -62,8 +62,8 @@ def serve(
                 for i, scorer in enumerate([model.next_item_scores, *turned]):
                     ndcg[i, here] = metrics.ndcg(rank_items(scorer, histories, targets).rank)
     parts = [
-        found.assign(method=name, dose=dose, ndcg=values, change=values - ndcg[0])
-        for (name, dose), values in zip(settings, ndcg[1:], strict=True)
+        found.assign(method=name, strength=strength, ndcg=values, change=values - ndcg[0])
+        for (name, strength), values in zip(settings, ndcg[1:], strict=True)
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -71,15 +71,15 @@ def serve(
 def served(results: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArray]]:
     """Mean change of NDCG@10 by method and strength, with 95 % intervals from drawing users.
 
-    Returns a table (method, dose, moments, users, ndcg, change, low, high), and (method, dose) ->
-    the change in each draw of users [n_draws].
+    Returns a table (method, strength, moments, users, ndcg, change, low, high), and
+    (method, strength) -> the change in each draw of users [n_draws].
     """
     rows, found = [], {}
-    for keys, group in results.groupby(["method", "dose"], sort=False):
+    for keys, group in results.groupby(["method", "strength"], sort=False):
         by_user = group.groupby("user")["change"].agg(["sum", "size"]).to_numpy()
         sums, sizes = drawn_means(by_user).T
         found[keys] = sums / sizes
         means = group["ndcg"].mean(), group["change"].mean()
         rows.append((*keys, len(group), len(by_user), *means, *interval(found[keys])))
-    columns = ["method", "dose", "moments", "users", "ndcg", "change", "low", "high"]
+    columns = ["method", "strength", "moments", "users", "ndcg", "change", "low", "high"]
     return pd.DataFrame(rows, columns=columns), found

@@ -19,7 +19,7 @@ WINE, TEAL, OLIVE, BLACK = "#882255", "#44AA99", "#999933", "#000000"
 COLORS = {
     "neuron": ORANGE, "gpt2_neurons": ORANGE, "pca": YELLOW, "ica": GREEN, "kmeans": OLIVE,
     "random": GREY, "sae": BLUE, "gpt2_sae": BLUE, "sae_random_model": SKY, "sae_static": PURPLE,
-    "sae_svd": PURPLE, "diffmean": RED, "probe": OLIVE, "output_direction": TEAL, "boost": WINE,
+    "sae_svd": PURPLE, "diffmean": RED, "probe": OLIVE, "output_direction": TEAL, "rerank": WINE,
 }  # fmt: skip
 #: How figures and tables call the recommenders.
 NAMES = {

@@ -12,7 +12,7 @@ from . import BLUE, GREY, PAGE, color
 
 #: The lines of figures in which few methods stand for all.
 LINES = {
-    "sae_feature": "o--", "sae_several": "o-", "diffmean": "s--", "boost": "^-.", "random": "x:",
+    "sae_feature": "o--", "sae_several": "o-", "diffmean": "s--", "rerank": "^-.", "random": "x:",
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def dose_response(curves: pd.DataFrame) -> plt.Figure:
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 3.1))
     for axis, column in zip(axes, (*labels, "coverage"), strict=True):
         for shade, (attribute, curve) in zip(colors, groups.items(), strict=True):
-            _curve(axis, curve, "dose", column, "o-", shade, attribute)
+            _curve(axis, curve, "strength", column, "o-", shade, attribute)
         axis.axvline(0, color=GREY, linestyle=":", linewidth=1)
         axis.set(xlabel="strength (standard deviations)", ylabel=labels.get(column, column))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
@@ -50,7 +50,7 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
     for axis, attribute in zip(axes.ravel(), attributes, strict=False):
         for method, line in LINES.items():
             curve = curves[(curves["attribute"] == attribute) & (curves["method"] == method)]
-            curve = curve[curve["dose"] >= 0].sort_values("dose")
+            curve = curve[curve["strength"] >= 0].sort_values("strength")
             _curve(axis, curve, "share", "ndcg", line, color(method), METHODS[method])
         axis.set(title=attribute)
     figure.supylabel("NDCG@10", fontsize="medium")
@@ -101,7 +101,7 @@ def dial(table: pd.DataFrame) -> plt.Figure:
     """How far lists are off the requested share, and how many reach it, from `dial_summary`."""
     labels = {
         "dial": ("solved for each user", BLUE, "o-"),
-        "one dose": ("one strength for all", BLUE, "s--"),
+        "one strength": ("one strength for all", BLUE, "s--"),
         "untouched": ("untouched", "black", "^:"),
     }
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7))
@@ -122,7 +122,7 @@ def serving(table: pd.DataFrame) -> plt.Figure:
     for method, rows in table.groupby("method", sort=False):
         rows = rows.rename(columns={"low": "change_low", "high": "change_high"})
         line = LINES.get(method, "o-")  # the knobs may be another method
-        _curve(axis, rows, "dose", "change", line, color(method), METHODS[method])
+        _curve(axis, rows, "strength", "change", line, color(method), METHODS[method])
     axis.axhline(0, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="strength", ylabel="change of NDCG@10")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)

@@ -48,8 +48,7 @@ def pareto(table: pd.DataFrame, d_in: int) -> plt.Figure:
 
 def density(table: pd.DataFrame) -> plt.Figure:
     """Draw how often features fire (share of test positions), from columns variant, density."""
-    alive = table[table["density"] > 0]
-    alive = alive.assign(variant=[LOOKS[key][0] for key in alive["variant"]])
+    alive = table.query("density > 0").assign(variant=lambda t: [LOOKS[v][0] for v in t["variant"]])
     figure, axis = plt.subplots(figsize=(COLUMN, 2.8))
     colors = {name: color for name, color, _ in LOOKS.values()}
     draw = partial(sns.histplot, bins=40, log_scale=True, element="step", palette=colors)
@@ -66,5 +65,6 @@ def replacement_cost(table: pd.DataFrame) -> plt.Figure:
     axis.bar_label(axis.barh(names, table["ndcg@10"], color=colors), fmt=" %.3f", size="small")
     axis.invert_yaxis()
     axis.grid(visible=False)  # its lines would strike the numbers out
+    axis.locator_params(axis="x", nbins=4)
     axis.set(xlabel="NDCG@10, test users", ylabel="", xlim=(0, 1.2 * table["ndcg@10"].max()))
     return figure

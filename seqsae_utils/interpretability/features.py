@@ -41,20 +41,20 @@ def measured_effect(
     directions: NDArray,
     std: float,
     histories: list[NDArray],
-    dose: float = 1.0,
+    strength: float = 1.0,
 ) -> NDArray:
-    """Logits that items gain when a feature is raised, per unit of dose: [n_features, n_items + 1].
+    """Logits that items gain per unit of a feature's strength: [n_features, n_items + 1].
 
-    `dose` times a direction is added at all positions of `site`. `directions` [n_features, d_in]
-    are decoder rows of norm 1, `std` is the unit of the dose (`SAE.std`), and `histories` are the
+    `strength` times a direction is added at all positions of `site`. `directions` are decoder rows
+    of norm 1 [n_features, d_in], `std` is the unit of strengths (`SAE.std`), and `histories` the
     items of a few users. The gain is 0 for padding, and for items that the model scores -inf.
     """
     before = model.next_item_scores(histories)[:, 1:].float().mean(dim=0)
     gained = np.zeros((len(directions), len(before) + 1), np.float32)
-    for feature, step in enumerate(torch.from_numpy(std * dose * directions)):
+    for feature, step in enumerate(torch.from_numpy(std * strength * directions)):
         with hooked(model, site, lambda hidden, step=step: hidden + step.to(hidden)):
             after = model.next_item_scores(histories)[:, 1:].float().mean(dim=0)
-        gained[feature, 1:] = torch.where(before == -torch.inf, 0, (after - before) / dose)
+        gained[feature, 1:] = torch.where(before == -torch.inf, 0, (after - before) / strength)
     return gained
 
 

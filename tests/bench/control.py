@@ -8,8 +8,8 @@ arrives to the HTML that goes out. In the browser, where there is a Chromium: fr
 pressed to the list that is there, so the way to the kernel and back is in it. These are seconds of
 the clock, since that is what a person waits for; the aim is 100 ms, on two cores.
 
-The sweep is that of notebook 6, for all test users: 11 doses of 10 attributes. Beside it, the same
-without remembering what comes before the edit, measured on a tenth of the settings.
+The sweep is that of notebook 6, for all test users: 11 strengths of 10 attributes. Beside it, the
+same without remembering what comes before the edit, measured on a tenth of the settings.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def in_the_browser(profile: str) -> list[float]:
 
 
 def sweep(profile: str) -> None:
-    """Seconds of 11 doses x 10 attributes, and how much more each setting takes by itself."""
+    """Seconds of 11 strengths x 10 attributes, and how much more each setting takes by itself."""
     desk = Desk.of(profile)
     users = recommender.hold_out_last(desk.dataset.sequences("test"))
     names = desk.dataset.attributes[:10]

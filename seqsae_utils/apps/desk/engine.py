@@ -17,7 +17,7 @@ from ...workspace import StageError, Workspace, name_nearest
 #: Length of a list, and features that are named for each of its items.
 N_ITEMS, N_REASONS = 10, 3
 #: Users that can be chosen, and the largest strength of a knob.
-N_USERS, MAX_DOSE = 1_000, 8.0
+N_USERS, MAX_STRENGTH = 1_000, 8.0
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,11 @@ class Desk:
             raise ValueError(f"no feature {text!r}; {name_nearest(text, [*labels], n=3)}")
         return labels[text.strip()]
 
-    def turn(self, knob: str | int, dose: float) -> None:
+    def turn(self, knob: str | int, strength: float) -> None:
         """Turn an attribute, or a feature by its number, to a strength; 0 takes it out."""
         kind = "turn" if isinstance(knob, str) else "features"
-        turned = {**getattr(self.state.scenario, kind), knob: dose}
-        if dose == 0:
+        turned = {**getattr(self.state.scenario, kind), knob: strength}
+        if strength == 0:
             del turned[knob]
         self.play(replace(self.state.scenario, **{kind: turned}), knob)  # type: ignore[arg-type]
 
@@ -159,15 +159,15 @@ class Desk:
         scenario = self.state.scenario
         replace(scenario, turn={attribute: 0.0}).check(self.knobs, self.features)
 
-        def share_of(doses: np.ndarray) -> np.ndarray:
-            turned = {**scenario.turn, attribute: float(doses[0])}
+        def share_of(strengths: np.ndarray) -> np.ndarray:
+            turned = {**scenario.turn, attribute: float(strengths[0])}
             edits = replace(scenario, turn=turned).edits(self.knobs)
             items = self._look(self.state.history, edits).items
             held = self.matrix[items, self.counted.index(attribute)]
             return held.mean(keepdims=True, dtype=float)
 
-        (found,) = solve(share_of, target, 1, MAX_DOSE).itertuples()
-        self.turn(attribute, round(found.dose, 3))
+        (found,) = solve(share_of, target, 1, MAX_STRENGTH).itertuples()
+        self.turn(attribute, round(found.strength, 3))
         return found.share
 
     def undo(self) -> None:

@@ -6,7 +6,7 @@ import torch
 from ...control import Scenario, scenarios
 from ...workspace import StageError, project
 from . import pages
-from .engine import MAX_DOSE, N_ITEMS, Desk, State
+from .engine import MAX_STRENGTH, N_ITEMS, Desk, State
 
 #: By how much an arrow key turns a knob.
 STEP = 0.5
@@ -81,7 +81,7 @@ class Page:
             knob.tooltip, knob.layout.flex = self.desk.behind(attribute), "1 1 auto"
             off = ipw.ToggleButton(description="off", layout={"width": "3rem"})
             off.tooltip = f"suppress {attribute}"
-            self._on(knob, lambda dose, a=attribute: self._turn(a, dose))
+            self._on(knob, lambda strength, a=attribute: self._turn(a, strength))
             self._on(off, lambda on, a=attribute: self.desk.suppress(a, on))
             self.knobs[attribute], self.off[attribute] = knob, off
             rows.append(ipw.HBox([knob, off]))
@@ -97,10 +97,10 @@ class Page:
         note = "Choose a share of the list, in per cent; the desk finds the strength."
         return [ipw.HTML(pages.heading("The dial", note)), what, share, go]
 
-    def _turn(self, attribute: str, dose: float) -> None:
+    def _turn(self, attribute: str, strength: float) -> None:
         """Turn, unless the browser has only rounded what the dial found to a slider's step."""
-        if abs(dose - self.desk.state.scenario.turn.get(attribute, 0.0)) >= STEP / 2:
-            self.desk.turn(attribute, dose)
+        if abs(strength - self.desk.state.scenario.turn.get(attribute, 0.0)) >= STEP / 2:
+            self.desk.turn(attribute, strength)
 
     def _dialled(self, attribute: str, target: float) -> str:
         """Turn; returns what to say if no strength gets there."""
@@ -109,7 +109,7 @@ class Page:
             return ""
         return (
             f"{attribute} comes to {share:.0%}, not {target:.0%}: "
-            f"no strength up to {MAX_DOSE:g} brings it nearer"
+            f"no strength up to {MAX_STRENGTH:g} brings it nearer"
         )
 
     def _features(self) -> list[ipw.Widget]:
@@ -117,11 +117,11 @@ class Page:
         self.feature = ipw.Combobox(options=names, description="Feature", layout=WIDE)
         self.feature.placeholder = "its number, or its label"
         self.feature.continuous_update = False
-        self.dose = _slider("strength")
+        self.strength = _slider("strength")
         self._on(self.feature, lambda _: self._chosen())
-        self._on(self.dose, lambda dose: self.desk.turn(self._chosen(), dose))
+        self._on(self.strength, lambda strength: self.desk.turn(self._chosen(), strength))
         note = "Single features, by the labels of the atlas."
-        return [ipw.HTML(pages.heading("Features", note)), self.feature, self.dose]
+        return [ipw.HTML(pages.heading("Features", note)), self.feature, self.strength]
 
     def _chosen(self) -> int:
         feature = self.desk.feature(self.feature.value)
@@ -176,7 +176,7 @@ class Page:
             if not keep_text:
                 self.text.value = scenarios.write(scenario)
                 chosen = self.feature.value
-                self.dose.value = scenario.features.get(self._chosen(), 0.0) if chosen else 0.0
+                self.strength.value = scenario.features.get(self._chosen(), 0.0) if chosen else 0.0
         finally:
             self.syncing = False
         turned = {*scenario.turn, *(what for what in scenario.suppress if isinstance(what, str))}
@@ -185,7 +185,7 @@ class Page:
         self.shares.value = pages.shares(self.desk.shares(), turned)
 
 
-def _slider(description: str) -> ipw.FloatSlider:
-    slider = ipw.FloatSlider(0.0, min=-MAX_DOSE, max=MAX_DOSE, step=STEP, description=description)
+def _slider(knob: str) -> ipw.FloatSlider:
+    slider = ipw.FloatSlider(0.0, min=-MAX_STRENGTH, max=MAX_STRENGTH, step=STEP, description=knob)
     slider.readout_format, slider.layout = "+.1f", WIDE
     return slider
