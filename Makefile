@@ -1,7 +1,14 @@
 # Two commands: `make paper` and `make test`. `make` alone explains them all.
-PYTHON  ?= python3.11
+# The first Python here that the pins have wheels for; or name it: make PYTHON=/path/to/python3.13
+RIGHT   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+ifeq ($(origin PYTHON), undefined)
+PYTHON  := $(shell for version in 3.11 3.12 3.13 3.14 3; do python$$version -c '$(RIGHT)' \
+             2>/dev/null && echo python$$version && exit; done; echo python3)
+endif
 PROFILE ?= ml-100k
 PARAMS  ?=
+WHEELS  ?=
+FOR     ?=
 SEEDS   ?= 5
 JOBS    ?= 2
 
@@ -13,46 +20,64 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export OMP_WAIT_POLICY = PASSIVE
 export OPENBLAS_NUM_THREADS = 1
 export PYTHONHASHSEED = 0
+# Handed on by the environment, where no shell reads them.
+export PROFILE SEEDS JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help env data paper seeds atlas desk notebooks lab test interop bench bench-recommender bench-sae bench-scores bench-control lint clean
+.PHONY: help env data concepts paper seeds compare atlas desk notebooks lab workshop check wheelhouse test interop bench bench-recommender bench-sae bench-scores bench-control lint clean
 
 help:  ## this list
-	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=python3.11]'
+	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=$(PYTHON)]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-19s%s\n", $$1, $$2}' Makefile
 
 env: .venv/.done  ## create .venv with the pinned packages (paper and test do it by themselves)
 
 # The stamp comes last: an installation that was interrupted has none, and starts over.
 .venv/.done: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
-	  { echo 'error: `$(PYTHON)` is not Python 3.11; install it, or name it: make PYTHON=/path/to/python3.11'; exit 1; }
+	@$(PYTHON) -c '$(RIGHT)' 2>/dev/null || \
+	  { echo 'error: `$(PYTHON)` is not Python 3.11 to 3.14; install one, or name it: make PYTHON=/path/to/python3.13'; exit 1; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -r requirements.txt
+	$(PY) -m pip install $(if $(WHEELS),--no-index --find-links '$(WHEELS)') -r requirements.txt
 	$(PY) -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
 data: .venv/.done  ## fetch and check the dataset of PROFILE
-	@$(RUN) data --profile '$(PROFILE)' $(PARAMS)
+	@$(RUN) data --profile "$$PROFILE" $(PARAMS)
+
+concepts: .venv/.done  ## ask DBpedia which concepts the films of PROFILE have, for notebook 07
+	@$(RUN) concepts --profile "$$PROFILE" $(PARAMS)
 
 paper: .venv/.done  ## run the notebooks that changed, write figures/PROFILE/
-	@$(RUN) paper --profile '$(PROFILE)' $(PARAMS)
+	@$(RUN) paper --profile "$$PROFILE" $(PARAMS)
 
 seeds: .venv/.done  ## train the whole chain anew for SEEDS=5 seeds, JOBS=2 at a time, write trainings.csv and claims.csv
-	@$(RUN) seeds --profile '$(PROFILE)' -n '$(SEEDS)' --jobs '$(JOBS)' $(PARAMS)
+	@$(RUN) seeds --profile "$$PROFILE" -n "$$SEEDS" --jobs "$$JOBS" $(PARAMS)
+
+compare: .venv/.done  ## set a run with other PARAMS beside that of PROFILE
+	@$(RUN) compare --profile "$$PROFILE" $(PARAMS)
 
 atlas: .venv/.done  ## write artifacts/PROFILE/atlas.html, a page for each feature
-	@$(RUN) atlas --profile '$(PROFILE)' $(PARAMS)
+	@$(RUN) atlas --profile "$$PROFILE" $(PARAMS)
 
 desk: .venv/.done  ## turn the knobs of PROFILE in the browser, and see the lists change
-	@$(RUN) desk --profile '$(PROFILE)' $(PARAMS)
+	@$(RUN) desk --profile "$$PROFILE" $(PARAMS)
 
 notebooks: .venv/.done  ## execute the notebooks anew where needed and put them back, to be committed
 	@$(RUN) notebooks
 
-lab: .venv/.done  ## open JupyterLab
-	$(PY) -m jupyterlab notebooks
+lab: .venv/.done  ## open JupyterLab: notebooks/, and workshop/exercises/
+	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+
+workshop: .venv/.done  ## make the workshop's exercises, slides and HTML from its solutions
+	@$(PY) -m seqsae_utils.workshop
+
+# Before there is an environment, any Python can tell what is missing.
+check:  ## tell in ten seconds whether this laptop is ready for the workshop
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) workshop/check.py
+
+wheelhouse:  ## download all pins into wheelhouse/, for laptops that then need no network: make env WHEELS=wheelhouse
+	$(PYTHON) -m pip download --only-binary=:all: $(FOR) -d wheelhouse -r requirements.txt
 
 # The notebooks are executed beside the unit tests, in a folder of their own, so that artifacts/ and
 # figures/ stay as they are; then the numbers that they recorded are compared with the committed
@@ -62,7 +87,8 @@ test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every com
 	@scratch=$$(mktemp -d) || exit 1; trap 'kill $$nbval 2>/dev/null; rm -rf "$$scratch"' EXIT; \
 	  trap 'exit 130' INT TERM; \
 	  SEQSAE_WORKSPACE="$$scratch" $(PY) -m pytest -W default --nbval \
-	    --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb >"$$scratch/log" 2>&1 & nbval=$$!; \
+	    --nbval-sanitize-with tests/nbval.cfg notebooks/0*.ipynb workshop/solutions/*.ipynb \
+	    >"$$scratch/log" 2>&1 & nbval=$$!; \
 	  $(PY) -m pytest -m 'not rerun' -n 2; units=$$?; \
 	  wait $$nbval; chapters=$$?; nbval=; cat "$$scratch/log"; \
 	  SEQSAE_WORKSPACE="$$scratch" $(PY) -m pytest -m rerun tests/test_notebooks.py; \

@@ -1,6 +1,7 @@
 """The state of a piece of work in one file: after a kill it goes on, with the same result."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,8 @@ class Checkpoint:
     def load(self, modules: dict[str, nn.Module] | None = None, adam=None):
         """Fill modules and optimizer; returns progress and tensors by group, None without a file.
 
-        Raises ValueError if the file is damaged, or of work with other inputs or code.
+        A damaged file counts as none, with a warning. ValueError for one of work with other inputs
+        or code.
         """
         if self.file is None or not self.file.is_file():
             return None
@@ -57,7 +59,8 @@ class Checkpoint:
         except (SafetensorError, KeyError, TypeError):
             pass
         if checksum != _checksum(text, tensors):
-            raise ValueError(f"{self.file} is damaged: remove it to start anew")
+            warnings.warn(f"{self.file} is damaged: its work starts anew", stacklevel=2)
+            return None
         found = json.loads(text)
         if different := changes(self.fingerprint, found["fingerprint"]):
             raise ValueError(

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import torch
 
 from . import __version__
 from .fingerprint import fingerprint
+from .ranges import check
 
 #: The stages in their order, each with the notebook that writes it.
 STAGES = {
@@ -30,6 +32,7 @@ STAGES = {
     "sae": "04_sae",
     "interpretability": "05_interpretability",
     "control": "06_control",
+    "concepts": "07_concepts",
 }
 
 
@@ -59,6 +62,8 @@ def sha256(path: Path) -> str:
 
 def fsync(path: Path) -> None:
     """Wait until a file or folder is on the disk, so that a rename never outruns its content."""
+    if os.name == "nt":  # Windows opens no folder, and waits for no file that is only read
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -85,6 +90,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: dict) -> None:
     """Write JSON, see `replacing`; floats keep six significant digits, not finite ones are null."""
     write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file: empty without one, and, with a warning, where it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        warnings.warn(f"{path} is damaged and counts as missing", stacklevel=2)
+    return found if isinstance(found, dict) else {}
 
 
 def _plain(value):
@@ -161,6 +179,9 @@ class Workspace:
 
     profile: str
 
+    def __post_init__(self):
+        check({"profile": self.profile})  # it is the name of a folder
+
     @property
     def artifacts(self) -> Path:
         """What notebooks hand on to each other."""
@@ -182,11 +203,16 @@ class Workspace:
         return self.manifest("data")["label"]
 
     def manifest(self, stage: str) -> dict:
-        """The manifest of a stage; raises `StageError` where none fits this version."""
+        """The manifest of a stage; raises `StageError` where none fits this version and profile."""
         path = self.artifacts / stage / "manifest.json"
         if not path.is_file():
             raise StageError(f"{path.parent} is missing: {self._repair(stage)}")
-        found = json.loads(path.read_text())
+        found = read_json(path)
+        if not {"files", "label", "parameters", "profile", "reads", "seed", "version"} <= {*found}:
+            raise StageError(f"{path} is damaged: {self._repair(stage)}")
+        if found["profile"] != self.profile:
+            other = f"was written for the profile {found['profile']!r}"
+            raise StageError(f"{path.parent} {other}: {self._repair(stage)}")
         if found["version"].split(".")[:2] != __version__.split(".")[:2]:
             versions = f"version {found['version']}, this is {__version__}"
             raise StageError(f"{path.parent} was written by {versions}: {self._repair(stage)}")
@@ -243,7 +269,7 @@ class Workspace:
         partial = self.artifacts / f"{stage}.partial"
         claim = json.dumps(fingerprint(resume, **manifest)) if resume else ""
         claim_file = partial / "claim.json"
-        if not (claim and claim_file.is_file() and claim_file.read_text() == claim):
+        if not (claim and claim_file.is_file() and claim_file.read_bytes() == claim.encode()):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             claim_file.write_text(claim)
@@ -278,7 +304,7 @@ class Workspace:
         with replacing(self.artifacts / "draws" / f"{stage}.parquet") as temporary:
             pd.DataFrame(draws or {}).to_parquet(temporary)
         path = self.artifacts / "metrics.json"
-        metrics = json.loads(path.read_text()) if path.is_file() else {}
+        metrics = read_json(path)
         metrics[stage] = _plain(numbers)
         write_json(path, {name: metrics[name] for name in STAGES if name in metrics})
         return metrics[stage]

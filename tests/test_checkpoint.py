@@ -78,7 +78,7 @@ def edited(monkeypatch, path: str) -> None:
     monkeypatch.setitem(fingerprint.LOADED, path, fingerprint.LOADED[path] + "\nmore = 1\n")
 
 
-def test_one_flipped_bit_is_refused(tmp_path):
+def test_a_damaged_file_is_named_and_counts_as_none(tmp_path):
     file = tmp_path / "a.checkpoint"
     module, optimizer = trained(0)
     Checkpoint(file, sae.train).save(1, {"module": module}, optimizer)
@@ -87,7 +87,11 @@ def test_one_flipped_bit_is_refused(tmp_path):
         damaged = bytearray(good)
         damaged[place] ^= 1 << place % 8
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match="a.checkpoint is damaged: remove it to start anew"):
-            Checkpoint(file, sae.train).load({"module": module}, optimizer)
+        with pytest.warns(UserWarning, match="a.checkpoint is damaged: its work starts anew"):
+            assert Checkpoint(file, sae.train).load({"module": module}, optimizer) is None
+    for damaged in (b"", good[:3], good[: len(good) // 2], good[:-1]):
+        file.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="a.checkpoint is damaged"):
+            assert Checkpoint(file, sae.train).load({"module": module}, optimizer) is None
     file.write_bytes(good)
     assert Checkpoint(file, sae.train).load({"module": module}, optimizer)

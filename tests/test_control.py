@@ -224,10 +224,21 @@ def test_an_attribute_without_positions_cannot_be_steered_but_harms_no_other():
     states = np.random.default_rng(6).normal(size=(10, 4))
     attributes = np.stack([np.arange(10) < 5, np.zeros(10), np.ones(10)], axis=1).astype(float)
     found = torch.from_numpy(control.mean_difference(states, attributes))
-    assert torch.isfinite(found).all(dim=1).tolist() == [True, False, False]
-    control.direction_delta(found[0], 1.0, STD)
-    with pytest.raises(ValueError, match="an attribute that no position, or every position, has"):
-        control.direction_delta(found[1], 1.0, STD)
+    assert found.norm(dim=1).tolist() == pytest.approx([1, 0, 0])
+    probes = torch.from_numpy(control.probe(states, attributes))
+    assert torch.isfinite(probes).all()
+    assert (control.direction_delta(found[1], 1.0, STD)(torch.ones(1, 2, 4)) == 0).all()
+
+
+def test_attributes_may_be_called_as_our_columns_are():
+    names = ["method", "strength", "attribute", "change", "other"]
+    settings = pd.DataFrame({"method": "sae", "attribute": "strength", "strength": [0.0, 2.0]})
+    matrix = np.vstack([np.zeros(5), np.eye(5)])
+    swept = control.Sweep(settings, np.array([[[1, 2]], [[2, 3]]]), np.ones((2, 1)))
+    found = control.side_effects(swept, names, matrix)
+    assert found.columns.tolist() == ["method", "attribute", "strength", "other", "change"]
+    changes = found[found["strength"] == 2.0].set_index("other")["change"].to_dict()
+    assert changes == {"method": -0.5, "strength": 0, "attribute": 0.5, "change": 0, "other": 0}
 
 
 # Where an edit falls
@@ -827,3 +838,37 @@ def test_an_unknown_attribute_names_the_nearest(attribute_matrix):
     message = "attribute 'Musicals': .* nearest: 'Musical'; all of them: Noir, War, Musical"
     with pytest.raises(ValueError, match=message):
         control.pick_attributes("War|Musicals", NAMES, attribute_matrix)
+
+
+def listed(scores: np.ndarray, n_items: int = 10) -> np.ndarray:
+    return np.argsort(-scores, kind="stable")[:n_items]
+
+
+def test_raised_scores_reach_a_share_and_keep_the_most_items():
+    rng = np.random.default_rng(0)
+    for share in np.linspace(0, 1, 21):
+        scores, has = rng.normal(size=80), rng.random((80, 1)) < 0.3
+        scores[:3] = -np.inf
+        (raised,) = control.raises(scores, has, np.array([share]))
+        before, after = listed(scores), listed(scores + has[:, 0] * raised)
+        held, wanted = has[before].sum(), has[after].sum()
+        assert abs(wanted - 10 * share) <= 0.5 + 1e-9
+        assert len({*before} & {*after}) == 10 - abs(wanted - held)  # no list has more
+        if wanted == held:
+            assert raised == 0
+
+
+def test_several_shares_are_reached_together():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        scores, has = rng.normal(size=200), rng.random((200, 3)) < 0.3
+        raised = control.raises(scores, has, np.array([0.5, 0.0, 0.2]))
+        assert has[listed(scores + has @ raised)].sum(axis=0).tolist() == [5, 0, 2]
+
+
+def test_a_share_that_the_items_do_not_allow_is_missed_by_the_least():
+    scores, has = np.linspace(1, 0, 30), np.arange(30)[:, None] >= 27
+    (raised,) = control.raises(scores, has, np.array([0.6]))
+    assert has[listed(scores + has[:, 0] * raised)].sum() == 3
+    (raised,) = control.raises(scores[22:], has[22:], np.array([0.0]))  # a list of eight
+    assert has[22:][listed(scores[22:] + has[22:, 0] * raised)].sum() == 3

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from seqsae_utils import data
-from seqsae_utils.data import formats
+from seqsae_utils.data import formats, tables
 from seqsae_utils.data.sources import content_checksum
 
 # One dataset in all five layouts. User 2's rows are tied in time and not in the order of items.
@@ -83,6 +83,9 @@ def test_every_layout_reads_to_the_same_tables(tmp_path, name, encoding):
     raw = read(write(tmp_path / "d", LAYOUTS[name], encoding))
     expected = [(1, 10, 2, 200), (1, 20, 3, 300), (2, 30, 4, 100), (2, 10, 5, 100), (2, 20, 1, 100)]
     numbers = raw.interactions.astype(float).to_numpy()
+    if name == "own":  # whose ratings nobody reads
+        assert np.isnan(numbers[:, 2]).all()
+        numbers[:, 2] = [rating for _, _, rating, _ in expected]
     np.testing.assert_array_equal(numbers, np.array(expected, float))
     titles = ["unknown" if name == "mirror" and t == "Bare" else t for _, t, _ in ITEMS]
     assert raw.items["title"].tolist() == titles
@@ -180,8 +183,8 @@ def test_a_bad_line_is_refused_with_file_line_and_expectation(
     "layout, file, header, missing",
     [
         ("20m", "ratings.csv", "userId,movieId,rating,time", "missing: timestamp"),
-        ("own", "interactions.csv", "user_id,item,rating,when", "item_id, timestamp (or order)"),
-        ("own", "items.csv", "item_id,title,genres", "missing: attributes"),
+        ("own", "interactions.csv", "user_id,thing,rating,when", "item_id, timestamp (or order)"),
+        ("own", "items.csv", "item_id,title,words", "missing: attributes"),
     ],
 )
 def test_a_missing_column_is_named(tmp_path, layout, file, header, missing):
@@ -207,7 +210,7 @@ def test_a_program_that_meets_bad_data_ends_with_the_message_alone(tmp_path):
     folder = write(tmp_path / "d", files)
     command = ["-m", "seqsae_utils.run", "data", "--profile", "csv", "-p", "dataset", str(folder)]
     run = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    message = "interactions.csv: line 3 has timestamp '-4', expected a number that is not negative"
+    message = f"interactions.csv: line 3 has timestamp '-4', expected {tables.A_TIME}"
     assert (run.returncode, run.stderr) == (1, f"error: {message}\n")
 
 
@@ -284,6 +287,26 @@ def test_items_are_numbered_from_one_with_their_attributes(small):
     assert small.attribute_matrix.dtype == np.float32
     n_recommender = (small.users["split"] == "recommender").sum()
     assert small.items["popularity"].tolist() == [n_recommender] * 3
+
+
+def test_an_attribute_of_every_item_tells_nothing_and_is_left_out():
+    raw = data.synthetic(n_users=60)
+    names = ("all|" + raw.items["attributes"]).str.rstrip("|")
+    found = data.prepare(replace(raw, items=raw.items.assign(attributes=names)))
+    assert found.attributes == data.prepare(raw).attributes
+    with pytest.raises(data.DataError, match=r"every item has every attribute \(all\)"):
+        data.prepare(replace(raw, items=raw.items.assign(attributes="all")))
+
+
+def test_items_of_one_title_are_told_apart_by_their_ids():
+    raw = data.synthetic(n_users=60)
+    titles = ["Emma (1996)", "Emma (1996)", *raw.items["title"][2:]]
+    found = data.prepare(replace(raw, items=raw.items.assign(title=titles)))
+    ids = found.items.set_index("item")["item_id"]
+    twins = [i for i, title in enumerate(found.titles) if title == "Emma (1996)"]
+    assert [found.unique_titles[i] for i in twins] == [f"Emma (1996) [{ids[i]}]" for i in twins]
+    others = [i for i in range(found.n_items + 1) if i not in twins]
+    assert [found.unique_titles[i] for i in others] == [found.titles[i] for i in others]
 
 
 def test_sequences_keep_the_order_and_the_first_of_repeated_items(small):

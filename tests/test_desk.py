@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -53,7 +54,8 @@ def snapshot(engine) -> tuple:
 
 def test_both_lists_are_those_of_the_evaluation(engine, attribute):
     engine.turn(attribute, 3.0)
-    engine.suppress(next(a for a in engine.attributes if a != attribute))
+    other = next(a for a in engine.attributes if a != attribute)
+    engine.play(replace(engine.state.scenario, suppress=(other,)))
     edits = engine.state.scenario.edits(engine.knobs)
     assert {edit.mode for edit in edits} == {"add", "set"}
     delta = control.sae_delta(engine.dictionary, edits)
@@ -85,7 +87,7 @@ def test_moves_are_counted_among_the_unseen(engine, attribute):
     np.testing.assert_allclose(table["logit_change"], change[table["item_after"]])
 
 
-def test_what_carries_an_item_is_value_times_direction_times_head(engine, attribute):
+def test_what_sets_an_item_apart_is_value_times_direction_times_head(engine, attribute):
     engine.turn(attribute, 3.0)
     seen = []
     edits = engine.state.scenario.edits(engine.knobs)
@@ -97,16 +99,17 @@ def test_what_carries_an_item_is_value_times_direction_times_head(engine, attrib
         plain = code.clone()
         for edit in edits:
             code[edit.feature] += engine.dictionary.std * edit.value
-        head = engine.model.head
-        head = head - head[1:].mean(dim=0)
+        listed = engine.after.items
+        head = engine.model.head - engine.model.head[listed].mean(dim=0)
         found = engine.reasons()
         for item, of_item in found.groupby("item"):
             carried = {f: float(v * engine.dictionary.W_dec[f] @ head[item])
                        for f, v in enumerate(code)}  # fmt: skip
-            best = sorted(carried, key=carried.get, reverse=True)[: len(of_item)]
-            assert of_item["feature"].tolist() == best
+            best = sorted(carried, key=carried.get, reverse=True)[: 2 * len(of_item)]
+            assert [f for f in best if f in {*of_item["feature"]}] == of_item["feature"].tolist()
+            assert of_item["feature"].iloc[0] == best[0]
             assert of_item["carries"].tolist() == pytest.approx(
-                [carried[f] for f in best], rel=1e-3
+                [carried[f] for f in of_item["feature"]], rel=1e-3, abs=1e-5
             )
             for row in of_item.itertuples():
                 part = (code - plain)[row.feature] * engine.dictionary.W_dec[row.feature]
@@ -137,21 +140,93 @@ def test_shares_by_counting_titles(engine, attribute):
     assert shares.loc["popular", "after"] == pytest.approx(table["item_after"].isin(popular).mean())
 
 
-def test_the_dial_reaches_the_share(engine, attribute):
-    before = engine.state
-    reached = engine.dial(attribute, 0.6)
-    assert engine.shares().set_index("attribute").loc[attribute, "after"] == pytest.approx(reached)
-    assert reached == pytest.approx(0.6, abs=0.1001)
-    engine.undo()
-    assert engine.state == before
+def test_a_reason_is_never_a_bare_number_nor_an_attribute_that_the_item_lacks(engine):
+    for user in [*engine.sequences][:20]:
+        engine.choose(user)
+        for row in engine.reasons().itertuples():
+            assert not re.fullmatch(r"#?\d+|unnamed|", row.name)
+            has = engine.dataset.items.set_index("item").loc[row.item, "attributes"].split("|")
+            assert {*row.name.split(" + ")} & {*engine.dataset.attributes} <= {*has}
 
 
-def test_the_dial_says_what_it_cannot_reach(engine, attribute, monkeypatch):
-    page = widgets.Page(engine)
-    monkeypatch.setattr(engine, "dial", lambda name, target: 0.7)
-    assert page._dialled(attribute, 0.7) == ""
-    page._attempt(lambda: page._dialled(attribute, 1.0))
-    assert f"{attribute} comes to 70%, not 100%" in page.message.value
+def test_because_names_what_the_item_would_miss(engine):
+    """By leaving the two named out, and two others, one user at a time."""
+    named, others = [], []
+    for user in [*engine.sequences][:15]:
+        engine.choose(user)
+        history = np.array(engine.state.history)
+        for item, items in engine.because().items():
+            assert len(items) <= 2 and {*items} <= {*history[-desk.engine.N_LEFT_OUT :]}
+            rest = [i for i in history[-desk.engine.N_LEFT_OUT :] if i not in items][: len(items)]
+            for without, falls in ((items, named), (rest, others)):
+                kept = [history, history[~np.isin(history, without)]]
+                full, less = (engine.model.next_item_scores([h])[0, 1:] for h in kept)
+                falls.append(float(full[item - 1] - full.mean() - less[item - 1] + less.mean()))
+    assert np.mean(named) > np.mean(others) + 0.1
+
+
+@pytest.mark.parametrize("by", ["both", "scores"])
+def test_the_dial_reaches_each_share_and_keeps_all_that_it_can(engine, by):
+    reached = 0
+    for user in [*engine.sequences][:15]:
+        engine.choose(user)
+        engine.play(Scenario())
+        before = engine.shares().set_index("attribute")["before"]
+        attribute = next(a for a in engine.attributes if 0 < before[a] < 0.5)
+        state = engine.state
+        engine.dial(attribute, 0.5, by)
+        assert engine.shares().set_index("attribute").loc[attribute, "after"] == pytest.approx(0.5)
+        kept = {*engine.before.items} & {*engine.after.items}
+        assert len(kept) == 10 - round(10 * (0.5 - before[attribute]))
+        ((strength, raised),) = engine.after.dialled.values()
+        assert raised >= 0 and (strength == 0 if by == "scores" else strength >= 0)
+        reached += strength > 0
+        engine.undo()
+        assert engine.state == state
+    assert (reached > 0) == (by == "both")  # features do their part where that is cheap
+
+
+def test_shares_add_up_until_they_are_taken_back_and_go_with_the_user(engine):
+    first, second = engine.attributes[:2]
+    engine.dial(first, 0.3)
+    engine.dial(second, 0.0)
+    for user in [*engine.sequences][:8]:
+        engine.choose(user)
+        after = engine.shares().set_index("attribute")["after"]
+        assert engine.missed() == [] and (after[first], after[second]) == (0.3, 0.0)
+    engine.dial(second, None)
+    assert engine.state.scenario.share == {first: 0.3}
+
+
+def test_off_empties_the_list(engine):
+    for user in [*engine.sequences][:10]:
+        engine.choose(user)
+        before = engine.shares().set_index("attribute")["before"]
+        for attribute in [a for a in engine.attributes if before[a] > 0]:
+            engine.play(Scenario())
+            engine.dial(attribute, 0.0)
+            assert engine.shares().set_index("attribute").loc[attribute, "after"] == 0
+
+
+def test_a_dial_that_misses_says_what_it_can_and_puts_the_old_knobs_back(engine, attribute):
+    engine.turn("Ocean", 1.0)
+    lacks = [
+        i
+        for i, has in enumerate(engine.matrix[:, engine.counted.index(attribute)])
+        if i and not has
+    ]
+    engine.take(i for i in range(1, engine.dataset.n_items + 1) if i not in lacks[:20])
+    before = snapshot(engine)
+    with pytest.raises(ValueError, match=f"nearest list has {attribute} at 0%, not 50%, and keeps"):
+        engine.dial(attribute, 0.5)
+    assert snapshot(engine) == before
+
+
+def test_features_alone_say_so_where_scores_would_reach_the_share(engine, attribute, monkeypatch):
+    monkeypatch.setattr(desk.engine, "MAX_STRENGTH", 1e-6)
+    target = engine.shares().set_index("attribute").loc[attribute, "before"] + 0.2
+    with pytest.raises(ValueError, match="features alone do not get there; both do, and keep 8"):
+        engine.dial(attribute, target, "features")
 
 
 def test_undo_goes_back_through_all_that_was_done(engine, attribute):
@@ -159,7 +234,7 @@ def test_undo_goes_back_through_all_that_was_done(engine, attribute):
     steps = [
         lambda: engine.turn(attribute, 2.0),
         lambda: engine.choose(other),
-        lambda: engine.suppress(attribute),
+        lambda: engine.dial(attribute, 0.0),
         lambda: engine.compose("\n".join(engine.dataset.titles[3:6])),
         lambda: engine.play(Scenario("quiet", features={engine.alive[0]: -1.0})),
     ]
@@ -170,13 +245,33 @@ def test_undo_goes_back_through_all_that_was_done(engine, attribute):
     assert len({text for *_, text in seen}) > 2 and len({str(s) for s, *_ in seen}) == 6
     for expected in seen[-2::-1]:
         engine.undo()
+        assert (engine.state, *snapshot(engine)[2:]) == (expected[0], *expected[2:])
+    for expected in seen[1:]:
+        engine.redo()
         assert snapshot(engine) == expected
+    with pytest.raises(ValueError, match="nothing to redo"):
+        engine.redo()
+    for _ in steps:
+        engine.undo()
+    engine.turn(attribute, 1.0)
+    with pytest.raises(ValueError, match="nothing to redo"):
+        engine.redo()
+    engine.undo()
     with pytest.raises(ValueError, match="nothing to undo"):
         engine.undo()
 
 
-def test_the_moves_of_one_knob_are_one_change(engine, attribute):
-    other = next(a for a in engine.attributes if a != attribute)
+def test_the_moves_of_one_knob_are_one_change_unless_the_hand_rested(
+    engine, attribute, monkeypatch
+):
+    other, now = next(a for a in engine.attributes if a != attribute), iter(range(0, 999, 5))
+    monkeypatch.setattr(desk.engine.time, "monotonic", lambda: next(now))
+    engine.turn(attribute, -1.0)
+    engine.turn(attribute, -2.0)
+    engine.undo()
+    assert engine.state.scenario.turn == {attribute: -1.0}
+    engine.undo()
+    monkeypatch.setattr(desk.engine.time, "monotonic", lambda: 0.0)
     for strength in (0.5, 1.0, 1.5):
         engine.turn(attribute, strength)
     engine.turn(other, 1.0)
@@ -207,9 +302,13 @@ def test_a_title_that_lacks_its_year_must_be_the_only_one(engine):
     engine._words = [desk.engine._words(title) for title in engine.dataset.titles]
     found = {"heat 1995": 2, "body heat": 3, "spring": 4, "in spring the sea": 4, "?": 5}
     assert {text: engine.find(text) for text in found} == found
+    message = "'heat' may be .*; nothing here is called 'Heaven'; nearest: .*'Body Heat'"
+    with pytest.raises(ValueError, match=message):  # all of them, not the first
+        engine.compose("heat\nspring\nHeaven")
+    assert engine.dataset.titles[engine._near("boddy heet")[0]] == "Body Heat"
     for text, message in {
         "heat": "'heat' may be 'Heat (1986)', 'Heat (1995)': spell one of them out",
-        "Heaven": "nothing here is called 'Heaven'; nearest: 'Body Heat'",
+        "Heaven": "nothing here is called 'Heaven'; nearest: ",
         "!": "'!' is no title",
     }.items():
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -229,9 +328,12 @@ def test_a_title_that_lacks_its_year_must_be_the_only_one(engine):
         (lambda d: d.turn(10**6, 1.0), "feature 1000000: the SAE has features 0 to"),
         (lambda d: d.turn(d.feature("-3"), 1.0), "feature -3: the SAE has features 0 to"),
         (lambda d: d.feature("Desserts"), "no feature 'Desserts'; nearest: 'Desert'"),
-        (lambda d: d.suppress("Dessert"), "attribute 'Dessert' has no knob"),
         (lambda d: d.dial("Dessert", 0.5), "attribute 'Dessert' has no knob; nearest"),
-        (lambda d: d.dial("Desert", 1.5), "target 1.5: a share lies between 0 and 1"),
+        (lambda d: d.dial("Desert", 1.5), "a share lies between 0 and 1 (40 % is 0.4), not 1.5"),
+        (lambda d: d.dial("Desert", 0.5, "force"), "by 'force': choose from both, features"),
+        (lambda d: d.take([]), "a history has items from 1 to"),
+        (lambda d: d.visit("history=1,99999"), "a history has items from 1 to"),
+        (lambda d: d.visit("user=x"), "is no test user; there are"),
         (lambda d: d.play(Scenario(turn={"Dessert": 1})), "attribute 'Dessert' has no knob"),
     ],
 )  # fmt: skip
@@ -258,7 +360,7 @@ def test_who_has_seen_nearly_all_gets_a_short_list(engine):
     shares = engine.shares().set_index("attribute")["before"]
     held = engine.dataset.attribute_matrix[1:5].sum(axis=0) / 10  # as the evaluation counts
     assert shares[engine.dataset.attributes].tolist() == pytest.approx(held.tolist())
-    page = pages.lists(engine.lists(), engine.reasons(), set())
+    page = pages.lists(engine.lists(), engine.reasons(), {}, set())
     assert page.count("<tr>") == 11 and "nan" not in page
 
 
@@ -269,9 +371,12 @@ def test_titles_labels_and_messages_are_text(engine, attribute):
     engine.turn(attribute, 3.0)
     table, reasons, shares = engine.lists(), engine.reasons(), engine.shares()
     table["title_before"] = table["title_after"] = table["attributes_after"] = HOSTILE
-    reasons["label"] = shares["attribute"] = HOSTILE
-    shown = pages.lists(table, reasons, {HOSTILE}) + pages.shares(shares, {HOSTILE})
-    shown += pages.error(HOSTILE) + pages.title(HOSTILE) + pages.history([HOSTILE])
+    reasons["name"], shares["attribute"] = HOSTILE, HOSTILE
+    because = {item: [HOSTILE, HOSTILE] for item in table["item_after"]}
+    shown = pages.lists(table, reasons, because, {HOSTILE}, "atlas.html")
+    shown += pages.shares(shares, {HOSTILE}) + pages.note(HOSTILE)
+    shown += pages.summary(table, shares.iloc[:1], {HOSTILE: (1.0, 1.0)})
+    shown += pages.error(HOSTILE) + pages.title(HOSTILE)
     shown += pages.heading(HOSTILE, HOSTILE)
     assert "<img" not in shown and shown.count("&lt;img") > 40
 
@@ -293,13 +398,55 @@ def test_knobs_of_an_older_run_are_asked_for(root, tmp_path, monkeypatch):
 def test_a_refused_scenario_stays_to_be_mended(engine):
     page = widgets.Page(engine)
     page.text.value = "a: {turns: {Desert: 1}}"
-    page._attempt(page._apply)
-    assert "nearest: &#x27;turn&#x27;" in page.message.value
+    page._attempt("scenario", page._apply)
+    assert "nearest: &#x27;turn&#x27;" in page.says["scenario"].value
     assert page.text.value == "a: {turns: {Desert: 1}}" and not engine.past
     page.text.value = "a: {turn: {Desert: 1}}"
-    page._attempt(page._apply)
-    assert page.message.value == "" and page.knobs["Desert"].value == 1
+    page._attempt("scenario", page._apply)
+    assert page.says["scenario"].value == "" and page.knobs["Desert"].value == 1
     assert scenarios.parse(page.text.value) == {"a": Scenario("a", turn={"Desert": 1})}
+
+
+def test_a_saved_scenario_is_a_preset_at_once(engine, tmp_path, monkeypatch):
+    file = tmp_path / "scenarios.yaml"
+    file.write_text("# kept\nold: {turn: {Desert: 1}}\n")
+    monkeypatch.setattr(widgets, "FILE", file)
+    page = widgets.Page(engine)
+    page.text.value = "mine: {share: {Desert: 0.4}, by: scores}"
+    page._attempt("scenario", page._save)
+    assert [button.description for button in page.presets.children] == ["old", "mine"]
+    assert file.read_text().startswith("# kept\nold: {turn: {Desert: 1}}\nmine:")
+    assert scenarios.read(file)["mine"] == Scenario("mine", share={"Desert": 0.4}, by="scores")
+    before = file.read_bytes()
+    for text, message in {
+        "old: {turn: {Desert: 2}}": "scenarios.yaml has a scenario &#x27;old&#x27;",
+        "new: {turn: {Dessert: 2}}": "attribute &#x27;Dessert&#x27; has no knob",
+    }.items():
+        page.text.value = text
+        page._attempt("scenario", page._save)
+        assert message in page.says["scenario"].value and file.read_bytes() == before
+
+
+def test_an_address_holds_user_history_and_scenario(engine, attribute):
+    engine.choose([*engine.sequences][3])
+    engine.dial(attribute, 0.5)
+    for change in (lambda: None, lambda: engine.take([5, 3])):
+        change()
+        state, address = engine.state, engine.address()
+        engine.choose([*engine.sequences][0])
+        engine.play(Scenario())
+        engine.visit(address)
+        assert engine.state == state
+
+
+def test_chips_take_items_out_and_a_title_adds_one(engine):
+    page = widgets.Page(engine)
+    history = engine.state.history
+    page.chips.children[1].click()
+    assert engine.state.history == (*history[:-2], history[-1])
+    page.title.value = engine.dataset.titles[history[-2]]
+    assert engine.state.history == (*history[:-2], history[-1], history[-2])
+    assert page.title.value == "" and engine.state.user is None
 
 
 def test_the_package_needs_no_widgets():
@@ -320,24 +467,30 @@ def test_the_command_refuses_what_it_does_not_know(arguments, message, capsys):
 
 
 @pytest.fixture(scope="module")
-def address(chromium, root, tmp_path_factory):
-    """Where `make desk` shows the desk of the profile smoke; ends with the tests."""
+def server(chromium, root, tmp_path_factory):
+    """`make desk` for the profile smoke, and its `address`; ends with the tests."""
     log = tmp_path_factory.mktemp("voila") / "log"
     env = {**os.environ, "SEQSAE_WORKSPACE": str(root), "BROWSER": "true"}
     command = [sys.executable, "-m", "seqsae_utils.run", "desk", "--profile", "smoke"]
     with open(log, "w") as output:
         server = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=output, stderr=output)
     try:
-        for _ in range(300):
+        for _ in range(900):
             found = re.search(r"http://\S+", log.read_text())
             if found or server.poll() is not None:
                 break
             time.sleep(0.2)
         assert found, log.read_text()
-        yield found[0]
+        server.address = found[0]
+        yield server
     finally:
         server.terminate()
         server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def address(server) -> str:
+    return server.address
 
 
 @pytest.fixture
@@ -347,9 +500,9 @@ def page(address, chromium):
     opened, wrong = context.new_page(), []
     opened.set_default_timeout(60_000)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("response", lambda r: None if r.url.startswith((address, "data:", "blob:"))
-              else wrong.append(r.url))  # fmt: skip
-    opened.goto(address)
+    own = address.partition("?")[0], "data:", "blob:"
+    opened.on("response", lambda r: None if r.url.startswith(own) else wrong.append(r.url))
+    opened.goto(address, timeout=120_000)
     expect(opened.locator("table.lists tbody tr")).to_have_count(10, timeout=60_000)
     opened.set_default_timeout(10_000)
     yield opened
@@ -382,7 +535,7 @@ def test_a_knob_turned_by_the_keyboard_changes_the_list(page, engine, attribute)
     expect(page.locator("td.after .name")).to_have_text(engine.lists()["title_after"].tolist())
     assert titles(page) != before
     assert page.locator("td.before .name").all_inner_texts() == before
-    assert page.locator("td.after .turned").count() > 0
+    expect(page.locator("td.after .turned").first).to_be_visible()  # reasons come a moment later
     assert scenarios.parse(page.get_by_label("Scenario").input_value()) == {
         "my scenario": engine.state.scenario
     }
@@ -408,11 +561,17 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(page):
             "(e => e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent)"
             "(document.activeElement)"
         ).strip())  # fmt: skip
-        if order[-1] == "Apply":
+        if order[-1] == "strength":
             break
         page.keyboard.press("Tab")
-    wanted = ["User", "Titles", "Use these titles", "hidden gems", "Ocean", "Undo", "Share of",
-              "Feature", "Scenario", "Copy as a scenario", "Apply"]  # fmt: skip
+    wanted = ["User", "Undo", "Make", "Do it", "Scenario", "Copy as a scenario", "Save", "Add",
+              "Titles", "Use these titles", "hidden gems", "Ocean", "Feature"]  # fmt: skip
+    stops = page.evaluate(
+        "[...document.querySelectorAll('.seqsae-desk :is(button, select, input, textarea, a[href], "
+        '[tabindex="0"])\')].filter(e => e.offsetParent && e.compareDocumentPosition('
+        "document.querySelector('table.lists')) & Node.DOCUMENT_POSITION_FOLLOWING).length"
+    )
+    assert 5 < stops <= 15  # before the list
     wanted = [name for name in wanted if name != "hidden gems" or name in order]
     assert [order.index(name) for name in wanted] == sorted(order.index(name) for name in wanted)
 
@@ -429,12 +588,15 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(page):
 )
 def test_bad_input_is_a_message_and_no_traceback(page, field, text, button, message):
     before = titles(page)
-    page.get_by_label(field).fill(text)
+    page.get_by_label(field, exact=True).fill(text)
     if button:
         page.get_by_role("button", name=button, exact=True).click()
     else:
         page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text(message)
+    said, control = page.get_by_role("alert"), page.get_by_label(field, exact=True)
+    expect(said).to_be_in_viewport()  # where the eye is: beside the control
+    assert abs(said.bounding_box()["y"] - control.bounding_box()["y"]) < 220
     assert "Traceback" not in page.inner_text("body") and titles(page) == before
     page.get_by_role("button", name="All to zero").click()
     expect(page.get_by_role("alert")).to_have_count(0)
@@ -442,7 +604,7 @@ def test_bad_input_is_a_message_and_no_traceback(page, field, text, button, mess
 
 def test_a_history_from_titles_in_the_browser(page, engine):
     chosen = "\n".join(engine.dataset.titles[10:13])
-    page.get_by_label("Titles").fill(chosen)
+    page.get_by_label("Titles", exact=True).fill(chosen)
     page.get_by_role("button", name="Use these titles").click()
     engine.compose(chosen)
     expect(page.locator("td.after .name")).to_have_text(engine.lists()["title_after"].tolist())
@@ -450,20 +612,26 @@ def test_a_history_from_titles_in_the_browser(page, engine):
     assert page.get_by_label("User").evaluate(selected) == "composed from titles"
 
 
-def test_suppress_and_dial_in_the_browser(page, engine, attribute):
-    page.get_by_role("button", name="Turn until it is").scroll_into_view_if_needed()
-    page.get_by_label("Share of").select_option(label=attribute)
-    page.get_by_role("button", name="Turn until it is").click()
+def test_dial_off_and_reload_in_the_browser(page, engine, attribute):
+    page.get_by_label("Make").select_option(label=attribute)
+    page.get_by_role("button", name="Do it").click()
     engine.dial(attribute, 0.5)
-    after = engine.shares().set_index("attribute").loc[attribute, "after"]
-    share_of(page, attribute, f"{after:.0%}$")
+    share_of(page, attribute, "50%$")
     expect(page.locator("td.after .name")).to_have_text(engine.lists()["title_after"].tolist())
+    expect(page.get_by_role("status")).to_contain_text(f"{attribute} ")
+    engine.play(Scenario())
     page.get_by_role("button", name="All to zero").click()
-    page.get_by_title(f"suppress {attribute}").click()
-    engine.play(Scenario(suppress=(attribute,)))
-    after = engine.shares().set_index("attribute").loc[attribute, "after"]
-    share_of(page, attribute, f"{after:.0%}$")
+    off = page.get_by_role("button", name=f"no {attribute} in the list")
+    off.click()
+    expect(off).to_have_attribute("aria-pressed", "true")
+    engine.dial(attribute, 0.0)
     expect(page.locator("td.after .name")).to_have_text(engine.lists()["title_after"].tolist())
+    page.wait_for_url(re.compile("share"))
+    assert "token" not in page.url
+    page.reload(timeout=120_000)
+    expect(page.locator("td.after .name")).to_have_text(
+        engine.lists()["title_after"].tolist(), timeout=60_000
+    )
 
 
 def test_a_narrow_page_need_not_scroll_sideways(page):
@@ -474,6 +642,64 @@ def test_a_narrow_page_need_not_scroll_sideways(page):
         "e.getBoundingClientRect().right))"
     )
     assert right <= 421
+
+
+def test_the_list_is_within_reach(page):
+    for width, height, most in ((1440, 900, 600), (390, 844, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(300)
+        assert page.locator("table.lists").bounding_box()["y"] < most
+    page.mouse.wheel(0, 1500)
+    page.wait_for_timeout(300)
+    expect(page.get_by_role("button", name="Undo")).to_be_in_viewport()
+
+
+def kernels(server) -> int:
+    command = ["ps", "--ppid", str(server.pid), "-o", "args="]
+    return subprocess.run(command, capture_output=True, text=True).stdout.count("ipykernel")
+
+
+def test_a_page_that_closes_takes_its_kernel_along(page, server):
+    before = kernels(server)
+    page.close(run_before_unload=True)
+    for _ in range(100):
+        if kernels(server) < before:
+            break
+        time.sleep(0.2)
+    assert kernels(server) == before - 1
+
+
+def test_nothing_starts_and_nothing_is_told_without_the_token(server, address):
+    home, token = address.split("?")
+    before = kernels(server)
+    port = re.search(r":(\d+)", home[5:])[1]
+    with httpx.Client() as client:
+        assert client.get(home).status_code == 302
+        assert client.get(f"{home}?token=guess").status_code == 302
+        path = "api/kernels/00000000-0000-0000-0000-000000000000"
+        assert client.get(home + path).status_code == 403
+        for name in ("evil.example", "192.168.0.9", "127.0.0.1.evil.example"):
+            for where in ("", path, f"{path}/channels", "atlas.html"):
+                headers = {"Host": f"{name}:{port}"}
+                assert client.get(f"{home}{where}?{token}", headers=headers).status_code == 403
+    assert kernels(server) == before
+
+
+def test_the_page_stands_in_no_frame_and_talks_to_its_own_socket_only(page, address):
+    response = page.request.get(address.partition("?")[0] + "login")
+    policy = response.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy
+    blocked = page.evaluate(
+        "new Promise(done => { document.addEventListener('securitypolicyviolation', e => done("
+        "e.violatedDirective)); new WebSocket('ws://127.0.0.1:1/'); })"
+    )
+    assert blocked == "connect-src"
+
+
+def test_without_artifacts_the_command_says_the_way_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    assert run.main(["desk", "--profile", "smoke"]) == 1
+    assert "run `make paper PROFILE=smoke`, or notebook 01_data" in capsys.readouterr().err
 
 
 def test_only_this_machine_is_served(address):

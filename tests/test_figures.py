@@ -272,10 +272,34 @@ def test_side_effects_are_in_points_with_rows_turned_up():
     assert [label.get_text() for label in axis.get_xticklabels()] == NAMES
 
 
-@pytest.mark.parametrize("name", ["Cash $5, Change $1", "_private", "a & b <c>"])
+@pytest.mark.parametrize("name", ["Cash $5, Change $1", "$$", "$10-$20", "_private", "a & b <c>"])
 def test_titles_and_attributes_are_text_and_nothing_else(name):
     """Own data has names that matplotlib could take for formulae or for hidden labels."""
     promoted = PROMOTED.assign(title=[name, "other"])
     interpretability.feature_page(HISTOGRAM, promoted, f"Feature 1: {name}").canvas.draw()
     activations.probe(PROBE.replace("Noir", name)).canvas.draw()
     control.dose_response(CURVES.replace("Noir", name)).canvas.draw()
+    figure = data.attribute_overlap(OVERLAP.replace("Noir", name))
+    figure.canvas.draw()
+    assert figure.axes[0].get_yticklabels()[0].get_text() == name
+
+
+@pytest.mark.parametrize("draw", [data.long_tail, sae.density])
+def test_ticks_are_plain_numbers(draw):
+    figure = draw({data.long_tail: LONG_TAIL, sae.density: DENSITY}[draw])
+    figure.canvas.draw()
+    axis = figure.axes[0].xaxis
+    texts = [label.get_text() for label in axis.get_ticklabels()]
+    assert texts and not any("$" in text for text in texts)
+
+
+def test_what_never_fires_leaves_a_figure_that_says_so():
+    figure = interpretability.feature_page(HISTOGRAM[:0], PROMOTED, "Feature 3")
+    figure.canvas.draw()
+    assert figure.axes[0].texts[0].get_text() == "it fires for no test user"
+    sae.density(DENSITY.assign(density=0.0)).canvas.draw()
+
+
+def test_items_of_one_title_have_a_bar_each():
+    figure = interpretability.feature_page(HISTOGRAM, PROMOTED.assign(title="Emma"), "Feature 3")
+    assert len({bar.get_y() for bar in figure.axes[1].patches}) == len(PROMOTED)

@@ -530,6 +530,14 @@ def test_what_is_cut_keeps_the_strongest_entries_of_each_position():
         np.testing.assert_allclose(kept[strongest], row[strongest], rtol=1e-5)
 
 
+def test_svd_vectors_of_few_users_are_filled_with_zeros():
+    sequences = [np.array([1, 2, 3]), np.array([2, 1, 3]), np.array([4, 5])]
+    found = recommender.svd_vectors(sequences, n_items=6, d=5)
+    assert found.shape == (7, 5)
+    np.testing.assert_allclose(found[:, :2], recommender.svd_vectors(sequences, 6, d=2))
+    assert (found[:, 2:] == 0).all()
+
+
 def test_svd_vectors_know_who_took_what_and_no_order():
     sequences = [np.array([1, 2, 3]), np.array([2, 1, 3]), np.array([4, 5]), np.array([5, 4, 3])]
     found = recommender.svd_vectors(sequences, n_items=6, d=3)

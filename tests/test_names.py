@@ -207,6 +207,14 @@ def test_both_items_of_a_pair_are_equally_popular(codes, items, dataset, left_ou
     assert apart.mean() < np.abs(popularity[pool][:, None] - popularity[pool]).mean() / 3
 
 
+def test_where_no_label_can_be_tested_there_are_no_numbers(codes, items, dataset, left_out, labels):
+    none = labels.reset_index().assign(kind="", label="")
+    table, drawn = naming.predict_pairs(none, codes["test"], items["test"], dataset, left_out)
+    assert table["features"].tolist() == [0] and np.isnan(drawn).all()
+    assert table[["accuracy", "low", "high", "told", "shuffled", "p_value"]].isna().all(axis=None)
+    plots.predictions(pd.concat([table.assign(representation="sae")] * 2)).canvas.draw()
+
+
 def test_names_predict_and_shuffled_names_do_not(codes, items, dataset, left_out, labels):
     table, drawn = naming.predict_pairs(
         labels.reset_index(), codes["test"], items["test"], dataset, left_out, seed=1

@@ -300,7 +300,7 @@ def test_a_rule_refuses_a_broken_notebook(rule, damage):
 # The notebooks together
 
 
-def test_there_are_six_notebooks():
+def test_there_are_seven_notebooks():
     assert [path.stem for path in NOTEBOOKS] == list(STAGES.values())
 
 

@@ -80,11 +80,12 @@ def test_what_the_package_needs_is_pinned_and_fits():
 
 #: The house from the ground up. Files in no folder are the basement, except for the claims.
 FLOORS = ["basement", "data", "recommender", "activations", "sae", "interpretability", "control",
-          "figures", "claims", "apps", "run"]  # fmt: skip
+          "figures", "claims", "apps", "recommend", "workshop", "run"]  # fmt: skip
 CORE = FLOORS[1:7]
 FILES = {path.relative_to(PROJECT): path.read_text()
          for path in sorted((PROJECT / "seqsae_utils").rglob("*.py"))}  # fmt: skip
-MODULES = {"scikit-learn": "sklearn", "pyyaml": "yaml", "sae-lens": "sae_lens"}
+MODULES = {"concept-erasure": "concept_erasure", "scikit-learn": "sklearn", "pyyaml": "yaml",
+           "sae-lens": "sae_lens"}  # fmt: skip
 
 
 def floor(module: str) -> str:
@@ -237,7 +238,7 @@ def test_a_missing_or_other_python_is_named(fresh, version):
     python = fake_python(fresh, version) if version else "PYTHON=python3.11-that-nobody-has"
     made = make(fresh, "env", python)
     assert made.returncode != 0 and not (fresh / ".venv").exists()
-    assert f"`{python.partition('=')[2]}` is not Python 3.11" in made.stdout + made.stderr
+    assert f"`{python.partition('=')[2]}` is not Python 3.11 to 3.14" in made.stdout + made.stderr
 
 
 def test_an_interrupted_installation_starts_over(fresh):
@@ -254,3 +255,33 @@ def test_new_pins_make_a_new_environment(fresh, name):
     later = (fresh / ".venv/.done").stat().st_mtime + 10
     os.utime(fresh / name, (later, later))
     assert "created" in make(fresh, "env", fake_python(fresh)).stdout
+
+
+def test_one_range_of_pythons_everywhere():
+    least, most = 11, 14
+    asked = tomllib.loads(read("pyproject.toml"))["project"]["requires-python"]
+    assert asked == f">=3.{least},<3.{most + 1}"
+    for name in ("Makefile", "workshop/check.py"):
+        assert f"(3, {least}) <= sys.version_info[:2] <= (3, {most})" in read(name)
+    for name in ("README.md", "workshop/INSTRUCTOR.md", "workshop/check.py"):
+        assert f"Python 3.{least} to 3.{most}" in read(name)
+
+
+def test_make_takes_the_first_python_that_fits(fresh):
+    other, right = fresh / "python3.11", fresh / "python3.13"
+    other.write_text("#!/bin/sh\nexit 1\n")
+    right.write_text("#!/bin/sh\n")
+    for path in (other, right):
+        path.chmod(0o755)
+    command = [shutil.which("make"), "help"]
+    env = {"PATH": f"{fresh}:{os.environ['PATH']}"}
+    found = subprocess.run(command, cwd=fresh, env=env, capture_output=True, text=True)
+    assert "PYTHON=" in found.stdout and "PYTHON=python3.11]" not in found.stdout
+
+
+def test_a_wheelhouse_is_for_a_named_platform_and_needs_no_index(fresh):
+    python = fake_python(fresh)
+    shown = make(fresh, "-n", "wheelhouse", python, "FOR=--platform win_amd64").stdout
+    assert "pip download --only-binary=:all: --platform win_amd64 -d wheelhouse" in shown
+    shown = make(fresh, "-n", "env", python, "WHEELS=a house").stdout
+    assert "pip install --no-index --find-links 'a house' -r requirements.txt" in shown

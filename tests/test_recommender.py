@@ -378,6 +378,17 @@ def test_it_learns_a_cycle(architecture, how):
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
 
 
+@pytest.mark.parametrize("large, like", [(10**6, "softmax"), (1, "sampled")])
+def test_the_loss_follows_the_size_of_the_catalogue(monkeypatch, large, like):
+    monkeypatch.setattr(training, "LARGE", large)
+    found = []
+    for loss in ("auto", like):
+        model = fresh_model()
+        train(model, replace(TRAINING, loss=loss, n_negatives=5, max_epochs=2))
+        found.append(model.item_embedding.weight)
+    assert torch.equal(*found)
+
+
 def test_early_stopping_keeps_the_weights_of_the_best_epoch():
     """Random sequences: the best epoch comes early, and a training that ends there is the same."""
     patient = replace(TRAINING, max_epochs=20, patience=3)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -45,7 +46,10 @@ def hand_on(profile, stage, text, reads=()):
     manifest["files"] = {"content.txt": sha256(folder / "content.txt")}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     path = artifacts / "metrics.json"
-    metrics = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        metrics = dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        metrics = {}
     path.write_text(json.dumps({**metrics, stage: {"length": len(text)}}))
     with open(root / "ran.txt", "a") as file:
         print(stage, file=file)
@@ -201,7 +205,8 @@ def test_a_stage_that_a_notebook_reads_without_saying_so_counts_too(built):
         built / "notebooks/03_activations.ipynb", "reads=['recommender']", "['recommender'][1:]"
     )
     assert paper(built) == ["activations"]
-    assert paper(built, "-p", "rate", "0.2") == ["recommender", "activations"]
+    (built / "notebooks/params/toy.yaml").write_text("size: 3\nrate: 0.2\n")
+    assert paper(built) == ["recommender", "activations"]
 
 
 def test_new_pins_rerun_everything(built):
@@ -210,12 +215,83 @@ def test_new_pins_rerun_everything(built):
 
 
 def test_only_changed_parameters_reach_only_the_notebooks_that_declare_them(project):
-    assert paper(project, "-p", "rate", "1e-3") == ALL
-    books = [nbformat.read(project / f"runs/toy/{name}.ipynb", 4) for name in NAMES]
+    assert paper(project) == ALL
+    before = contents(project)
+    assert paper(project, "-p", "rate", "1e-3") == []
+    assert contents(project) == before
+    other = project / "runs/toy/others/rate=0.001"
+    assert (other / "ran.txt").read_text().split() == ["recommender", "activations"]
+    books = [nbformat.read(other / f"runs/toy/{name}.ipynb", 4) for name in NAMES]
     tags = [[tag for c in book.cells for tag in c.metadata.get("tags", [])] for book in books]
     assert tags == [["parameters"], ["parameters", "injected-parameters"], ["parameters"]]
     assert "rate = 0.001" in books[1].cells[2].source
-    assert paper(project) == ["recommender", "activations"]
+    assert paper(project) == []
+    assert paper(project, "-p", "rate", "0.1", "-p", "n_jobs", "1") == []  # as it is
+    assert contents(project) == before
+
+
+def contents(project) -> dict:
+    """What the profile itself left."""
+    folders = [project / name / "toy" for name in ("artifacts", "figures", "runs")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    own = [path for path in files if "others" not in path.parts and path.name != ".lock"]
+    return {path: path.read_bytes() for path in own if path.name != "timings.json"}
+
+
+def test_a_run_with_other_parameters_has_a_name_and_is_compared(built, capsys):
+    assert run.main(["compare", "--profile", "toy", "-p", "size", "12"]) == 1
+    assert "size=12" in capsys.readouterr().err
+    arguments = ["--profile", "toy", "-p", "size", "12"]
+    assert run.main(["paper", *arguments, "--name", "../wide one"]) == 0
+    (folder,) = (built / "runs/toy/others").iterdir()
+    assert folder.name == "_wide_one"
+    rows = [(seed, "data", "length", 4 + seed / 10) for seed in range(3)]
+    rows += [(seed, "activations", "length", 7 - seed) for seed in range(3)]
+    table = pd.DataFrame(rows, columns=["seed", "stage", "name", "value"])
+    table.to_csv(built / "figures/toy/trainings.csv", index=False)
+    assert run.main(["compare", "--profile", "toy", "--name", "../wide one"]) == 0
+    shown = capsys.readouterr().out
+    assert "data.length" in shown and "activations.length" not in shown
+    found = pd.read_csv(folder / "comparison.csv", index_col="number")
+    assert found.loc["data.length", ["profile", "_wide_one", "difference"]].tolist() == [4, 5, 1]
+    assert found.loc["data.length", ["lowest", "highest"]].tolist() == [4.0, 4.2]
+    assert found["beyond_retraining"].to_dict() == {
+        "data.length": True, "recommender.length": False, "activations.length": False,
+    }  # fmt: skip
+    assert run.main(["compare", "--profile", "toy"]) == 1
+    assert "compare with what?" in capsys.readouterr().err
+
+
+def damaged(file: Path, kind: str) -> None:
+    content = file.read_bytes()
+    kinds = {
+        "truncated": content[: len(content) // 2],
+        "empty": b"",
+        "list": b"[]",
+        "object": b"{}",
+    }
+    file.write_bytes(kinds[kind])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "list", "object"])
+@pytest.mark.parametrize(
+    "file",
+    ["artifacts/toy/recommender/manifest.json", "artifacts/toy/metrics.json",
+     "runs/toy/02_recommender.json"],
+)  # fmt: skip
+def test_a_damaged_record_is_named_and_its_notebook_runs_again(built, file, kind):
+    damaged(built / file, kind)
+    with warnings.catch_warnings(record=True, action="always") as said:
+        assert "recommender" in paper(built)
+    named = any(f"{built / file} is damaged" in str(warning.message) for warning in said)
+    assert named or kind == "object"
+    assert paper(built) == []
+
+
+def test_stages_of_another_profile_are_refused(built, capsys):
+    replace(built / "artifacts/toy/data/manifest.json", '"toy"', '"tiny"')
+    assert paper(built)[0] == "data"
+    assert "was written for the profile 'tiny'" in capsys.readouterr().out
 
 
 def test_the_profile_is_the_name_of_its_file(project):
@@ -546,7 +622,8 @@ def test_trainings_give_one_tidy_table(chains, capsys, monkeypatch):
     monkeypatch.setenv("SEQSAE_THREADS", "2")
     monkeypatch.setenv("SEQSAE_DATA_DIR", "own data")
     assert run.main(["seeds", "--profile", "toy", "-n", "3", "-p", "rate", "1e-3"]) == 0
-    file, folder = chains / "figures/toy/trainings.csv", chains / "runs/toy/trainings"
+    root = chains / "runs/toy/others/rate=0.001"
+    file, folder = root / "figures/toy/trainings.csv", root / "runs/toy/trainings"
     own = ["{},data,users,943", "{},sae,l0,{}.0", '{},sae,"first, second.max",1.23457e-09']
     rows = [line.format(seed, seed + 8) for seed in range(3) for line in own]
     assert file.read_text().splitlines() == ["seed,stage,name,value", *rows]
@@ -554,7 +631,8 @@ def test_trainings_give_one_tidy_table(chains, capsys, monkeypatch):
 
     first = ["paper", "--profile", "toy", "--end-with-stdin"]
     first += ["-p", "rate", "1e-3", "-p", "n_jobs", "1"]
-    assert asked(chains)["words"] == first
+    assert asked(root)["words"] == first
+    assert not (chains / "figures/toy").exists()
     assert asked(folder / "2")["words"] == [*first, "-p", "seed", "2"]
     assert asked(folder / "2")["environment"] == {
         "TQDM_DISABLE": "1",
@@ -564,7 +642,7 @@ def test_trainings_give_one_tidy_table(chains, capsys, monkeypatch):
     }
     assert not (folder / "0/artifacts").exists()
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "fetched x"
+    assert shown[:2] == ["other parameters, so in runs/toy/others/rate=0.001", "fetched x"]
     assert {line for line in shown if line.startswith("seed 1")} == {
         "seed 1 | [1/3] 01_data  not run yet",
         f"seed 1 | {'':26}2 s",
@@ -572,7 +650,7 @@ def test_trainings_give_one_tidy_table(chains, capsys, monkeypatch):
     assert [line for line in shown if "done" in line] == [
         f"{i} of 3 trainings done" for i in (1, 2, 3)
     ]
-    assert "figures/toy/trainings.csv: 9 numbers of 3 trainings" in shown
+    assert f"{os.path.relpath(file)}: 9 numbers of 3 trainings" in shown
     assert "claims: 2 holds, 1 undecided" in shown
     assert "claims of [8.0, 9.0, 10.0] toy" in shown
     for seed in range(3):

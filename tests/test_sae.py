@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy import sparse
 from sklearn.metrics import r2_score
 
@@ -916,6 +917,45 @@ def test_a_form_that_no_variant_has_is_refused(field, value, tmp_path):
     sae.save(random_sae(CONFIGS["topk"]), tmp_path)
     with pytest.raises(ValueError, match=f"cfg.json: {field} is '{value}', which is not read here"):
         sae.load(altered(tmp_path, **{field: value}))
+
+
+def of_sparsify(folder, **changed):
+    torch.manual_seed(3)
+    tensors = {
+        "encoder.weight": torch.randn(12, 4), "encoder.bias": torch.randn(12),
+        "W_dec": torch.randn(12, 4), "b_dec": torch.randn(4),
+    }  # fmt: skip
+    cfg = {"activation": "topk", "expansion_factor": 3, "normalize_decoder": False}
+    cfg |= {"num_latents": 0, "k": 3, "multi_topk": False, "skip_connection": False}
+    cfg |= {"transcode": False, "d_in": 4} | changed
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    save_file(tensors, folder / "sae.safetensors")
+    return tensors
+
+
+def test_a_file_of_sparsify_gives_what_its_formula_gives(tmp_path):
+    tensors, x = of_sparsify(tmp_path), torch.randn(50, 4)
+    loaded = sae.load(tmp_path)
+    pre = ((x - tensors["b_dec"]) @ tensors["encoder.weight"].T + tensors["encoder.bias"]).relu()
+    value, index = pre.topk(3)
+    code = torch.zeros(50, 12).scatter(1, index, value)
+    torch.testing.assert_close(loaded.encode(x), code)
+    torch.testing.assert_close(loaded(x), code @ tensors["W_dec"] + tensors["b_dec"])
+
+
+@pytest.mark.parametrize(
+    "field, value", [("activation", "groupmax"), ("transcode", True), ("skip_connection", True)]
+)
+def test_a_file_of_sparsify_that_is_something_else_is_refused(tmp_path, field, value):
+    of_sparsify(tmp_path, **{field: value})
+    with pytest.raises(ValueError, match=f"cfg.json: {field} is {value!r}, which is not read here"):
+        sae.load(tmp_path)
+
+
+def test_a_pickle_of_dictionary_learning_is_refused_with_a_way_out(tmp_path):
+    (tmp_path / "ae.pt").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(ValueError, match="ae.pt: a pickle of dictionary_learning could run any"):
+        sae.load(tmp_path)
 
 
 def test_a_topk_of_2024_keeps_k(tmp_path):

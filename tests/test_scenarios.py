@@ -70,6 +70,11 @@ def test_what_speaks_against_a_suppressed_attribute_stays():
         ("a: {features: {true: 1}}", "features has True"),
         ("a: {suppress: Horror}", "suppress is 'Horror', expected a list"),
         ("a: {suppress: [1.5]}", "suppress has 1.5, expected a list of attributes or numbers"),
+        ("a: {share: {Horror: 40}}", "'Horror': a share lies between 0 and 1 (40 % is 0.4)"),
+        ("a: {share: {Horror: .nan}}", "'Horror': a share lies between 0 and 1"),
+        ("a: {share: {Horror: true}}", "'Horror': a share lies between 0 and 1"),
+        ("a: {share: {Horror: 0}, by: force}", "by 'force': choose from both, features, scores"),
+        ("a: {by: scores}", "'a': it turns nothing"),
         ("a: {about: nothing else}", "'a': it turns nothing; it takes about, turn, features,"),
         ("a: {}", "'a': it turns nothing"),
         ("a: 3", "'a': it turns nothing"),
@@ -99,6 +104,7 @@ def test_bad_scenarios_are_refused_with_the_way_out(text, message):
         ({"suppress": (99,)}, "feature 99: the SAE has features 0 to 11"),
         ({"features": {11: 1}}, "feature 11 is dead"),
         ({"suppress": (11,)}, "feature 11 is dead"),
+        ({"share": {"Horor": 0.5}}, "attribute 'Horor' has no knob; nearest: 'Horror'"),
     ],
 )
 def test_what_a_profile_does_not_have_is_refused(given, message):
@@ -110,7 +116,22 @@ def test_what_is_written_is_read_back():
     hostile = Scenario(
         "yes: {no}", "七人の侍 # 1", {"Children's": -2.5, "on": 1}, {3: 0.5}, ("x", 4)
     )
-    assert scenarios.parse(scenarios.write(hostile)) == {hostile.name: hostile}
+    shares = Scenario("half", share={"Horror": 0.5, "on": 0}, by="features")
+    for scenario in (hostile, shares):
+        assert scenarios.parse(scenarios.write(scenario)) == {scenario.name: scenario}
+
+
+def test_a_file_that_cannot_be_added_to_stays_as_it_is(tmp_path):
+    file = tmp_path / "mine.yaml"
+    scenarios.append(file, Scenario("first", turn={"Horror": 1.0}))
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="mine.yaml has a scenario 'first': write another name"):
+        scenarios.append(file, Scenario("first", turn={"Horror": 2.0}))
+    assert file.read_bytes() == before
+    file.write_text("first: {")
+    with pytest.raises(ValueError, match="mine.yaml: line 1 is not YAML"):
+        scenarios.append(file, Scenario("second", turn={"Horror": 2.0}))
+    assert file.read_text() == "first: {"
 
 
 def test_the_committed_scenarios_can_be_read():
@@ -153,6 +174,8 @@ def steered():
 
 
 def test_the_effect_is_counted_list_by_list(steered):
+    with pytest.raises(ValueError, match="'half' asks for shares"):
+        scenarios.apply(Scenario("half", share={"Horror": 0.5}), KNOBS, **steered)
     scenario = Scenario("up", turn={"Horror": 6.0})
     effect = scenarios.apply(scenario, KNOBS, **steered)
     edits = [Edit(3, 4.8), Edit(5, 3.6)]

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -82,6 +84,37 @@ def test_a_missing_file_is_refused(ws):
     (ws.artifacts / "recommender" / "content.txt").unlink()
     with pytest.raises(StageError, match=r"content.txt is missing: run `make paper PROFILE=toy`"):
         ws.load("recommender")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"files": {', b"[]", b"\xff\xfe", b"{}", b'"x"'])
+def test_a_damaged_manifest_is_named_with_what_repairs_it(ws, content):
+    with ws.save("data", label="Toy") as folder:
+        (folder / "a.txt").write_text("a")
+    file = ws.artifacts / "data" / "manifest.json"
+    file.write_bytes(content)
+    with warnings.catch_warnings(action="ignore"):
+        with pytest.raises(StageError, match=r"manifest.json is damaged: run `make paper"):
+            ws.load("data")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"data": {', b"[]", b"\xff\xfe"])
+def test_damaged_numbers_are_named_and_recorded_anew(ws, content):
+    with ws.save("data", label="Toy"):
+        pass
+    (ws.artifacts / "metrics.json").write_bytes(content)
+    with pytest.warns(UserWarning, match="metrics.json is damaged and counts as missing"):
+        ws.record("data", {"users": 3})
+    assert json.loads((ws.artifacts / "metrics.json").read_bytes()) == {"data": {"users": 3}}
+
+
+def test_a_stage_of_another_profile_is_refused(ws):
+    other = Workspace("other")
+    with other.save("data", label="Other"):
+        pass
+    shutil.rmtree(ws.artifacts)
+    other.artifacts.rename(ws.artifacts)
+    with pytest.raises(StageError, match="was written for the profile 'other': run `make paper"):
+        ws.load("data")
 
 
 def test_a_stage_made_from_another_one_is_refused(ws):

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ def harvest(
     n_batches, index = -(-n_pieces // batch_size), _index(sequences)
     try:
         (n_done, n_rows), _ = checkpoint.load() or ([0, 0], {})
-    except ValueError:  # of other states, or damaged: these are made anew
+    except ValueError:  # of other states: these are made anew
         n_done = n_rows = 0
     if not partial.is_file():
         if n_done == n_batches and file.is_file() and index_file.is_file():
@@ -110,6 +111,21 @@ def harvest(
     with replacing(index_file) as temporary:
         index.to_parquet(temporary, index=False)
     return index
+
+
+def states_at(
+    model: nn.Module, sequences: dict[str, dict[int, np.ndarray]], site: str
+) -> dict[str, NDArray]:
+    """Hidden states [n_positions, d_in] at a site, by group of users; nothing stays on the disk.
+
+    `sequences` are `harvest`'s, by group. An edit that is made meanwhile counts.
+    """
+    found = {}
+    with TemporaryDirectory() as folder:
+        for group, some in sequences.items():
+            harvest(model, some, site, Path(folder, f"{group}.npy"))
+            found[group] = np.load(Path(folder, f"{group}.npy"))
+    return found
 
 
 def load(folder: Path, group: str) -> tuple[np.ndarray, pd.DataFrame]:

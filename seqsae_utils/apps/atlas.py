@@ -19,7 +19,7 @@ N_HISTORIES, BEFORE, AFTER = 3, 8, 3
 #: Columns of a feature that the page shows, where they are known.
 COLUMNS = (
     "feature", "label", "kind", "confidence", "evidence", "density", "attribute", "correlation",
-    "selectivity", "coherence", "item_share", "promotes", "effect",
+    "selectivity", "coherence", "item_share", "promotes", "effect", "concept", "auc", "found_again",
 )  # fmt: skip
 LISTS = ("top", "promoted", "suppressed")  # of items, on each page
 BLOCK = 64  # features that are looked at together
@@ -27,11 +27,14 @@ BLOCK = 64  # features that are looked at together
 
 def build(workspace: Workspace) -> Path:
     """Write ``artifacts/<profile>/atlas.html``; `StageError` if a stage is missing or altered."""
-    items = data.load(workspace.load("data")).items
+    dataset = data.load(workspace.load("data"))
+    items = dataset.items.assign(title=dataset.unique_titles[1:])
     head = recommender.load(workspace.load("recommender")).head.detach().numpy()
     dictionary = sae.load(workspace.load("sae"))
     states, index = activations.load(workspace.load("activations"), "test")
     features = pd.read_parquet(workspace.load("interpretability") / "features.parquet")
+    explained = pd.read_parquet(workspace.load("concepts") / "explained.parquet")
+    features = features.merge(explained, how="left", on="feature")
     directions, codes = dictionary.W_dec.detach().numpy(), sae.encode(dictionary, states)
     file = workspace.artifacts / "atlas.html"
     write(file, workspace.label, features, directions, head, codes, index, items)

@@ -1,5 +1,6 @@
 """Turn features up and down, and measure what it does to recommendations."""
 
+from ..interpretability.items import permuted
 from .curves import (
     Sweep,
     areas,
@@ -11,8 +12,10 @@ from .curves import (
     side_effects,
     sweep,
 )
-from .dial import dial_errors, dial_summary, shares_along, solve
+from .dial import NEAR, dial_errors, dial_summary, raises, shares_along, solve
 from .edits import Edit, direction_delta, sae_delta, steered, steered_scorer
+from .examples import by_examples, draw_examples, nearest_items
+from .forgetting import leace, project_out, suppress
 from .methods import (
     METHODS,
     by_effect,
@@ -21,7 +24,6 @@ from .methods import (
     expected_top,
     mean_difference,
     one_feature,
-    permuted,
     probe,
     rerank,
     several_features,

@@ -133,8 +133,10 @@ def side_effects(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> p
     """Change of attributes' shares from the untouched; columns: the settings, other, change."""
     shares = np.array([share(lists, attribute_matrix).mean(axis=0) for lists in swept.lists])
     change = shares - shares[swept.settings["strength"] == 0][0]
-    wide = swept.settings.join(pd.DataFrame(change, columns=names))
-    return wide.melt(["method", "attribute", "strength"], var_name="other", value_name="change")
+    others = [
+        swept.settings.assign(other=name, change=change[:, i]) for i, name in enumerate(names)
+    ]
+    return pd.concat(others, ignore_index=True)
 
 
 def _by_user(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> tuple[NDArray, NDArray]:

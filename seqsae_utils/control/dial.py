@@ -15,6 +15,8 @@ from .edits import direction_delta, steered_scorer
 
 #: Steps of the bisection, to 1/128 of the largest; a share is reached within half a place of ten.
 STEPS, NEAR = 8, 0.05 + 1e-9
+#: Turns of several attributes whose items are raised, and logits beyond the next item.
+ROUNDS, MARGIN = 20, 0.01
 
 
 def solve(
@@ -47,6 +49,39 @@ def solve(
         low, high = np.where(beyond, low, strength), np.where(beyond, strength, high)
         strength = np.where(before == target, 0.0, (low + high) / 2)
     return found.assign(reached=found["error"] <= NEAR)
+
+
+def raises(scores: NDArray, matrix: NDArray, shares: NDArray, n_items: int = 10) -> NDArray:
+    """What to add to the logits of each attribute's items, so that the list has their shares.
+
+    `scores` [n_items + 1] are -inf where an item cannot be listed; `matrix` is [n_items + 1,
+    n_attributes], `shares` [n_attributes]. For one attribute the k-th best item that has it passes
+    the item without it that must leave, by the least raise; with k of 10 as near to the share as
+    the items allow, no other list keeps more of the one before. Several attributes take turns.
+    """
+    listable, has = scores[np.isfinite(scores)], matrix[np.isfinite(scores)].astype(bool)
+    size, added = min(n_items, len(listable)), np.zeros(len(shares))
+    for _ in range(ROUNDS):
+        before = added.copy()
+        for j, share in enumerate(shares):
+            added[j] = 0.0
+            now = listable + has @ added
+            sides = now[has[:, j]], now[~has[:, j]]
+            parts = [np.r_[np.inf, -np.sort(-side), -np.inf] for side in sides]
+            held = int(has[np.argsort(-now, kind="stable")[:size], j].sum())
+            least, most = np.ceil(share * n_items - 0.5), np.floor(share * n_items + 0.5)
+            wanted = int(np.clip(held, least, most))
+            wanted = int(np.clip(wanted, size + 2 - len(parts[1]), len(parts[0]) - 2))
+            others = size - wanted
+            low = parts[1][others + 1] - parts[0][wanted]
+            high = parts[1][others] - parts[0][wanted + 1]
+            margin = min(MARGIN, (high - low) / 2)
+            if wanted == 0 < held:  # below all others: another attribute may raise them again
+                high = parts[1][-2] - parts[0][1]
+            added[j] = np.clip(0.0, low + margin, high - margin)
+        if np.allclose(added, before):
+            break
+    return added
 
 
 def shares_along(

@@ -79,8 +79,8 @@ def direction_delta(direction: Tensor, strength: float | Tensor, std: float) -> 
     step = std * strength * direction
     if not torch.isfinite(step).all():
         raise ValueError(
-            "a step along this direction is not finite; a difference of means is NaN for an "
-            "attribute that no position, or every position, has"
+            "a step along this direction is not finite; `directions` are NaN for an attribute "
+            "without a knob"
         )
     return lambda hidden: step.to(hidden.device).expand_as(hidden)
 

@@ -26,6 +26,9 @@ METHODS = {
     "output_direction": "direction, by what it does",
     "rerank": "scores raised (re-ranking)",
     "random": "random SAE feature",
+    "sae_examples": "SAE features, from three examples",
+    "diffmean_examples": "difference of means, from three examples",
+    "nearest": "scores of the nearest items raised",
     "sae_several_permuted": "several SAE features, attributes permuted",
     "output_direction_permuted": "direction by what it does, attributes permuted",
 }
@@ -54,18 +57,19 @@ def unit(directions: NDArray) -> NDArray:
 def mean_difference(states: NDArray, attributes: NDArray) -> NDArray:
     """Supervised directions [n_attributes, d_in]: mean with the attribute minus mean without.
 
-    From states [n_positions, d_in] and 0/1 [n_positions, n_attributes]. Of norm 1, or NaN where no
+    From states [n_positions, d_in] and 0/1 [n_positions, n_attributes]. Of norm 1, or 0 where no
     or every position has it. SAEs often lose to it (arXiv 2501.17148).
     """
     with np.errstate(invalid="ignore"):
         with_it = attributes.T @ states / attributes.sum(axis=0)[:, None]
         without = (1 - attributes).T @ states / (1 - attributes).sum(axis=0)[:, None]
-    return unit(with_it - without)
+        return np.nan_to_num(unit(with_it - without))
 
 
 def probe(states: NDArray, attributes: NDArray) -> NDArray:
     """Weights of a linear probe (`activations.ridge`), shapes as in `mean_difference`, norm 1."""
-    return unit(ridge(states, attributes).T)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(unit(ridge(states, attributes).T))
 
 
 def by_effect(gained: NDArray, attribute_matrix: NDArray, importance: NDArray) -> NDArray:
@@ -130,18 +134,6 @@ def several_features(
             weights = weights / np.linalg.norm(weights @ decoder[features])
             tables.append(pd.DataFrame({"attribute": name, "feature": features, "weight": weights}))
     return pd.concat(tables, ignore_index=True)
-
-
-def permuted(
-    attribute_matrix: NDArray, popularity: NDArray, block: int = 50, seed: int = 0
-) -> NDArray:
-    """Attributes [n_items + 1, n_attributes] permuted within blocks of equally popular items."""
-    rng = np.random.default_rng(seed)
-    order = 1 + np.argsort(-popularity[1:], kind="stable")
-    found = attribute_matrix.copy()
-    for items in np.split(order, range(block, len(order), block)):
-        found[items] = attribute_matrix[rng.permutation(items)]
-    return found
 
 
 def directions(knobs: pd.DataFrame, decoder: NDArray, names: list[str]) -> NDArray:

@@ -1,12 +1,14 @@
 """Scenarios: named presets that turn several knobs at once, as a person writes them.
 
-A scenario is a name with these lines of YAML; one of the last three must be there::
+A scenario is a name with lines of YAML; at least one of turn, features, suppress, share::
 
     family evening:
       about: more for children, nothing that frightens
       turn: {Children's: 3, Animation: 2}   # attribute: strength
       features: {102: 1.5}                  # number of a feature: strength
       suppress: [Horror, 76]                # attributes, or numbers of features
+      share: {Sci-Fi: 0.5, Horror: 0}       # attribute: share of the list, which the desk solves
+      by: both                              # how: features, scores or both
 
 Knobs are a table (attribute, feature, weight): a strength adds strength * weight to each feature.
 """
@@ -33,7 +35,11 @@ FORMS = {
     "turn": (dict, str, "attribute: strength"),
     "features": (dict, int, "number of a feature: strength"),
     "suppress": (list, (str, int), "a list of attributes or numbers of features"),
+    "share": (dict, str, "attribute: share of the list, from 0 to 1"),
+    "by": (str, str, "features, scores or both"),
 }
+#: How shares are reached: features as far as they are cheap and scores for the rest, or only one.
+WAYS = "both", "features", "scores"
 #: Larger strengths would leave no trace of the user; states are of the order of 1.
 LARGEST = 100.0
 #: Where suppression holds a feature, times its weight: Horror's share of ML-1M's lists falls from
@@ -43,15 +49,31 @@ SUPPRESSED = -2.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """Where the knobs stand, in standard deviations of hidden states; ValueError over `LARGEST`."""
+    """Where the knobs stand, in standard deviations of hidden states; ValueError over `LARGEST`.
+
+    `share` is what the dial is asked for: it is solved for each user, `by` one of `WAYS`.
+    """
 
     name: str = "untitled"
     about: str = ""
     turn: dict[str, float] = field(default_factory=dict)
     features: dict[int, float] = field(default_factory=dict)
     suppress: tuple[str | int, ...] = ()
+    share: dict[str, float] = field(default_factory=dict)
+    by: str = "both"
 
     def __post_init__(self):
+        if self.by not in WAYS:
+            raise ValueError(f"by {self.by!r}: choose from {', '.join(WAYS)}")
+        for what, share_of in self.share.items():
+            if (
+                isinstance(share_of, bool)
+                or not isinstance(share_of, Real)
+                or not 0 <= share_of <= 1
+            ):
+                raise ValueError(
+                    f"{what!r}: a share lies between 0 and 1 (40 % is 0.4), not {share_of!r}"
+                )
         for knob, value in (*self.turn.items(), *self.features.items()):
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError(f"{knob!r}: a strength is a number, not {value!r}")
@@ -65,7 +87,7 @@ class Scenario:
         """`ValueError` for what cannot be turned here; `features` has feature and density."""
         attributes = knobs["attribute"].unique().tolist()
         density = features.set_index("feature")["density"]
-        for what in (*self.turn, *self.features, *self.suppress):
+        for what in (*self.turn, *self.features, *self.suppress, *self.share):
             if isinstance(what, str):
                 if what not in attributes:
                     nearest = name_nearest(what, attributes)
@@ -95,10 +117,11 @@ class Scenario:
         return suppressed + [Edit(int(feature), float(value)) for feature, value in added.items()]
 
 
-class _Loader(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
     """YAML lets the last of two equal keys win; this one refuses them."""
 
     def construct_mapping(self, node, deep=False):
+        """The mapping of a node, or ConstructorError at the key that comes a second time."""
         seen = set()
         for key, _ in node.value:
             if str(key.value) in seen:
@@ -116,7 +139,7 @@ def read(file: Path) -> dict[str, Scenario]:
 def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
     """The scenarios of a YAML text by name; a `ValueError` says where and names the right key."""
     try:
-        content = yaml.load(text, _Loader)
+        content = yaml.load(text, UniqueKeys)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1
         raise ValueError(f"{source}: line {line} is not YAML: {error.problem}") from None
@@ -136,7 +159,7 @@ def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
 def _scenario(name: str, given: dict) -> Scenario:
     if not isinstance(name, str):
         raise ValueError("a name is text; put it in quotes")
-    if not isinstance(given, dict) or not {*given} - {"about"}:
+    if not isinstance(given, dict) or not {*given} - {"about", "by"}:
         raise ValueError(f"it turns nothing; it takes {', '.join(FORMS)}")
     for key, value in given.items():
         if key not in FORMS:
@@ -150,6 +173,17 @@ def _scenario(name: str, given: dict) -> Scenario:
     return Scenario(name, **given | {"suppress": tuple(given.get("suppress", ()))})
 
 
+def append(file: Path, scenario: Scenario) -> None:
+    """Add a scenario to a file of scenarios, whole or not at all; ValueError if its name is taken.
+
+    What the file says stays as it is, comments too.
+    """
+    before = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if scenario.name in parse(before or "{}", file.name):
+        raise ValueError(f"{file.name} has a scenario {scenario.name!r}: write another name")
+    write_text(file, f"{before.rstrip()}\n{write(scenario)}".lstrip())
+
+
 def write(scenario: Scenario) -> str:
     """The YAML of one scenario, which `parse` reads back.
 
@@ -159,6 +193,8 @@ def write(scenario: Scenario) -> str:
       suppress: [Horror, 7]
     """
     given = asdict(scenario) | {"suppress": list(scenario.suppress)}
+    if not scenario.share:
+        del given["by"]
     name, own = given.pop("name"), {key: value for key, value in given.items() if value}
     return yaml.safe_dump({name: own}, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
@@ -177,7 +213,10 @@ def apply(
     `ranking_of` ranks the catalogue under an edit (None: untouched) for `users`, whose numbers are
     in its order; `names` are the columns of `attribute_matrix` [n_items + 1, n_attributes]. Returns
     a row for each user and attribute: user, attribute, its share of the list before and after.
+    `ValueError` for a scenario with shares, which the desk solves for one user at a time.
     """
+    if scenario.share:
+        raise ValueError(f"{scenario.name!r} asks for shares: `apps.desk.Desk.play` solves them")
     edits = None, sae_delta(dictionary, scenario.edits(knobs))
     before, after = (share(ranking_of(edit).lists, attribute_matrix).ravel() for edit in edits)
     rows = {"user": np.repeat(users, len(names)), "attribute": np.tile(names, len(users))}

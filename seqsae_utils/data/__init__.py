@@ -1,7 +1,9 @@
 """Data: `load_raw` reads what was published, `prepare` makes it a `Dataset` for sequence models."""
 
+import difflib
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..workspace import name_nearest, write_json
-from .formats import Raw
+from .formats import PLACEHOLDERS, Raw
 from .order import ORDERS, neighbours_share
 from .planted import synthetic
 from .sources import load_raw
@@ -19,6 +21,8 @@ from .tables import DataError
 #: Groups of users: the first teach the recommender, the second the SAE and choose, the third judge.
 SPLITS = ("recommender", "dev", "test")
 TABLES = ("interactions", "items", "users", "everyone")
+#: What lists are counted by besides attributes: an attribute of this name gets another one.
+POPULAR = "popular"
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,12 @@ class Dataset:
         """Title of each item [n_items + 1]; padding has none."""
         return ["", *self.items["title"]]
 
+    @cached_property
+    def unique_titles(self) -> list[str]:
+        """Titles as in `titles`, followed by the item's id where several items share one."""
+        title, shared = self.items["title"], self.items["title"].duplicated(keep=False)
+        return ["", *title.where(~shared, title + " [" + self.items["item_id"] + "]")]
+
     def sequences(self, split: str) -> dict[int, np.ndarray]:
         """Items [length] by user of a group or `everyone` (else ValueError), the oldest first."""
         if split == "everyone":
@@ -110,8 +120,10 @@ def prepare(
 
     The catalogue is what the recommender users had. Of repeated interactions the first is kept, and
     a user needs two items. Of the attributes that at least `min_attribute_items` items carry, at
-    most `max_attributes` are kept, the most frequent. Raises DataError if a group would have no
-    users, or no attribute is frequent enough, and ValueError for a setting out of its range.
+    most `max_attributes` are kept, the most frequent; none that all items carry. Raises DataError
+    if a group would have no users, no item is described, or no attribute is frequent enough, and
+    ValueError for a setting out of its range. A UserWarning says that half of the items or more are
+    not described.
     """
     if test_users not in (known := ["newest", "random"]):
         raise ValueError(f"test_users={test_users!r} is unknown; {name_nearest(test_users, known)}")
@@ -136,18 +148,26 @@ def prepare(
     members = np.unique(user[kept])
     for name in SPLITS:
         if name not in split[members]:
-            raise DataError(f"no {name} users: {len(user_ids)} users are too few for this split")
+            raise DataError(
+                f"no {name} users: {len(user_ids)} users are too few for this split; only "
+                f"{_at_least(2, user, first)[_starts(user)].sum()} of them have two different items"
+            )
 
     interactions = pd.DataFrame({"user": np.searchsorted(members, user[kept]).astype(np.int32)})
     interactions["item"], interactions["timestamp"] = number[item[kept]], time[kept]
     interactions["position"] = interactions.groupby("user").cumcount().astype(np.int32)
+    _check_ids(item_ids[catalogue], raw.items["item_id"])
     items = _catalogue(raw.items, item_ids[catalogue])
     items["popularity"] = np.bincount(number[item[taught]], minlength=len(items) + 1)[1:]
     described = items["attributes"] != ""
     frequency = _by_frequency(items["attributes"])
+    frequency = frequency[(told := frequency < len(items))]  # nothing can be told by what all have
     attributes = frequency[frequency >= min_attribute_items].index[:max_attributes]
+    if len(told) and frequency.empty:
+        raise DataError(f"every item has every attribute ({', '.join(told.index)})")
     if frequency.empty:
-        raise DataError("no item of the catalogue has an attribute")
+        none = ", ".join(map(repr, sorted(PLACEHOLDERS - {""})))
+        raise DataError(f"no item of the catalogue has an attribute ({none} count as none)")
     if attributes.empty:
         raise DataError(
             f"no attribute is carried by {min_attribute_items} items; the most frequent is "
@@ -172,7 +192,7 @@ def prepare(
         "users_below_two_items_dropped": len(user_ids) - len(members),
         "items_without_title": (items["title"] == items["item_id"]).sum(),
         "items_without_attributes": (~described).sum(),
-        "attributes_left_out": len(frequency) - len(attributes),
+        "attributes_left_out": len(told) - len(attributes),
     }
     counts = {name: int(n) for name, n in counts.items()}
     return Dataset(interactions, items, users, _everyone(user, item, first, number), counts)
@@ -236,11 +256,30 @@ def _split(n_users, oldest_first, test_fraction, dev_fraction, rng) -> np.ndarra
     return split
 
 
+def _check_ids(taken, described: pd.Series) -> None:
+    """DataError if none of the ids that were taken is described, UserWarning if few of them are."""
+    missing = np.setdiff1d(taken, described)
+    if len(missing) < len(taken):
+        if len(missing) >= len(taken) / 2:
+            few = f"{len(missing)} of {len(taken)} items are not described, {missing[0]!r} first"
+            warnings.warn(f"{few}: they have neither title nor attributes", stacklevel=3)
+        return
+    one = str(taken[0])
+    known = described.astype(str).tolist()
+    near = difflib.get_close_matches(one, known[:10_000], n=1, cutoff=0.0)
+    raise DataError(
+        f"no id of the interactions stands among the items: the former have {one!r}, the latter "
+        f"{', '.join(map(repr, near)) or 'none'}. Did a program cut leading zeros, or add '.0'?"
+    )
+
+
 def _catalogue(items: pd.DataFrame, item_ids) -> pd.DataFrame:
     """The items of the catalogue in their new order; the title of an undescribed one is its id."""
     items = items.set_index("item_id").reindex(item_ids).rename_axis("item_id").reset_index()
     items["item_id"] = items["item_id"].astype(str)
     items[["title", "attributes"]] = items[["title", "attributes"]].fillna("")
+    own = rf"(?<![^|]){POPULAR}(?![^|])"
+    items["attributes"] = items["attributes"].str.replace(own, f"{POPULAR} (own)", regex=True)
     items["title"] = items["title"].where(items["title"] != "", items["item_id"])
     items.insert(0, "item", np.arange(1, len(items) + 1, dtype=np.int32))
     year = items["title"].str.extract(r"\((\d{4})\)(?: \(\w+\))?$", expand=False)

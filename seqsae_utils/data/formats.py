@@ -1,14 +1,26 @@
 """Readers: a folder as its publisher ships it, to one table of interactions and one of items."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from .music4all import first_listens, unquoted
-from .tables import TEXT, DataError, Folder, header, refuse_repeats, tables
+from .tables import (
+    NUMBER,
+    PACKED,
+    TEXT,
+    TIMES,
+    DataError,
+    Folder,
+    bad_time,
+    header,
+    refuse_repeats,
+    tables,
+)
 
 #: The flags of ``u.item``, in its order.
 GENRES_100K = (
@@ -49,7 +61,7 @@ class Layout:
     untitled: bool = False  # that file may be missing
     header: bool = True  # a line of names comes first
     ids: pa.DataType = pa.int32()
-    times: pa.DataType = pa.float64()  # a timestamp: the file is a history of listens
+    times: pa.DataType = NUMBER  # seconds: the file is a history of listens
 
     @property
     def files(self) -> list[str]:
@@ -64,6 +76,11 @@ MUSIC4ALL = {
     "ids": pa.string(),
     "times": pa.timestamp("s"),
 }
+MOVIELENS_CSV = Layout(
+    ("ratings.csv", "userId", "movieId", "rating", "timestamp"),
+    ("movies.csv", "movieId", "title", "genres"),
+    separator=",",
+)
 LAYOUTS = (
     Layout(
         ("u.data", "user", "item", "rating", "timestamp"),
@@ -88,16 +105,11 @@ LAYOUTS = (
         separator="::",
         header=False,
     ),
-    Layout(
-        ("ratings.csv", "userId", "movieId", "rating", "timestamp"),
-        ("movies.csv", "movieId", "title", "genres"),
-        separator=",",
-    ),
-    Layout(
-        ("interactions.csv", "user_id", "item_id", "rating", "timestamp"),
-        ("items.csv", "item_id", "title", "attributes"),
-        separator=",",
-        ids=pa.string(),
+    MOVIELENS_CSV,
+    replace(  # Kaggle's copies
+        MOVIELENS_CSV,
+        interactions=("rating.csv", *MOVIELENS_CSV.interactions[1:]),
+        items=("movie.csv", *MOVIELENS_CSV.items[1:]),
     ),
     Layout(
         ("listening_history.csv", "user", "song", None, "timestamp"),
@@ -113,20 +125,100 @@ LAYOUTS = (
         **MUSIC4ALL,
     ),
 )
+#: What the columns of own data may be called, in small letters and digits.
+ALIASES = {
+    "user_id": ("userid", "user"),
+    "item_id": ("itemid", "item", "movieid", "productid"),
+    "timestamp": ("timestamp", "time", "datetime", "date"),
+    "order": ("order",),
+    "title": ("title", "itemtitle", "movietitle", "name"),
+    "attributes": ("attributes", "genres", "genre", "categories", "category", "tags", "class"),
+}
 
 
 def read(folder: Folder, *, source: str, label: str) -> Raw:
-    """Read whichever layout a folder holds; DataError for none, or where a file breaks it."""
-    layout = next((known for known in LAYOUTS if _file(folder, known.files[0]).exists()), None)
-    if not layout:
-        known = ", ".join(" + ".join(known.files) for known in LAYOUTS)
-        raise DataError(f"{folder} holds no known dataset; expected one of: {known}")
+    """Read whichever layout a folder holds; DataError for none, two, or where a file breaks it.
+
+    Own data are told by ``interactions`` and ``items`` with any ending, or by RecBole's ``.inter``
+    and ``.item``. What is taken for what is added to `source`.
+    """
+    found = [known for known in LAYOUTS if _file(folder, known.files[0]).exists()]
+    taken = {_file(folder, name).name for known in found for name in known.files}
+    names = sorted(path.name for path in folder.iterdir() if path.name not in taken)
+    own = [name for name in names if re.match(r"interactions\.|.+\.inter(\.|$)", name)]
+    first = [*(known.files[0] for known in found), *own]
+    if len(first) > 1:
+        raise DataError(f"{folder} holds {' and '.join(first)}: keep the one that is to be read")
+    if not first:
+        known = [*(" + ".join(known.files) for known in LAYOUTS), "interactions.csv + items.csv"]
+        raise DataError(f"{folder} holds no known dataset; expected one of: {', '.join(known)}")
+    layout, said = (found[0], []) if found else _own(folder, own[0], names)
     for name in layout.files:
         if not _file(folder, name).exists():
             raise DataError(f"{folder}: {name} is missing beside {layout.files[0]}")
     items = _read_items(folder, layout)
     interactions, timed, repeats = _read_interactions(folder, layout)
+    if timed and (unit := _unit(interactions["timestamp"])):
+        said.append(f"times in {unit}")
+    source = f"{source} ({'; '.join(said)})" if said else source
     return Raw(by_user_and_time(interactions), items, source, label, timed, repeats)
+
+
+def _own(folder: Folder, file: str, names: list[str]) -> tuple[Layout, list[str]]:
+    """The layout of own data, whose names, separators and columns may vary, and what was taken."""
+    pattern = r".+\.item(\.|$)" if ".inter" in file else r"items\."
+    beside = [name for name in names if re.match(pattern, name)]
+    if len(beside) != 1:
+        found = " and ".join(beside) or "no items.csv"
+        raise DataError(f"{folder} holds {found} beside {file}: expected one file of items")
+    said = [name for name in (file, *beside) if name not in ("interactions.csv", "items.csv")]
+    columns = ("user_id", "item_id", "timestamp", "order")
+    separator, user, item, time, order = _columns(folder / file, columns, said)
+    columns = ("item_id", "title", "attributes")
+    item_separator, key, title, attributes = _columns(folder / beside[0], columns, said)
+    split = str.split if attributes.endswith(":token_seq") else Layout.attributes
+    layout = Layout(
+        (file, user or "user_id", item or "item_id", None, time or order or "timestamp"),
+        (beside[0], key or "item_id", *([title] if title else []), attributes or "attributes"),
+        separator,
+        item_separator,
+        title=lambda text="": unquoted(text),
+        attributes=lambda text: split(unquoted(text)),
+        ids=pa.string(),
+    )
+    return layout, list(dict.fromkeys(said))
+
+
+def _columns(path: Folder, wanted: tuple[str, ...], said: list[str]) -> list[str]:
+    """The separator, and what columns of own data are called, empty without one; adds to `said`.
+
+    DataError if two are called so.
+    """
+    line = ",".join(header(path, ",")[1])
+    found = [separator := max(",;\t", key=line.count)]
+    if separator != ",":
+        said.append(f"columns separated by {separator!r}")
+    names = header(path, separator)[1]
+    for column in wanted:
+        ways = (column, *ALIASES[column])
+        same = ([n for n in names if called in (n, _plain(n))] for called in ways)
+        called = next(filter(None, same), [""])
+        if len(called) > 1:
+            raise DataError(f"{path.name}: line 1 names {column} twice ({', '.join(called)})")
+        if called[0].strip() not in ("", column):
+            said.append(f"{called[0].strip()} as {column}")
+        found += called
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
+
+
+def _unit(times: pd.Series) -> str:
+    """The unit of times that are too large for seconds, judged by their size; or nothing."""
+    units = {10**17: "nanoseconds", 10**14: "microseconds", 10**11: "milliseconds"}
+    return next((unit for least, unit in units.items() if times.median() >= least), "")
 
 
 def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:
@@ -137,34 +229,53 @@ def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _file(folder: Folder, name: str) -> Folder:
-    """The file as it is shipped, or else as it is called when unpacked."""
-    path = folder / name
-    return path if path.exists() else folder / name.removesuffix(".bz2")
+    """The file as it is shipped, or else as it is called when unpacked, or packed."""
+    plain = name.removesuffix(".bz2")
+    names = (name, plain, *(plain + end for end in PACKED))
+    return next((folder / one for one in names if (folder / one).exists()), folder / plain)
 
 
 def _read_interactions(folder: Folder, layout: Layout) -> tuple[pd.DataFrame, bool, int]:
     """The table of interactions, whether it has times, and how many repeats were left out."""
     name, user, item, rating, time = layout.interactions
     path = _file(folder, name)
-    columns = header(path, layout.separator)[1] if layout.header else [user, item, rating, time]
-    if time not in columns and "order" in columns:
-        time = "order"
+    columns = () if layout.header else (user, item, rating, time)
     kinds = {user: layout.ids, item: layout.ids, rating: pa.float32(), time: layout.times}
-    if rating not in columns:
+    if rating is None:
         del kinds[rating]
-    blocks = tables(path, layout.separator, kinds, () if layout.header else columns)
     if layout.times == pa.timestamp("s"):
-        interactions, repeats = first_listens(blocks)
+        interactions, repeats = first_listens(tables(path, layout.separator, kinds, columns))
         return interactions, True, repeats
-    table = pa.concat_tables(blocks).to_pandas(split_blocks=True, self_destruct=True)
+    table = _with_times(path, layout, kinds, columns, time)
+    table = table.to_pandas(split_blocks=True, self_destruct=True)
     names = {user: "user_id", item: "item_id", rating: "rating", time: "timestamp"}
     table = table.rename(columns=names)
-    if rating not in columns:
+    if rating is None:
         table.insert(2, "rating", np.float32("nan"))
-    whole = table["timestamp"].to_numpy().astype(np.int64)
-    if np.array_equal(whole, table["timestamp"].to_numpy()):
-        table["timestamp"] = whole
-    return table, time != "order", 0
+    return table, _plain(time) != "order", 0
+
+
+def _with_times(path: Folder, layout: Layout, kinds: dict, columns, time: str) -> pa.Table:
+    """The table of interactions with whole numbers as times where they are, texts in seconds."""
+    faults = []
+    for kind in TIMES:
+        try:
+            table = pa.concat_tables(tables(path, layout.separator, kinds | {time: kind}, columns))
+        except DataError as error:
+            faults.append(error)
+            continue
+        times = table[time].to_numpy()
+        if kind == NUMBER and (times < 2**53).all() and not (times % 1).any():
+            times = times.astype(np.int64)
+        if kind == pa.string():
+            when = pd.to_datetime(pd.Series(times), format="ISO8601", utc=True, errors="coerce")
+            if (wrong := ~when.dt.year.between(1970, 2261)).any():  # also what is no time
+                faults.append(bad_time(path, layout.separator, time, int(wrong.argmax()), times))
+                continue
+            times = when.dt.as_unit("ns").astype(np.int64).to_numpy()
+            times = times if (times % 10**9).any() else times // 10**9
+        return table.set_column(table.column_names.index(time), time, pa.array(times))
+    raise max(faults, key=lambda error: error.line)  # the first of the furthest
 
 
 def _read_items(folder: Folder, layout: Layout) -> pd.DataFrame:

@@ -102,16 +102,17 @@ def load_raw(dataset: str, *, label: str = "") -> Raw:
     """Find, read and check a dataset, and download it where no copy is at hand.
 
     `dataset` is a published name (``ml-100k``), ``smoke`` (made up), the name of a folder in
-    ``$SEQSAE_DATA_DIR``, or the path of a folder; `label` is how results call it. A folder with a
-    published name and other content gives a UserWarning, and the label ``(rebuilt)``. Raises
-    DataError if it is malformed, a download that differs from what was published, or not found.
+    ``$SEQSAE_DATA_DIR``, or the path of a folder, from the project's; a zip may stand for a folder.
+    `label` is how results call it. A folder with a published name and other content gives a
+    UserWarning, and the label ``(rebuilt)``. Raises DataError if it is malformed, a download that
+    differs from what was published, or not found.
     """
     if dataset == "smoke":
         raw = synthetic()
         return replace(raw, label=label or raw.label)
     published = PUBLISHED.get(dataset)
     name = published.label if published else Path(dataset).name
-    folder, source = _find(dataset, published)
+    folder, source = find(dataset)
     raw = read(folder, source=source, label=label or name)
     if published and (difference := _difference(raw, published)):
         difference = f"{folder} is not {name} as published: {difference}"
@@ -143,15 +144,18 @@ def _difference(raw: Raw, published: Published) -> str:
     return ""
 
 
-def _find(dataset: str, published: Published | None) -> tuple[Folder, str]:
-    """A folder that holds the dataset, and where it came from."""
+def find(dataset: str) -> tuple[Folder, str]:
+    """A folder that holds the dataset, and where it came from; see `load_raw`."""
+    published = PUBLISHED.get(dataset)
     own = os.environ.get("SEQSAE_DATA_DIR")
     archives = published.archives if published else ()
     names = [dataset, *(archive.inside for archive in archives)]
-    folders = [Path(own, name) for name in names] if own else []
-    for folder in folders if published else [*folders, Path(dataset)]:
+    folders = [project() / own / name for name in names] if own else []
+    for folder in folders if published else [*folders, project() / dataset]:
         if folder.is_dir():
             return folder, f"the folder {folder.name}"
+        if (packed := folder.with_name(folder.name.removesuffix(".zip") + ".zip")).is_file():
+            return _inside(packed), packed.name
     if not published:
         mine = sorted(path.name for path in Path(own).glob("*/")) if own else []
         raise DataError(
@@ -168,7 +172,7 @@ def _find(dataset: str, published: Published | None) -> tuple[Folder, str]:
     failures = []
     for archive in sorted(archives, key=lambda archive: not (downloads / archive.file).exists()):
         try:
-            return _download(archive, downloads)
+            return download(archive, downloads)
         except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
             why = (getattr(error, "stderr", None) or str(error) or repr(error)).strip()
             why = why.splitlines()[-1].split("Caused by ")[-1][:300]
@@ -179,7 +183,17 @@ def _find(dataset: str, published: Published | None) -> tuple[Folder, str]:
     )
 
 
-def _download(archive: Archive, folder: Path) -> tuple[zipfile.Path, str]:
+def _inside(packed: Path) -> Folder:
+    """The root of a zip, or the one folder that it holds."""
+    try:
+        root = zipfile.Path(packed)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{packed.name} cannot be unpacked: {error}; get it again") from error
+    found = [path for path in root.iterdir() if path.name != "__MACOSX"]
+    return found[0] if len(found) == 1 and found[0].is_dir() else root
+
+
+def download(archive: Archive, folder: Path) -> tuple[zipfile.Path, str]:
     """The dataset's folder in an archive, which is downloaded unless it is there and intact."""
     pooch.get_logger().setLevel("WARNING")
     seconds = 5, 30  # to wait for a connection, and for each next piece

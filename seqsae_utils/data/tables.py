@@ -3,10 +3,12 @@
 import bz2
 import codecs
 import csv
+import gzip
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -17,18 +19,31 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.parquet
 
 Folder = Path | zipfile.Path
 
 BLOCK = 2**25  # bytes of text that are parsed at once
+QUOTED = (",", ";")  # separators of columns beside which quotation marks have a meaning
 TEXT = pa.large_string()  # the kind of a column whose values are not checked
+NUMBER = pa.float64()
+#: What times may be, the most exact first: float64 has steps of 256 at nanoseconds since 1970.
+TIMES = (pa.int64(), NUMBER, pa.string())
+A_TIME = "a number that is not negative (seconds since 1970), or a time like 2019-01-20 14:36"
+#: How packed files end, and what unpacks them.
+PACKED: dict[str, Callable] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".zip": lambda file: (archive := zipfile.ZipFile(file)).open(archive.namelist()[0]),
+}
+csv.field_size_limit(2**30)  # of what is looked at again to name a line; a text may be long
 #: The kinds of columns, and what was expected in place of a bad value.
 EXPECTED = {
     TEXT: "text in one encoding",
     pa.string(): "an id",
     pa.int32(): "a whole number below 2147483648",
     pa.float32(): "a number that is not negative",
-    pa.float64(): "a number that is not negative",
+    **dict.fromkeys(TIMES[:2], A_TIME),
     pa.timestamp("s"): "a time from 1970 on, like 2019-01-20 14:36",
 }
 
@@ -36,19 +51,24 @@ EXPECTED = {
 class DataError(ValueError):
     """A dataset is missing, altered or malformed; the message says which file and what to do."""
 
+    line = 0  # of the file, where one is to blame
+
 
 def header(path: Folder, separator: str) -> tuple[int, list[str]]:
     """The number of the line that names the columns, and the names."""
+    if not _is_text(path):
+        return 1, _parquet(path).schema_arrow.names
     return next(_records(path, separator), (1, []))
 
 
 def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa.Table]:
     """Yield some columns of a file, block by block, so that memory does not follow its length.
 
-    The file is in UTF-8, or else in Latin-1, and is unpacked where it ends in ``.bz2``. Quotation
-    marks have a meaning only where the `separator` is a comma, as in CSV. `kinds` are those of the
-    wanted columns, each one of `EXPECTED`; `columns` names all columns, where the first line does
-    not. Raises DataError if a column or all rows are missing, or a line has other fields.
+    The file is in UTF-8, or else in Latin-1, and is unpacked where it is `PACKED`, or it is
+    parquet. Quotation marks have a meaning only beside a `separator` of CSV, see `QUOTED`. `kinds`
+    are those of the wanted columns, each one of `EXPECTED`; `columns` names all columns, where the
+    first line does not. Raises DataError if a column or all rows are missing, a column is named
+    twice, or a line has other fields.
     """
     skip, columns = (0, list(columns)) if columns else header(path, separator)
     if missing := [name for name in kinds if name not in columns]:
@@ -57,6 +77,11 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
             f"{path.name}: line {skip} names the columns {', '.join(columns) or '(none)'}; "
             f"missing: {', '.join(missing)}{hint}"
         )
+    if doubled := [name for name in kinds if columns.count(name) > 1]:
+        raise DataError(f"{path.name}: line {skip} names the column {doubled[0]!r} twice")
+    if not _is_text(path):
+        yield _of_kinds(path, kinds)
+        return
     if not next(islice(_records(path, separator), bool(skip), None), None):
         raise DataError(f"{path.name}: holds no rows")
     row = skip
@@ -64,7 +89,7 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
         with _opened(path) as file:
             if separator == "::":  # the parser knows separators of one byte, and titles have a ":"
                 file = io.BytesIO(file.read().replace(b"::", b"\x1f"))
-            quote = '"' if separator == "," else False
+            quote = '"' if separator in QUOTED else False
             parsing = partial(pa.csv.ParseOptions, quote_char=quote, newlines_in_values=bool(quote))
             # One thread: those of pyarrow abort a program that ends soon after an error.
             reading = partial(pa.csv.ReadOptions, use_threads=False, block_size=BLOCK)
@@ -75,12 +100,13 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
                 pa.csv.ConvertOptions(column_types=kinds, include_columns=[*kinds], null_values=[]),
             )
             for block in blocks:
+                block = pa.RecordBatch.from_pydict({name: _trimmed(block[name]) for name in kinds})
                 for name in kinds:
                     wrong = pc.index(_proper(block[name]), False).as_py()
                     if wrong >= 0:
                         place = f"column #{columns.index(name)}: Row #{row + wrong + 1}"
                         raise pa.ArrowInvalid(place)
-                yield pa.Table.from_batches([block]).select(list(kinds))
+                yield pa.Table.from_batches([block])
                 row += block.num_rows
     except pa.ArrowInvalid as error:
         place = re.search(r"(?:column #(\d+): )?Row #(\d+)", str(error))
@@ -96,7 +122,42 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
             name = columns[int(place[1])]
             fault = f"{name} {fields[int(place[1])]!r}, expected {EXPECTED[kinds[name]]}"
         fault = fault.replace("\t", "\\t")
-        raise DataError(f"{path.name}: line {line} has {fault}") from error
+        refusal = DataError(f"{path.name}: line {line} has {fault}")
+        refusal.line = line
+        raise refusal from error
+
+
+def _parquet(path: Folder) -> pyarrow.parquet.ParquetFile:
+    try:
+        return pyarrow.parquet.ParquetFile(io.BytesIO(path.read_bytes()))
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path.name} is no parquet file: {error}") from error
+
+
+def _of_kinds(path: Folder, kinds: dict) -> pa.Table:
+    """Columns of a parquet file, cast to kinds; lists are joined with ``|``."""
+    table, columns = _parquet(path).read(list(kinds)), {}
+    for name, kind in kinds.items():
+        column = table[name].combine_chunks()
+        if pa.types.is_list(column.type):
+            column = pc.binary_join(column, "|")
+        try:
+            if pa.types.is_timestamp(column.type) and kind == pa.int64():
+                raise pa.ArrowInvalid("a time is no number")  # its unit would be lost
+            column = _trimmed(column.cast(kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"{path.name}: {name}: {error}; expected {EXPECTED[kind]}") from error
+        columns[name] = column.fill_null("") if kind == TEXT else column
+        row = pc.index(_proper(columns[name]).fill_null(False), False).as_py()
+        if row >= 0:
+            fault = f"{name} {table[name][row].as_py()!r}, expected {EXPECTED[kind]}"
+            raise DataError(f"{path.name}: row {row + 1} has {fault}")
+    return pa.table(columns)
+
+
+def _trimmed(column: pa.Array) -> pa.Array:
+    """Ids without the blanks around them."""
+    return pc.utf8_trim_whitespace(column) if column.type == pa.string() else column
 
 
 def _proper(column: pa.Array) -> pa.Array:
@@ -105,8 +166,22 @@ def _proper(column: pa.Array) -> pa.Array:
         return pc.is_valid(column)
     if column.type == pa.string():
         return pc.not_equal(column, "")
-    numbers = column.cast(pa.int64()) if column.type == pa.timestamp("s") else column
-    return pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, float("inf")))
+    numbers = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
+    proper = pc.greater_equal(numbers, 0)
+    return pc.and_(proper, pc.is_finite(numbers)) if numbers.type != pa.int64() else proper
+
+
+def bad_time(path: Folder, separator: str, name: str, row: int, times) -> DataError:
+    """The error for the time in a row, counted from 0 and without the line of names."""
+    line = next(islice(_records(path, separator), row + 1, None))[0] if _is_text(path) else row + 1
+    how = "a time like 2019-01-20 14:36, as in the rows before" if row else A_TIME
+    fault = DataError(f"{path.name}: line {line} has {name} {times[row]!r}, expected {how}")
+    fault.line = line
+    return fault
+
+
+def _is_text(path: Folder) -> bool:
+    return not path.name.endswith(".parquet")
 
 
 def refuse_repeats(path: Folder, separator: str, items: pd.Series) -> None:
@@ -126,8 +201,8 @@ def _records(path: Folder, separator: str) -> Iterator[tuple[int, list[str]]]:
     with _opened(path) as file:
         encoding = _encoding(path).replace("utf-8", "utf-8-sig")
         text = io.TextIOWrapper(file, encoding, errors="replace", newline="")
-        if separator == ",":
-            reader = csv.reader(text)
+        if separator in QUOTED:
+            reader = csv.reader(text, delimiter=separator)
             yield from ((reader.line_num, fields) for fields in reader if fields)
         else:
             for line, content in enumerate(text, start=1):
@@ -151,6 +226,6 @@ def _opened(path: Folder):
     """The bytes of a file, unpacked where it is packed."""
     with path.open("rb") as file:
         try:
-            yield bz2.open(file) if path.name.endswith(".bz2") else file
-        except (EOFError, OSError) as error:
+            yield PACKED.get(Path(path.name).suffix, lambda file: file)(file)
+        except (EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path.name} cannot be unpacked: {error}; get it again") from error

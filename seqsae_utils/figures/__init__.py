@@ -14,12 +14,13 @@ COLUMN, PAGE = 4.6, 9.2
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#8A8A8A",
 )  # fmt: skip
-WINE, TEAL, OLIVE, BLACK = "#882255", "#44AA99", "#999933", "#000000"
+WINE, TEAL, OLIVE, BROWN, BLACK = "#882255", "#44AA99", "#999933", "#661100", "#000000"
 #: The colour of a representation or method, in all figures, by how its name begins.
 COLORS = {
     "neuron": ORANGE, "gpt2_neurons": ORANGE, "pca": YELLOW, "ica": GREEN, "kmeans": OLIVE,
     "random": GREY, "sae": BLUE, "gpt2_sae": BLUE, "sae_random_model": SKY, "sae_static": PURPLE,
-    "sae_svd": PURPLE, "diffmean": RED, "probe": OLIVE, "output_direction": TEAL, "rerank": WINE,
+    "sae_svd": PURPLE, "sae_decayed": BROWN, "decayed": BROWN, "shares": BLACK, "sae_shuffled": SKY,
+    "diffmean": RED, "probe": OLIVE, "output_direction": TEAL, "rerank": WINE,
 }  # fmt: skip
 #: How figures and tables call the recommenders.
 NAMES = {
@@ -55,6 +56,7 @@ def style() -> None:
             "axes.titlelocation": "left",
             "grid.linewidth": 0.5,
             "legend.frameon": False,
+            "text.parse_math": False,  # "$$" is a price, not mathematics
             "pdf.fonttype": 42,
         },
     )

@@ -51,6 +51,8 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
         for method, line in LINES.items():
             curve = curves[(curves["attribute"] == attribute) & (curves["method"] == method)]
             curve = curve[curve["strength"] >= 0].sort_values("strength")
+            if curve.empty:
+                continue
             _curve(axis, curve, "share", "ndcg", line, color(method), METHODS[method])
         axis.set(title=attribute)
     figure.supylabel("NDCG@10", fontsize="medium")

@@ -14,6 +14,8 @@ def long_tail(table: pd.DataFrame) -> plt.Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 3.2))
     left.loglog(table["rank"], table["interactions"].clip(lower=1), color=BLUE, lw=2)
     left.set(xlabel="rank of the item", ylabel="interactions")
+    for axis in (left.xaxis, left.yaxis):
+        plain_numbers(axis, (1,))
     items = 100 * table["rank"] / len(table)
     right.plot(items, 100 * table["share"], color=BLUE, lw=2, label="as it is")
     right.plot([0, 100], [0, 100], color=GREY, ls="--", label="if all items were alike")

@@ -104,6 +104,10 @@ def predictions(table: pd.DataFrame) -> plt.Figure:
     with 95 % intervals, by kind; the cross is the mean for shuffled labels, the line is chance.
     """
     table = table[table["features"] > 0]
+    if table.empty:
+        figure, axis = plt.subplots(figsize=(PAGE, 0.5))
+        axis.text(0.5, 0.5, "no label could be tested", ha="center")
+        return figure
     names, kinds = (list(dict.fromkeys(table[key])) for key in ("representation", "kind"))
     figure, axis = plt.subplots(figsize=(PAGE, 0.5 + 0.16 * len(kinds) * (len(names) + 2)))
     for i, name in enumerate(names):
@@ -124,15 +128,20 @@ def predictions(table: pd.DataFrame) -> plt.Figure:
 def feature_page(histogram: pd.DataFrame, promoted: pd.DataFrame, title: str) -> plt.Figure:
     """Where a feature fires (activation, group), what it promotes (title, logit, has_attribute)."""
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 3.0))
-    draw = partial(sns.histplot, multiple="stack", palette=[BLUE, GREY], edgecolor=None)
-    draw(histogram, x="activation", hue="group", bins=40, ax=axes[0])
+    if histogram.empty:
+        axes[0].text(0.5, 0.5, "it fires for no test user", ha="center")
+    else:
+        colors = [BLUE, GREY][: histogram["group"].nunique()]
+        draw = partial(sns.histplot, multiple="stack", palette=colors, edgecolor=None)
+        draw(histogram, x="activation", hue="group", bins=40, ax=axes[0])
     axes[0].set(xlabel="activation where it fires", ylabel="positions")
-    axes[0].get_legend().set_title("")
+    if legend := axes[0].get_legend():
+        legend.set_title("")
     promoted = promoted.iloc[::-1]
     colors = [BLUE if has else GREY for has in promoted["has_attribute"]]
     titles = [textwrap.shorten(title, 34, placeholder="…") for title in promoted["title"]]
-    titles = [title.replace("$", r"\$") for title in titles]  # money is not mathematics
-    axes[1].barh(titles, promoted["logit"], color=colors)
+    axes[1].barh(range(len(titles)), promoted["logit"], color=colors)  # titles may be the same
+    axes[1].set_yticks(range(len(titles)), titles)
     axes[1].set(xlabel="logit gained per unit", ylabel="")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

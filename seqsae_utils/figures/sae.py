@@ -50,11 +50,13 @@ def density(table: pd.DataFrame) -> plt.Figure:
     """Draw how often features fire (share of test positions), from columns variant, density."""
     alive = table.query("density > 0").assign(variant=lambda t: [LOOKS[v][0] for v in t["variant"]])
     figure, axis = plt.subplots(figsize=(COLUMN, 2.8))
-    colors = {name: color for name, color, _ in LOOKS.values()}
-    draw = partial(sns.histplot, bins=40, log_scale=True, element="step", palette=colors)
-    draw(alive, x="density", hue="variant", ax=axis)
+    if len(alive):
+        colors = {name: color for name, color, _ in LOOKS.values()}
+        draw = partial(sns.histplot, bins=40, log_scale=True, element="step", palette=colors)
+        draw(alive, x="density", hue="variant", ax=axis)
+        sns.move_legend(axis, "upper left", title="")
     axis.set(xlabel="share of positions on which a feature fires", ylabel="features")
-    sns.move_legend(axis, "upper left", title="")
+    axis.xaxis.set_major_formatter("{x:g}")
     return figure
 
 

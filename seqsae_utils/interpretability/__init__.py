@@ -5,7 +5,14 @@ components, SAE features, ... An attribute (a genre) belongs to an item; a posit
 """
 
 from .about import about
-from .comparison import REPRESENTATIONS, Positions, compare, representations
+from .comparison import (
+    REPRESENTATIONS,
+    Positions,
+    compare,
+    independent_components,
+    representations,
+)
+from .concepts import explained, find_concepts, told_by_labels
 from .features import (
     agreement,
     attribute_effect,
@@ -15,7 +22,9 @@ from .features import (
     output_effect,
 )
 from .films import film_splits, films_table, held_out_films, sparse_probes
-from .items import top_items
+from .future import ahead, decayed_mean, shares_of_last, wanted
+from .groups import of_users, tell_groups, telling_features
+from .items import item_sums, mean_by_item, top_items
 from .monosemanticity import monosemanticity
 from .names import held_out, names, predict_pairs
 from .scores import score, tidy

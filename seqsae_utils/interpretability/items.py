@@ -82,3 +82,15 @@ def strata(popularity: NDArray, size: int = 50) -> NDArray:
     rank = np.argsort(np.argsort(popularity, kind="stable"), kind="stable")
     n_groups = max(1, round(len(popularity) / size))
     return rank * n_groups // len(popularity)
+
+
+def permuted(
+    attribute_matrix: NDArray, popularity: NDArray, block: int = 50, seed: int = 0
+) -> NDArray:
+    """Attributes [n_items + 1, n_attributes] permuted within blocks of equally popular items."""
+    rng = np.random.default_rng(seed)
+    order = 1 + np.argsort(-popularity[1:], kind="stable")
+    found = attribute_matrix.copy()
+    for items in np.split(order, range(block, len(order), block)):
+        found[items] = attribute_matrix[rng.permutation(items)]
+    return found

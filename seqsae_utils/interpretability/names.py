@@ -14,6 +14,11 @@ from .scores import Codes
 LEVEL, MIN_SHARE = 0.05, 0.5
 #: Strongest items of a feature, pairs of a feature, folds of the confidence, and shuffles.
 N_TOP, N_PAIRS, N_FOLDS, N_SHUFFLES = 30, 200, 3, 100
+#: The columns of `predict_pairs`.
+MEASURED = (
+    "kind", "features", "coverage", "confidence", "accuracy", "low", "high", "told", "shuffled",
+    "p_value",
+)  # fmt: skip
 #: The other item of a pair is at most so many places away in the order of popularity.
 NEIGHBOURS = 10
 
@@ -250,7 +255,8 @@ def predict_pairs(
     features, how many have a label and fire on a left-out item; coverage, their share of all that
     fire; confidence, the mean of `names`'; accuracy, mean over features, with low and high (95 %,
     features drawn); told, accuracy times coverage; shuffled, the mean of the shuffles; p_value, the
-    share of them that do as well. And the drawn accuracies of ``all`` [n_draws].
+    share of them that do as well; all from confidence on are NaN where no label could be tested.
+    And the drawn accuracies of ``all`` [n_draws].
     """
     n_alive = len(labels)
     labels = labels[labels["kind"] != ""].reset_index(drop=True)
@@ -287,4 +293,4 @@ def predict_pairs(
             row |= {"told": accuracy * n / n_alive, "shuffled": null.mean()}
             row["p_value"] = (1 + (null >= accuracy).sum()) / (1 + N_SHUFFLES)
         rows.append(row)
-    return pd.DataFrame(rows), of_all
+    return pd.DataFrame(rows, columns=MEASURED), of_all

@@ -77,11 +77,15 @@ def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float
 
 
 def svd_vectors(sequences: list[np.ndarray], n_items: int, d: int, seed: int = 0) -> np.ndarray:
-    """First d right singular vectors of X times singular values, [n_items + 1, d]; padding is 0."""
+    """First d right singular vectors of X times singular values, [n_items + 1, d]; padding is 0.
+
+    Where X has not so many, those that are left are 0.
+    """
     taken = _taken(sequences, n_items).astype(np.float64)
-    svd = TruncatedSVD(d, algorithm="arpack", random_state=seed).fit(taken)
+    possible = min(d, *(size - 1 for size in taken.shape))
+    svd = TruncatedSVD(possible, algorithm="arpack", random_state=seed).fit(taken)
     vectors = (svd.components_ * svd.singular_values_[:, None]).T.astype(np.float32)
-    return np.vstack([np.zeros_like(vectors[:1]), vectors])
+    return np.pad(vectors, [(1, 0), (0, d - possible)])
 
 
 def best_of(

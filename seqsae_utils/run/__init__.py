@@ -18,13 +18,14 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from ..apps import atlas as pages
+from ..apps.desk import Desk
 from ..claims import publish
-from ..data import load_raw
+from ..data import dbpedia, load_raw, prepare
 from ..workspace import STAGES, StageError, Workspace, project, write_json, write_text
 from .changes import checksums, fingerprint, metrics, outdated
 from .clean import normalise, with_outputs
 from .parameters import RunError, declared, notebook, resolve
-from .results import gather
+from .results import begin, compare, folder_of, gather
 from .trainings import KERNEL, locked, seeds
 
 #: What lies beside the figures and is the runner's own.
@@ -130,6 +131,12 @@ def data(profile: str, overrides: dict) -> None:
     print(f"{raw.label}: {len(raw.interactions):,} interactions, from {raw.source}")
 
 
+def concepts(profile: str, overrides: dict) -> None:
+    """Ask DBpedia for concepts of a profile's films, and keep them in ``data/concepts/``."""
+    dataset = resolve(profile, overrides)[STAGES["data"]]["dataset"]
+    print(os.path.relpath(dbpedia.build(dataset, prepare(load_raw(dataset)))))
+
+
 def atlas(profile: str, overrides: dict) -> None:
     """Write the atlas of a profile's features: one HTML file, to be opened in any browser."""
     resolve(profile, {})  # refuses an unknown profile
@@ -140,14 +147,11 @@ def atlas(profile: str, overrides: dict) -> None:
 def desk(profile: str, overrides: dict) -> None:
     """Show the steering desk of a profile in the browser of this machine, until interrupted."""
     resolve(profile, {})  # refuses an unknown profile
-    from voila.app import Voila  # optional: the extra `app`
-
+    Desk.of(profile)  # what is missing is said here, before a server starts
     os.environ.update(KERNEL, SEQSAE_PROFILE=profile)
-    # The page may load from this server only (Voila names a CDN).
-    policy = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws:"
-    settings = {"headers": {"Content-Security-Policy": policy}}
-    arguments = [str(notebook("desk")), "--Voila.ip=127.0.0.1"]
-    Voila.launch_instance(arguments, tornado_settings=settings)
+    from ..apps.desk.server import serve  # optional: the extra `app`
+
+    serve(notebook("desk"), profile)
 
 
 def claims(profile: str, overrides: dict) -> None:
@@ -158,11 +162,15 @@ def claims(profile: str, overrides: dict) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 1 for an error, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m seqsae_utils.run", description=__doc__)
-    parser.add_argument("command", choices="paper notebooks data atlas desk seeds claims".split())
+    parser.add_argument(
+        "command",
+        choices="paper notebooks data concepts atlas desk seeds compare claims".split(),
+    )
     parser.add_argument("--profile", default="ml-100k", help="a file of notebooks/params")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     parser.add_argument("-n", type=int, help="seeds: how many trainings (default 5)")
     parser.add_argument("--jobs", type=int, help="seeds: how many side by side (default 2)")
+    parser.add_argument("--name", default="", help="of the folder of a run with other parameters")
     parser.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.command != "seeds" and (options.n, options.jobs) != (None, None):
@@ -172,12 +180,24 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ[name] = str(Path(os.environ[name]).absolute())
     if options.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
+    home = os.environ.get("SEQSAE_WORKSPACE", "")
     try:
         command, overrides = options.command, dict(options.p)
         if command in ("atlas", "desk") and overrides:
             raise RunError(f"`{command}` shows what the notebooks left, and has no parameters")
         if command in ("notebooks", "claims") and (options.profile != "ml-100k" or overrides):
             raise RunError(f"`{command}` shows what is committed, and has no profile or parameters")
+        root = None
+        if command in ("paper", "seeds", "compare", "atlas", "desk") and not options.end_with_stdin:
+            root = folder_of(options.profile, overrides, options.name)
+        if command == "compare":
+            compare(options.profile, root)
+            return 0
+        if root:
+            if command in ("paper", "seeds"):
+                begin(root, Workspace(options.profile))
+            print(f"other parameters, so in {os.path.relpath(root)}", flush=True)
+            os.environ["SEQSAE_WORKSPACE"] = str(root)
         if command == "seeds":
             n, jobs = options.n, options.jobs
             seeds(options.profile, overrides, 5 if n is None else n, 2 if jobs is None else jobs)
@@ -189,6 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RunError, StageError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        os.environ["SEQSAE_WORKSPACE"] = home
     return 0
 
 

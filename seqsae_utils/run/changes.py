@@ -1,6 +1,5 @@
 """Whether a notebook must run again, by the content of all that it depends on and wrote."""
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from pathlib import Path
 import nbformat
 
 from ..fingerprint import changes, code, digest, imports, sources
-from ..workspace import STAGES, StageError, Workspace, output_root, project, sha256
+from ..workspace import STAGES, StageError, Workspace, output_root, project, read_json, sha256
 from .parameters import notebook
 
 PACKAGE = Path(__file__).parents[1]
@@ -24,7 +23,7 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
     read = {name for name in earlier if re.search(rf"""["']{name}["']""", text)}
     manifest = workspace.artifacts / stage / "manifest.json"
     if manifest.is_file():
-        read |= json.loads(manifest.read_text())["reads"].keys()
+        read |= {*read_json(manifest).get("reads", ())} & {*STAGES}
     manifests = {name: workspace.artifacts / name / "manifest.json" for name in sorted(read)}
     # How many models are trained side by side changes none of them: each has one process and seed.
     counted = {key: value for key, value in parameters.items() if key != "n_jobs"}
@@ -42,11 +41,12 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
 
 
 def _own_data(parameters: dict) -> dict[str, str]:
-    """Checksums of the files, not folders, in the user's own folders that the parameters name."""
-    roots = [project() / "notebooks", Path(os.environ.get("SEQSAE_DATA_DIR", os.devnull))]
-    names = [value for value in parameters.values() if isinstance(value, str) and value]
-    folders = [root / name for root in roots for name in names if (root / name).is_dir()]
-    return {p.name: sha256(p) for f in folders for p in sorted(f.iterdir()) if p.is_file()}
+    """Checksums of the files, not folders, of the user's own dataset, wherever it is found."""
+    roots = [project(), project() / os.environ.get("SEQSAE_DATA_DIR", os.devnull)]
+    places = [root / parameters["dataset"] for root in roots if parameters.get("dataset")]
+    files = [p for place in places if place.is_dir() for p in sorted(place.iterdir())]
+    files += [Path(f"{place}.zip".replace(".zip.zip", ".zip")) for place in places]
+    return {path.name: sha256(path) for path in files if path.is_file()}
 
 
 def outdated(workspace: Workspace, stage: str, parameters: dict) -> str:
@@ -54,7 +54,9 @@ def outdated(workspace: Workspace, stage: str, parameters: dict) -> str:
     record = workspace.runs / f"{STAGES[stage]}.json"
     if not record.is_file():
         return "not run yet"
-    record = json.loads(record.read_text())
+    record = read_json(record)
+    if not {"fingerprint", "files", "metrics", "seconds", "memory_mb"} <= {*record}:
+        return "its record is damaged"
     if changed := changes(fingerprint(workspace, stage, parameters), record["fingerprint"]):
         return f"{changed} changed"
     files = record["files"]
@@ -77,5 +79,4 @@ def checksums(paths: Iterable[Path]) -> dict[str, str]:
 
 def metrics(workspace: Workspace) -> dict:
     """The numbers that the notebooks of a profile recorded, by stage."""
-    path = workspace.artifacts / "metrics.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(workspace.artifacts / "metrics.json")

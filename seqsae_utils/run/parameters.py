@@ -8,6 +8,8 @@ from typing import Any
 import nbformat
 import yaml
 
+from .. import ranges
+from ..control.scenarios import UniqueKeys
 from ..workspace import STAGES, name_nearest, project
 
 TYPES: dict[str, Any] = {kind.__name__: kind for kind in (int, str, bool, list, dict)}
@@ -38,14 +40,19 @@ def declared(path: Path) -> dict[str, tuple[str, object]]:
 def resolve(profile: str, overrides: dict) -> dict[str, dict]:
     """Values of the declared parameters, by notebook: defaults, then profile, then overrides.
 
-    Raises `RunError` for an unknown profile or key, and for a value that does not fit the type.
+    Raises `RunError` for an unknown profile or key, and for a value that does not fit the type or
+    lies out of its range.
     """
     profiles = {path.stem: path for path in (project() / "notebooks/params").glob("*.yaml")}
     if profile not in profiles:
         nearest = name_nearest(profile, sorted(profiles))
         here = "" if profiles else " here; start in the folder of the project"
         raise RunError(f"no profile {profile!r}; {nearest}{here}")
-    given = _yaml(profiles[profile].read_text(), f"{profiles[profile].name}: ") or {}
+    try:
+        text = profiles[profile].read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{profiles[profile].name} is not UTF-8: {error}; save it anew") from None
+    given = _yaml(text, f"{profiles[profile].name}: ") or {}
     if not isinstance(given, dict):
         raise RunError(f"{profiles[profile].name}: expected lines `key: value`, found {given!r}")
     known = {name: declared(notebook(name)) for name in STAGES.values()}
@@ -56,13 +63,18 @@ def resolve(profile: str, overrides: dict) -> dict[str, dict]:
         if key not in every_key:
             nearest = name_nearest(key, sorted(every_key))
             raise RunError(f"no notebook has a parameter {key!r}; {nearest}")
-    return {
+    found = {
         name: {
             key: fit(key, given[key], kind) if key in given else default
             for key, (kind, default) in parameters.items()
         }
         for name, parameters in known.items()
     }
+    try:
+        ranges.check({key: value for own in found.values() for key, value in own.items()})
+    except ValueError as error:
+        raise RunError(f"parameter {error}") from None
+    return found
 
 
 def fit(key: str, value, kind: str):
@@ -95,7 +107,7 @@ def _read(key: str, value, kind: str):
 
 def _yaml(text: str, where: str):
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, UniqueKeys)
     except yaml.YAMLError as error:
         line = f"line {error.problem_mark.line + 1}, " if hasattr(error, "problem_mark") else ""
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]

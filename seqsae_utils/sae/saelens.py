@@ -49,16 +49,23 @@ def save(sae: SAE, folder: Path) -> None:
 
 
 def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
-    """Read an SAE that `save` or SAELens wrote.
+    """Read an SAE that `save`, SAELens or EleutherAI's sparsify wrote.
 
     `normalisation` is that of the hidden states, for weights that expect normalised ones: `save`
     wrote such files until version 0.1. Raises ValueError if it is missing there, or if a field has
     a value that no variant here knows.
     """
-    path = folder / "cfg.json"
+    path, pickled, theirs = (folder / n for n in ("cfg.json", "ae.pt", "sae.safetensors"))
+    if pickled.is_file():
+        way_out = "load it there, and save its tensors as SAELens does (cfg.json, safetensors)"
+        raise ValueError(
+            f"{pickled}: a pickle of dictionary_learning could run any code; {way_out}"
+        )
     cfg = json.loads(path.read_text())
-    file = load_file(folder / "sae_weights.safetensors")
+    file = load_file(theirs if theirs.is_file() else folder / "sae_weights.safetensors")
     weights = {name: tensor.float() for name, tensor in file.items()}
+    if theirs.is_file():
+        cfg, weights = _of_sparsify(cfg, weights, path)
     metadata = cfg.get("metadata", {})
     own = metadata.get("seqsae")
     if own and "std" in metadata and normalisation:
@@ -88,6 +95,20 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
     if normalisation:
         sae.fold(normalisation)
     return sae.eval()
+
+
+def _of_sparsify(cfg: dict, weights: dict, path: Path) -> tuple[dict, dict]:
+    """The config and the weights of sparsify's files as SAELens has them."""
+    for field, known in (("activation", "topk"), ("transcode", False), ("skip_connection", False)):
+        if (value := cfg.get(field, known)) != known:
+            raise ValueError(
+                f"{path}: {field} is {value!r}, which is not read here; known: {known}"
+            )
+    renamed = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
+    weights = {renamed.get(name, name): tensor for name, tensor in weights.items()}
+    weights["W_enc"] = weights["W_enc"].T.contiguous()
+    d_sae, d_in = weights["W_dec"].shape
+    return {"architecture": "topk", "d_in": d_in, "d_sae": d_sae, "k": cfg["k"]}, weights
 
 
 def _their_config(cfg: dict, path: Path) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..fingerprint import digest, fingerprint
-from ..workspace import write_json
+from ..workspace import read_json, write_json
 from .evaluation import encode, quality, sparsity_warnings
 from .saelens import save
 from .training import Training, fit
@@ -47,7 +46,7 @@ def sweep(
     runs = list(runs)
     data = {"states": digest(states), "held_out": digest(held_out)}  # once for all runs
     names = [f"{run[0].variant}-{digest(fingerprint(sweep, run=run, **data))[:12]}" for run in runs]
-    missing = [i for i, name in enumerate(names) if not (folder / name / "row.json").is_file()]
+    missing = [i for i, name in enumerate(names) if not read_json(folder / name / "row.json")]
     folder.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     jobs = (delayed(_run)(*runs[i], states, held_out, folder / names[i]) for i in missing)
@@ -55,8 +54,7 @@ def sweep(
     for _ in tqdm(done, "sweep", initial=len(runs) - len(missing), total=len(runs), leave=False):
         pass
     torch.set_num_threads(threads)
-    rows = [json.loads((folder / name / "row.json").read_text()) for name in names]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([read_json(folder / name / "row.json") for name in names])
 
 
 def _run(config, training, states, held_out, folder: Path) -> None:

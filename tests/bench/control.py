@@ -72,7 +72,7 @@ def in_the_browser(profile: str) -> list[float]:
             page.goto(address[0])
             page.wait_for_selector("table.lists", timeout=60_000)
             page.evaluate(WATCH)
-            for knob in page.locator(".seqsae-desk [role=slider]").all()[:-2]:  # dial and feature
+            for knob in page.locator(".seqsae-desk [role=slider]").all()[1:-1]:  # not dial, feature
                 knob.focus()
                 for _ in range(3):
                     page.keyboard.press("ArrowRight")

@@ -1,7 +1,12 @@
 """The steering desk without a screen: one user, knobs, and the lists before and after."""
 
+import difflib
 import re
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from urllib.parse import parse_qs, urlencode
 
 import numpy as np
 import pandas as pd
@@ -10,14 +15,19 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from ... import data, recommender, sae
-from ...control import Edit, Scenario, sae_delta, share, solve, steered
-from ...interpretability import logit_lens
+from ...control import NEAR, Edit, Scenario, raises, sae_delta, scenarios, share, solve, steered
 from ...workspace import StageError, Workspace, name_nearest
 
-#: Length of a list, and features that are named for each of its items.
-N_ITEMS, N_REASONS = 10, 3
+#: Length of a list; features, and items of the history, that are named for each of its items.
+N_ITEMS, N_REASONS, N_BECAUSE = 10, 3, 2
+#: The last items of a history that are left out, one at a time.
+N_LEFT_OUT = 20
 #: Users that can be chosen, and the largest strength of a knob.
 N_USERS, MAX_STRENGTH = 1_000, 8.0
+#: Moves of one knob within so many seconds are one step of undo.
+A_MOVE = 1.0
+#: Strengths that the dial tries before it raises scores for the rest; the first that is cheap wins.
+CHEAP = 4.0, 3.0, 2.0, 1.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,10 @@ class View:
     rank: np.ndarray  # [n_items + 1] among unseen items, from 1
     scores: np.ndarray  # [n_items + 1]
     code: Tensor  # [d_sae] of the state that predicts, edits included
+    edits: list[Edit]
+    raised: np.ndarray  # [n_shares] logits that the items of each attribute dialled gained
+    #: By attribute that the dial was asked for: strength of its features, logits it was raised by.
+    dialled: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Desk:
@@ -64,17 +78,21 @@ class Desk:
         popular = np.append(False, taken[1:] >= np.quantile(taken[1:], 0.9))  # as in notebook 6
         #: What is counted in a list, [n_items + 1, n_counted], and its names.
         self.matrix = np.column_stack([self.dataset.attribute_matrix, popular])
-        self.counted = [*self.dataset.attributes, "popular"]
-        names = self.features["label"].fillna("").replace("", "unnamed")
-        self.names = dict(zip(self.features["feature"], names, strict=True))
+        self.counted = [*self.dataset.attributes, data.POPULAR]
+        labels = self.features["label"].fillna("")
+        self.labels = dict(zip(self.features["feature"].tolist(), labels, strict=True))
+        #: Of each feature, a label or two well-known items that it raises most.
+        self.names = {f: label or self._like(f) for f, label in self.labels.items()}
         self.alive = self.features.loc[self.features["density"] > 0, "feature"].tolist()
+        self.alive.sort(key=lambda feature: not self.labels[feature])  # those with labels first
         self.sequences = dict(list(self.dataset.sequences("test").items())[:N_USERS])
-        self._words = [_words(title) for title in self.dataset.titles]
+        self._words = [_words(title) for title in self.dataset.unique_titles]
         self.past: list[State] = []
-        self._turned: str | int | None = None
+        self.future: list[State] = []
+        self._turned: tuple[str | int | None, float] = None, 0.0
         user = next(iter(self.sequences))
         self.state = State(tuple(self.sequences[user].tolist()), user)
-        self.before = self.after = self._look(self.state.history, [])
+        self.before = self.after = self._look(self.state.history, Scenario())
 
     @classmethod
     def of(cls, profile: str) -> "Desk":
@@ -107,12 +125,26 @@ class Desk:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             raise ValueError("no titles: write one a line, the oldest first")
-        items = dict.fromkeys(self.find(line) for line in lines)
-        self._go(replace(self.state, history=tuple(items), user=None))
+        items, unknown = [], []
+        for line in lines:
+            try:
+                items.append(self.find(line))
+            except ValueError as error:
+                unknown.append(str(error))
+        if unknown:
+            raise ValueError("; ".join(unknown))
+        self.take(items)
+
+    def take(self, items: Iterable[int]) -> None:
+        """Take items, oldest first, as history (`ValueError` for none or unknown); knobs stay."""
+        history = tuple(dict.fromkeys(items))
+        if not history or not {*history} <= {*range(1, self.dataset.n_items + 1)}:
+            raise ValueError(f"a history has items from 1 to {self.dataset.n_items}, at least one")
+        self._go(replace(self.state, history=history, user=None))
 
     def find(self, title: str) -> int:
         """The item of a title, in full, undated or by words; `ValueError` if none or several."""
-        titles, wanted = self.dataset.titles, _words(title)
+        titles, wanted = self.dataset.unique_titles, _words(title)
         if title in titles[1:]:
             return titles.index(title, 1)
         if not wanted:
@@ -124,17 +156,32 @@ class Desk:
         if found:
             few = ", ".join(repr(titles[i]) for i in found[:4]) + ", ..." * (len(found) > 4)
             raise ValueError(f"{title!r} may be {few}: spell one of them out")
-        near = name_nearest(title, titles[1:], n=3)
-        raise ValueError(f"nothing here is called {title!r}; {near}")
+        near = ", ".join(repr(titles[i]) for i in self._near(title))
+        raise ValueError(f"nothing here is called {title!r}; nearest: {near}")
+
+    def _near(self, title: str) -> list[int]:
+        """The three items with the most similar words."""
+        score = np.zeros(len(self._words))
+        for word in _words(title):
+            for near in difflib.get_close_matches(word, {*chain(*self._words)}, n=5):
+                alike = difflib.SequenceMatcher(None, word, near).ratio()
+                has = np.array([near in words for words in self._words])
+                score += has * alike * len(word)
+        length = np.array([len(words) for words in self._words])
+        score[0] = -1.0  # padding is no title
+        return np.lexsort((length, -score))[:3].tolist()
 
     def feature(self, text: str) -> int:
-        """The feature of a text that starts with its number, or is a label; else `ValueError`."""
+        """The feature of a text: its number, or its label, or an example; else `ValueError`."""
         if number := re.match(r"\s*#?(-?\d+)\b(?!s)", text):
             return int(number[1])
-        labels = {self.names[feature]: feature for feature in reversed(self.alive)}
-        if text.strip() not in labels:
-            raise ValueError(f"no feature {text!r}; {name_nearest(text, [*labels], n=3)}")
-        return labels[text.strip()]
+        names = {feature: self.names[feature].casefold() for feature in self.alive}
+        wanted = text.strip().casefold()
+        same = [feature for feature, name in names.items() if name == wanted]
+        if wanted and (found := same or [f for f, name in names.items() if wanted in name]):
+            return found[0]
+        labels = list(dict.fromkeys(filter(None, self.labels.values())))
+        raise ValueError(f"no feature {text!r}; {name_nearest(text, labels, n=3)}")
 
     def turn(self, knob: str | int, strength: float) -> None:
         """Turn an attribute, or a feature by its number, to a strength; 0 takes it out."""
@@ -144,38 +191,75 @@ class Desk:
             del turned[knob]
         self.play(replace(self.state.scenario, **{kind: turned}), knob)  # type: ignore[arg-type]
 
-    def suppress(self, attribute: str, on: bool = True) -> None:
-        """Suppress an attribute, or stop to suppress it."""
-        kept = [what for what in self.state.scenario.suppress if what != attribute]
-        self.play(replace(self.state.scenario, suppress=tuple(kept + [attribute] * on)))
-
     def play(self, scenario: Scenario, knob: str | int | None = None) -> None:
         """Set all knobs as in a scenario; `knob` names the one that moved, if it is one."""
         scenario.check(self.knobs, self.features)
         self._go(replace(self.state, scenario=scenario), knob)
 
-    def dial(self, attribute: str, target: float) -> float:
-        """Turn an attribute until it has the share `target` of the list; returns its share."""
-        scenario = self.state.scenario
-        replace(scenario, turn={attribute: 0.0}).check(self.knobs, self.features)
+    def dial(self, attribute: str, target: float | None, by: str = "both") -> None:
+        """Ask for a share of the list, beside those asked for before; None takes one back.
 
-        def share_of(strengths: np.ndarray) -> np.ndarray:
-            turned = {**scenario.turn, attribute: float(strengths[0])}
-            edits = replace(scenario, turn=turned).edits(self.knobs)
-            items = self._look(self.state.history, edits).items
-            held = self.matrix[items, self.counted.index(attribute)]
-            return held.mean(keepdims=True, dtype=float)
+        `by` is one of `control.scenarios.WAYS`, for all shares. `ValueError`, with what can be
+        reached and at what price, if this list misses one of them.
+        """
+        asked = {name: of for name, of in self.state.scenario.share.items() if name != attribute}
+        asked |= {attribute: target} if target is not None else {}
+        scenario = replace(self.state.scenario, share=asked, by=by)
+        scenario.check(self.knobs, self.features)
+        self._go(replace(self.state, scenario=scenario), keeps_its_word=target is not None)
 
-        (found,) = solve(share_of, target, 1, MAX_STRENGTH).itertuples()
-        self.turn(attribute, round(found.strength, 3))
-        return found.share
+    def missed(self) -> list[str]:
+        """What this list misses of the shares that were asked for, e.g. after another user came."""
+        return self._missed(self.after, self.state.scenario)
+
+    def _missed(self, view: View, scenario: Scenario) -> list[str]:
+        found = dict(zip(self.counted, share(view.items, self.matrix), strict=True))
+        off = [name for name, of in scenario.share.items() if abs(found[name] - of) > NEAR]
+        if not off:
+            return []
+        text = ", ".join(
+            f"{name} at {found[name]:.0%}, not {scenario.share[name]:.0%}" for name in off
+        )
+        kept = len({*view.items} & {*self.before.items} - {0})
+        said = [f"the nearest list has {text}, and keeps {kept} of the {N_ITEMS} items"]
+        if scenario.by != "features":
+            return said + ["raising scores finds no list with all of these shares"]
+        other = replace(scenario, by="both")
+        if not self._missed(view := self._look(self.state.history, other), other):
+            kept = len({*view.items} & {*self.before.items} - {0})
+            said.append(f"features alone do not get there; both do, and keep {kept}")
+        return said
+
+    def address(self) -> str:
+        """The state as the query of an address, which `visit` reads."""
+        who = {"user": self.state.user}
+        if self.state.user is None:
+            who = {"history": ",".join(map(str, self.state.history))}
+        return urlencode(who | {"scenario": scenarios.write(self.state.scenario)})
+
+    def visit(self, query: str) -> None:
+        """Go where an address says; `ValueError` for what is not here, with the rest done."""
+        asked = {name: values[-1] for name, values in parse_qs(query).items()}
+        if "history" in asked:
+            self.take(map(int, re.findall(r"\d+", asked["history"])))
+        elif "user" in asked:
+            self.choose({str(user): user for user in self.sequences}.get(asked["user"], -1))
+        for scenario in scenarios.parse(asked.get("scenario", "{}"), "address").values():
+            self.play(scenario)
 
     def undo(self) -> None:
-        """Undo the last change (moves of one knob are one); `ValueError` if there is none."""
-        if not self.past:
-            raise ValueError("nothing to undo")
-        self._go(self.past[-1])
-        del self.past[-2:]
+        """Undo the last change (moves of one knob in a second are one); `ValueError` for none."""
+        self._back(self.past, self.future, "nothing to undo")
+
+    def redo(self) -> None:
+        """Do again what was undone; `ValueError` if there is nothing."""
+        self._back(self.future, self.past, "nothing to redo")
+
+    def _back(self, steps: list[State], others: list[State], none: str) -> None:
+        if not steps:
+            raise ValueError(none)
+        others.append(self.state)
+        self._show(steps.pop())
 
     def lists(self) -> pd.DataFrame:
         """The two lists, a row for each place; numbers are NaN where there is no item.
@@ -184,6 +268,7 @@ class Desk:
         """
         rows = {"place": np.arange(1, N_ITEMS + 1)}
         described = self.dataset.items.set_index("item")
+        described["title"] = self.dataset.unique_titles[1:]
         for when, view in self._views.items():
             rows[f"item_{when}"] = view.items
             for name in ("title", "attributes"):
@@ -196,24 +281,72 @@ class Desk:
         return pd.DataFrame(rows)
 
     def reasons(self) -> pd.DataFrame:
-        """The features that contribute most to each item of the list after, the strongest first.
+        """The features that set each item of the list after apart, the strongest first.
 
-        item, feature, label, carries: value * (decoder direction . head row), over the average
-        item, and turned: the part that edits brought. It reads a direction straight at the head;
-        blocks in between may change it, so these are not shares of the logit. A model without a
-        linear `head` has no such reasons, and the table no rows.
+        item, feature, name, carries: value * (decoder direction . head row), over the average of
+        the list, and turned: the part that edits brought. It reads a direction straight at the
+        head; blocks in between may change it, so these are not shares of the logit. The name is
+        the label, unless it names an attribute that the item lacks; then examples. A model without
+        a linear `head` has no such reasons, and the table no rows.
         """
         items = self.after.items[self.after.items > 0]
-        if (head := getattr(self.model, "head", None)) is None:
-            head = torch.zeros(self.dataset.n_items + 1, self.dictionary.config.d_in)
-        push = logit_lens(self.dictionary.W_dec.detach(), head.detach())[:, items]
-        carries, features = (self.after.code[:, None] * push).topk(N_REASONS, dim=0)
+        head = self._head[items]
+        push = self.dictionary.W_dec.detach() @ (head - head.mean(dim=0)).T
+        carries, features = (self.after.code[:, None] * push).topk(
+            min(2 * N_REASONS, len(push)), dim=0
+        )
         turned = ((self.after.code - self.before.code)[:, None] * push).gather(0, features)
         found = {"feature": features, "carries": carries, "turned": turned}
         table = pd.DataFrame({name: values.T.ravel().numpy() for name, values in found.items()})
-        table.insert(0, "item", np.repeat(items, N_REASONS))
-        table.insert(2, "label", table["feature"].map(self.names))
-        return table[table["carries"] > 0].reset_index(drop=True)
+        table.insert(0, "item", np.repeat(items, len(features)))
+        names = [self._named(item, feature) for item, feature, *_ in table.itertuples(index=False)]
+        table.insert(2, "name", names)
+        table = table[table["carries"] > 0].drop_duplicates(["item", "name"])
+        return table.groupby("item", sort=False).head(N_REASONS).reset_index(drop=True)
+
+    @torch.no_grad()
+    def because(self) -> dict[int, list[int]]:
+        """The items of the history that set each item of the list after apart, strongest first.
+
+        Each of the last `N_LEFT_OUT` is left out once, with all edits as they are: these lower the
+        item's logit most, compared with the rest of the list (and not less than others' logits).
+        """
+        history, items = np.array(self.state.history), self.after.items[self.after.items > 0]
+        if len(history) < 2:
+            return {}
+        some = np.arange(max(0, len(history) - N_LEFT_OUT), len(history))
+        histories = [history, *(np.delete(history, i) for i in some)]
+        with steered(self.model, self.site, sae_delta(self.dictionary, self.after.edits)):
+            scores = self.model.next_item_scores(histories)[:, 1:]
+        fall = (scores[0] - scores[1:]).numpy()
+        ours = fall[:, items - 1] - fall.mean(axis=1, keepdims=True)
+        apart = ours - ours.mean(axis=1, keepdims=True)
+        apart[ours <= 0] = 0.0
+        apart = np.where((apart > 0).any(axis=0), apart, ours)
+        order = history[some[np.argsort(-apart, axis=0)[:N_BECAUSE]]]
+        kept = -np.sort(-apart, axis=0)[:N_BECAUSE] > 0
+        return {i: order[kept[:, j], j].tolist() for j, i in enumerate(items.tolist())}
+
+    @property
+    def _head(self) -> Tensor:
+        none = torch.zeros(self.dataset.n_items + 1, self.dictionary.config.d_in)
+        return getattr(self.model, "head", none).detach()
+
+    def _like(self, feature: int) -> str:
+        """Two well-known items that a feature raises most, straight from its direction."""
+        known = np.flatnonzero(self.matrix[:, -1])
+        heads = torch.nn.functional.normalize(self._head[known] - self._head[known].mean(dim=0))
+        gained = (heads @ self.dictionary.W_dec[feature].detach()).numpy()
+        if not gained.any():
+            return "unnamed"
+        best = known[np.argsort(-gained, kind="stable")[:2]]
+        return f"like {' and '.join(self.dataset.titles[item] for item in best)}"
+
+    def _named(self, item: int, feature: int) -> str:
+        """A feature's name as a reason for an item: examples where the label does not fit it."""
+        said = {*self.names[feature].split(" + ")} & {*self.dataset.attributes}
+        held = dict(zip(self.dataset.attributes, self.matrix[item], strict=False))
+        return self.names[feature] if all(held[name] for name in said) else self._like(feature)
 
     def shares(self) -> pd.DataFrame:
         """Share of each attribute in the list before and after: attribute, before, after."""
@@ -229,17 +362,72 @@ class Desk:
         rows = self.knobs[self.knobs["attribute"] == attribute].itertuples()
         return ", ".join(f"{r.weight:+.2f} of {r.feature} ({self.names[r.feature]})" for r in rows)
 
-    def _go(self, state: State, knob: str | int | None = None) -> None:
+    def _go(
+        self, state: State, knob: str | int | None = None, keeps_its_word: bool = False
+    ) -> None:
         """Go to another state: what may fail comes first, so that a failure changes nothing."""
-        after = self._look(state.history, state.scenario.edits(self.knobs))
+        old, now, (last, when) = self.state, time.monotonic(), self._turned
+        self._show(state, keeps_its_word)
+        if knob is None or knob != last or now > when + A_MOVE:
+            self.past.append(old)
+        self._turned, self.future = (knob, now), []
+
+    def _show(self, state: State, keeps_its_word: bool = False) -> None:
+        after = self._look(state.history, state.scenario)
         same = state.history == self.state.history
-        before = self.before if same else self._look(state.history, [])
-        if knob is None or knob != self._turned:
-            self.past.append(self.state)
-        self._turned, self.state, self.before, self.after = knob, state, before, after
+        before = self.before if same else self._look(state.history, Scenario())
+        if keeps_its_word and (missed := self._missed(after, state.scenario)):
+            raise ValueError("; ".join([*missed, "the old knobs are back"]))
+        self._turned, self.state, self.before, self.after = (None, 0.0), state, before, after
+
+    def _look(self, history: tuple[int, ...], scenario: Scenario) -> View:
+        """The list of a scenario, its shares solved: for both ways, features as far as is cheap.
+
+        Cheap is a strength that keeps as many items as scores raised alone, which keep the most
+        that any list with these shares can, and that needs no score lowered again.
+        """
+        names, plain = [*scenario.share], self._scored(history, scenario.edits(self.knobs))
+        if not names:
+            return plain
+        matrix = self.matrix[:, [self.counted.index(name) for name in names]]
+        wanted = np.array([*scenario.share.values()])
+
+        def turned(strengths: np.ndarray, to: np.ndarray | None = wanted) -> View:
+            turn = {
+                n: scenario.turn.get(n, 0.0) + strength for n, strength in zip(names, strengths, strict=True)
+            }
+            edits = replace(scenario, turn=scenario.turn | turn).edits(self.knobs)
+            view = self._scored(history, edits, matrix, to)
+            by = zip(np.round(strengths, 3).tolist(), view.raised.tolist(), strict=True)
+            return replace(view, dialled=dict(zip(names, by, strict=True)))
+
+        strengths = np.zeros(len(names))
+        if scenario.by == "features":
+            for j in [*range(len(names))] * min(2, len(names)):  # one may move another: twice
+
+                def share_of(strength: np.ndarray, j: int = j) -> np.ndarray:
+                    strengths[j] = strength[0]
+                    return share(turned(strengths, None).items, matrix)[j : j + 1]
+
+                strengths[j] = solve(share_of, wanted[j], 1, MAX_STRENGTH)["strength"][0]
+            return turned(strengths, None)
+        raised, way = turned(strengths), np.sign(wanted - share(plain.items, matrix))
+        for strength in CHEAP if scenario.by == "both" else ():
+            view = turned(strength * way)
+            kept, most = (len({*found.items} & {*plain.items}) for found in (view, raised))
+            off, least = (np.abs(share(v.items, matrix) - wanted).sum() for v in (view, raised))
+            if kept >= most and off <= least + 1e-9 and (view.raised * way >= 0).all():
+                return view
+        return raised
 
     @torch.no_grad()
-    def _look(self, history: tuple[int, ...], edits: list[Edit]) -> View:
+    def _scored(
+        self,
+        history: tuple[int, ...],
+        edits: list[Edit],
+        matrix: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
+    ) -> View:
         items = np.array(history, dtype=np.int64)
         change, seen = sae_delta(self.dictionary, edits), []
         last = int(self.model.pad([items])[0].nonzero()[-1])
@@ -257,8 +445,14 @@ class Desk:
         if scores.isnan().any():
             raise ValueError("the model has no answer any more: a knob stands too far out")
         unseen = recommender.unseen(scores, [items])
+        raised = np.zeros(0 if matrix is None else matrix.shape[1])
+        if matrix is not None and shares is not None:
+            raised = raises(unseen[0].numpy(), matrix, shares)
+            added = torch.from_numpy(matrix @ raised).to(scores)
+            scores, unseen = scores + added, unseen + added
         rank = rankdata(-unseen[0], "min").astype(int)
-        return View(recommender.best(unseen, N_ITEMS)[0].numpy(), rank, scores[0].numpy(), edited)
+        listed = recommender.best(unseen, N_ITEMS)[0].numpy()
+        return View(listed, rank, scores[0].numpy(), edited, edits, raised)
 
 
 def _words(title: str) -> frozenset[str]:

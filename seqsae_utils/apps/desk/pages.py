@@ -26,6 +26,11 @@ def unfit(scenarios: list[str]) -> str:
     return wrap(f'<details class="soft small">{summary}{reasons}</details>') * bool(scenarios)
 
 
+def note(text: str) -> str:
+    """A small remark."""
+    return wrap(f'<p class="soft small">{escape(text)}</p>') * bool(text)
+
+
 def error(text: str) -> str:
     """A message that a screen reader reads out as soon as it appears."""
     return wrap(f'<div class="error" role="alert">{escape(text)}</div>')
@@ -36,15 +41,35 @@ def title(label: str) -> str:
     return f"<style>{STYLE}</style>" + wrap(f"<h1>{escape(label)}</h1>")
 
 
-def history(titles: list[str]) -> str:
-    """The last items of a history; the newest come first, as the model weighs them."""
-    shown = " · ".join(escape(name) for name in titles[:-6:-1])
-    return wrap(f'<p class="soft small"><b>{len(titles)} in the history</b>, latest: {shown}</p>')
+def summary(table: pd.DataFrame, shares: pd.DataFrame, dialled: dict) -> str:
+    """One line that tells the new list: how many items are new, and the shares dialled."""
+    come = (table["rank_before"] > len(table)).sum()
+    parts = [f"<b>{come} of {len(table)} new</b>" if come else "<b>the list as it was</b>"]
+    held = shares.set_index("attribute")
+    for name, (strength, raised) in dialled.items():
+        before, after = (f"{held.loc[name, when]:.0%}" for when in ("before", "after"))
+        how = f"strength {strength:+.1f}" * bool(strength), f"scores {raised:+.1f}" * bool(raised)
+        by = f" <span class=soft>({', '.join(filter(None, how))})</span>" * any(how)
+        parts.append(f"{escape(name)} {before} → {after}{by}")
+    first = escape(table["title_after"].iloc[0])
+    return wrap(f"{' · '.join(parts)} <span class=soft>· first: {first}</span>")
 
 
-def lists(table: pd.DataFrame, reasons: pd.DataFrame, turned: set[str]) -> str:
-    """The two lists as one table: `Desk.lists`, `Desk.reasons`, and the attributes turned."""
-    why = {item: list(rows.itertuples()) for item, rows in reasons.groupby("item")}
+def lists(
+    table: pd.DataFrame,
+    reasons: pd.DataFrame | None,
+    because: dict[int, list[str]],
+    turned: set[str],
+    atlas: str = "",
+) -> str:
+    """The two lists as one table, with the attributes that are turned.
+
+    `Desk.lists`; `Desk.reasons`, None where they are still to come; the titles that speak for an
+    item (`Desk.because`); and where the atlas is, if it can be opened from here.
+    """
+    why: dict = {}
+    if reasons is not None:
+        why = {item: list(rows.itertuples()) for item, rows in reasons.groupby("item")}
     staying, rows = {*table["item_after"]}, []
     for row in table.itertuples():
         stays = row.item_before in staying
@@ -52,39 +77,45 @@ def lists(table: pd.DataFrame, reasons: pd.DataFrame, turned: set[str]) -> str:
         if not stays and row.item_before:
             before += f'<div class="small down">now {row.rank_after:,.0f}</div>'
         after = _item(row.title_after, row.attributes_after, turned)
-        after += _why(why.get(row.item_after, []))
+        after += _why(because.get(row.item_after, []), why.get(row.item_after, []), atlas)
         rows.append(
             f'<tr><td class="place">{row.place}</td>'
             f'<td class="before{"" if stays else " gone"}">{before}</td>'
             f'<td class="after{" new" if row.rank_before > len(table) else ""}">{after}</td>'
             f'<td class="move">{_move(row)}</td></tr>'
         )
-    head = '<th class="place"><th scope="col">Before<th scope="col">After<th class="move">Moved'
+    head = '<th class="place">#<th scope="col" class="before">Before<th scope="col">After'
+    head += '<th class="move">Moved'
     return wrap(
         "<h2>The list, before and after</h2><table class='lists'>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        '<p class="soft small" style="margin-top:.35rem">Below each title: its attributes, and the '
-        "features that contribute most, in logits over the average item, from decoder to head; "
-        "the turned ones are coloured. Right: the place it had, and the change of its logit.</p>"
+        '<p class="soft small" style="margin-top:.35rem">Because of: the items of the history '
+        "whose absence would cost this item most, beside the rest of the list. Then the features "
+        "that set it apart from the rest; the turned ones are coloured. Right: the place it had, "
+        "and the change of its logit.</p>"
     )
 
 
 def _item(name: str, attributes: str, turned: set[str]) -> str:
     shown = ", ".join(_attribute(each, turned) for each in attributes.split("|"))
-    return f'<div class="name">{escape(name)}</div><div class="small soft">{shown}</div>'
+    return f'<div class="name">{escape(name)}</div><div class="of small soft">{shown}</div>'
 
 
 def _attribute(name: str, turned: set[str]) -> str:
     return f"<b>{escape(name)}</b>" if name in turned else escape(name)
 
 
-def _why(reasons: list) -> str:
-    chips = "".join(
-        f'<span{" class=turned" if abs(r.turned) > 1e-6 else ""} title="feature {r.feature}">'
-        f"{escape(r.label if r.label != 'unnamed' else f'#{r.feature}')} {r.carries:+.1f}</span>"
-        for r in reasons
-    )
-    return f'<div class="why">{chips}</div>'
+def _why(because: list[str], reasons: list, atlas: str) -> str:
+    text = f"because of {' and '.join(map(escape, because))}" * bool(because)
+    chips = ""
+    for r in reasons:
+        tag, link = "span", ""
+        if atlas:
+            tag, link = "a", f' href="{escape(atlas)}#feature-{r.feature}" target="_blank"'
+        about = f'class="chip{" turned" * (abs(r.turned) > 1e-6)}"{link}'
+        about += f' title="feature {r.feature}, {r.carries:+.1f} over the rest of the list"'
+        chips += f"<{tag} {about}>{escape(r.name)}</{tag}>"
+    return f'<div class="because small" title="{text}">{text}</div><div class="why">{chips}</div>'
 
 
 def _move(row) -> str:
@@ -120,13 +151,29 @@ def shares(table: pd.DataFrame, turned: set[str]) -> str:
 
 
 def names_for_readers() -> str:
-    """HTML that tells screen readers the label of each slider, which ipywidgets only shows."""
+    """HTML that tells screen readers what ipywidgets only shows: labels, and what is pressed."""
     script = (
-        "const tell = () => document.querySelectorAll('.seqsae-desk .widget-slider').forEach(w => "
-        "w.querySelectorAll('[role=slider], .widget-readout').forEach(part => "
-        "part.setAttribute('aria-label', w.querySelector('label').textContent))); "
-        "for (const wait of [0, 300, 2000]) setTimeout(tell, wait)"
+        "const tell = () => { const all = (what, then) => document.querySelectorAll("
+        "'.seqsae-desk ' + what).forEach(then); "
+        "all('.widget-slider', w => w.querySelectorAll('[role=slider], .widget-readout').forEach("
+        "part => part.setAttribute('aria-label', w.querySelector('label').textContent))); "
+        "all('.widget-toggle-button', b => { b.setAttribute('aria-label', b.title); "
+        "b.setAttribute('aria-pressed', b.classList.contains('mod-active')); }); "
+        "all('.seqsae-summary', s => s.setAttribute('role', 'status')); "
+        "document.documentElement.lang ||= 'en'; }; "
+        "for (const wait of [0, 300, 2000]) setTimeout(() => { tell(); "
+        "document.querySelectorAll('.seqsae-desk').forEach(desk => new MutationObserver(tell)"
+        ".observe(desk, {subtree: true, attributeFilter: ['class']})); }, wait)"
     )
+    return _script(script)
+
+
+def go_to(address: str) -> str:
+    """HTML that puts a query into the address of the page, so that a reload shows the same."""
+    return _script(f"history.replaceState(null, '', '?{address}')")
+
+
+def _script(script: str) -> str:
     return f'<img alt="" src="data:," onerror="{escape(script)}" style="display: none">'
 
 

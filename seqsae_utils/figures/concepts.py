@@ -1,0 +1,115 @@
+"""Figures of notebook 7: concepts, the next items, groups of users, and knobs from examples."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from ..interpretability import REPRESENTATIONS
+from . import BLACK, BLUE, GREY, PAGE, color
+
+
+def _points(axis, table: pd.DataFrame, column: str, null: str = "") -> None:
+    """A row for each representation: the number, its interval, and what chance gives."""
+    names = [name for name in REPRESENTATIONS if name in table.index]
+    table, y = table.loc[names], np.arange(len(names))
+    colors = [color(name) for name in names]
+    axis.hlines(y, table[f"{column}_low"], table[f"{column}_high"], colors=colors, linewidth=2.5)
+    axis.scatter(table[column], y, c=colors, s=45, zorder=3, edgecolors="black", linewidths=0.4)
+    if null:
+        axis.plot(table[null], y, "x", color="black", markersize=5, label="by chance")
+    axis.set_yticks(y, [REPRESENTATIONS[name] for name in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
+
+
+def found(table: pd.DataFrame) -> plt.Figure:
+    """How many concepts have a feature above two levels of AUC, from `find_concepts`."""
+    levels = ("80", "90")
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.27 * len(table) + 1.0), sharey=True)
+    for axis, level in zip(axes, levels, strict=True):
+        _points(axis, table, f"above_{level}", f"chance_{level}")
+        axis.set(xlabel=f"concepts with a feature of AUC above .{level[0]}", xlim=(0, None))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right")
+    return figure
+
+
+def ahead(tables: dict[str, pd.DataFrame]) -> plt.Figure:
+    """What one feature tells of the next items, by what is given: from `interpretability.ahead`."""
+    n = max(map(len, tables.values()))
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(PAGE, 0.27 * n + 1.0), sharey=True, sharex=True
+    )
+    order = max(tables.values(), key=len).index
+    for axis, (given, table) in zip(np.atleast_1d(axes), tables.items(), strict=True):
+        _points(axis, table.reindex(order), "ahead", "null")
+        axis.axvline(0, color="black", linewidth=0.6)
+        axis.set(xlabel="partial correlation", title=given)
+    return figure
+
+
+def groups(table: pd.DataFrame) -> plt.Figure:
+    """AUC of a probe for each group of users and representation, from `tell_groups`."""
+    table = table.assign(group=table["attribute"] + ": " + table["value"])
+    names = list(dict.fromkeys(table["group"]))
+    figure, axis = plt.subplots(figsize=(PAGE, 0.42 * len(names) + 1.0))
+    kinds = list(dict.fromkeys(table["representation"]))
+    for i, name in enumerate(kinds):
+        rows = table[table["representation"] == name]
+        y = rows["group"].map(names.index) + 0.75 * ((i + 0.5) / len(kinds) - 0.5)
+        shade = color(name) if name in REPRESENTATIONS else (BLACK, GREY)[i % 2]
+        inside = "white" if "_last" in name else shade
+        axis.hlines(y, rows["low"], rows["high"], color=shade, linewidth=1)
+        label = REPRESENTATIONS.get(name, name)
+        axis.plot(
+            rows["auc"], y, "o", color=shade, markerfacecolor=inside, markersize=4, label=label
+        )
+    axis.axvline(0.5, color="black", linewidth=0.6)
+    axis.set(xlabel="AUC of a probe, test users", ylim=(len(names) - 0.5, -0.5))
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def forgetting(table: pd.DataFrame) -> plt.Figure:
+    """What a fresh probe reads after each edit (auc, low, high), and what the lists keep."""
+    y = np.arange(len(table))
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.27 * len(table) + 1.0), sharey=True)
+    axes[0].hlines(y, table["low"], table["high"], color=BLUE, linewidth=2)
+    axes[0].plot(table["auc"], y, "o", color=BLUE)
+    axes[0].axvline(0.5, color="black", linewidth=0.6)
+    axes[0].set(xlabel="AUC of a fresh probe afterwards", ylim=(len(table) - 0.5, -0.5))
+    axes[0].set_yticks(y, table["edit"])
+    axes[1].plot(table["ndcg_kept"], y, "o", color=BLACK, label="NDCG@10")
+    axes[1].plot(table["list_kept"], y, "o", color=BLACK, markerfacecolor="white", label="items")
+    axes[1].set(xlabel="share that is kept", xlim=(0, None))
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    for axis in axes:
+        axis.grid(axis="y", visible=False)
+    return figure
+
+
+def cards(table: pd.DataFrame, n_columns: int = 3) -> plt.Figure:
+    """A card for each feature: columns feature, concept, auc, density, found, fires, promotes."""
+    n_rows = -(-len(table) // n_columns)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=(PAGE, 1.3 * n_rows), squeeze=False)
+    for axis in axes.ravel()[len(table) :]:
+        axis.remove()
+    for axis, row in zip(axes.ravel(), table.itertuples(), strict=False):
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.axhline(1, color=GREY, linewidth=0.8)
+        name = row.concept or "no concept"
+        title = textwrap.shorten(f"{row.feature} · {name}", 42, placeholder="…")
+        found_again = f"found again in {row.found} of {row.retrained} other trainings of the SAE"
+        lines = [f"AUC on other items {row.auc:.2f} · fires on {row.density:.1%}", found_again]
+        for verb, titles in (("fires on", row.fires), ("promotes", row.promotes)):
+            first, *others = (textwrap.shorten(title, 42, placeholder="…") for title in titles)
+            lines += [f"{verb}: {first}", *(f"   {title}" for title in others)]
+        text = "\n".join(lines).replace("$", r"\$")
+        axis.text(0, 0.97, title.replace("$", r"\$"), fontweight="bold", fontsize=8, va="top",
+                  color=BLUE if row.concept else "black", transform=axis.transAxes)  # fmt: skip
+        axis.text(0, 0.83, text, fontsize=6.5, va="top", linespacing=1.35, transform=axis.transAxes)
+    return figure

@@ -1,0 +1,59 @@
+"""What each parameter of the notebooks may be: said once, for the runner and for whoever opens one.
+
+>>> check({"dropout": 0.3, "device": "cuda:1", "of your own": -1})
+"""
+
+import re
+from collections.abc import Mapping
+from numbers import Real
+
+from pandas import Interval
+
+SEED = Interval(0, 2**32 - 10, closed="left")  # some add a little to it
+SHARE = Interval(0, 1, closed="neither")
+RATE = Interval(0, 1, closed="right")
+SIZE = Interval(1, 2**20, closed="both")
+MANY = Interval(1, 10**9, closed="both")
+WEIGHT = Interval(0, 10**6, closed="both")
+STRENGTH = Interval(0, 100, closed="right")  # states are of the order of 1
+A_FEW = Interval(1, 1_000, closed="both")
+SOME = Interval(2, 10**9, closed="both")
+FOLDER = r"\w[\w. -]*"
+MODEL = "sasrec|gpt2|bert4rec"
+VARIANT = "relu|gated|topk|jumprelu|batchtopk|matryoshka"
+#: Numbers lie in an interval, and texts are as a regular expression says; others may be anything.
+RANGES = {
+    "profile": FOLDER, "dataset": ".+", "split_seed": SEED,
+    "max_users": Interval(0, 10**9, closed="both"),
+    "test_users": "newest|random", "test_fraction": SHARE, "dev_fraction": SHARE,
+    "min_attribute_items": MANY, "max_attributes": MANY,
+    "seed": SEED, "architecture": MODEL, "compare": f"({MODEL}| )*", "d_model": SIZE,
+    "n_layers": A_FEW, "n_heads": A_FEW, "max_length": SOME,
+    "dropout": Interval(0, 1, closed="left"), "learning_rate": RATE, "batch_size": MANY,
+    "loss": "softmax|sampled|auto", "n_negatives": MANY, "precision": "float32|bfloat16",
+    "max_epochs": MANY, "patience": MANY, "n_jobs": A_FEW, "device": r"auto|cpu|cuda(:\d+)?",
+    "site": r"[\w.]+", "states_dtype": "float32|float16",
+    "variant": VARIANT, "d_sae": SIZE, "k": SIZE, "l1_coefficient": WEIGHT,
+    "l0_coefficient": WEIGHT, "sae_learning_rate": RATE, "sae_steps": MANY,
+    "sae_batch_size": MANY, "variants": f"({VARIANT}| )*", "sweep_steps": MANY,
+    "n_permutations": SIZE, "n_raised": MANY,
+    "strong": STRENGTH, "max_strength": STRENGTH, "target": Interval(0, 1, closed="both"),
+    "min_items": SIZE, "last_site": r"[\w.]+", "n_cards": A_FEW, "n_steered": A_FEW,
+    "max_choosing": SOME, "max_judging": SOME,
+}  # fmt: skip
+
+
+def check(values: Mapping) -> None:
+    """Raise `ValueError` for the first value, by name, that is out of its range."""
+    for name in [name for name in RANGES if name in values]:
+        value, allowed = values[name], RANGES[name]
+        if isinstance(allowed, str):
+            fits = isinstance(value, str) and re.fullmatch(allowed, value)
+        else:
+            fits = isinstance(value, Real) and not isinstance(value, bool) and value in allowed
+        if not fits:
+            raise ValueError(f"{name} is {value!r}, expected {allowed}")
+    if {"k", "d_sae"} <= values.keys() and values["k"] > values["d_sae"]:
+        raise ValueError(f"k is {values['k']}, expected at most d_sae, {values['d_sae']}")
+    if {"d_model", "n_heads"} <= values.keys() and values["d_model"] % values["n_heads"]:
+        raise ValueError(f"d_model is {values['d_model']}, no multiple of n_heads")
