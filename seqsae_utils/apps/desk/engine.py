@@ -394,7 +394,8 @@ class Desk:
 
         def turned(strengths: np.ndarray, to: np.ndarray | None = wanted) -> View:
             turn = {
-                n: scenario.turn.get(n, 0.0) + strength for n, strength in zip(names, strengths, strict=True)
+                n: scenario.turn.get(n, 0.0) + strength
+                for n, strength in zip(names, strengths, strict=True)
             }
             edits = replace(scenario, turn=scenario.turn | turn).edits(self.knobs)
             view = self._scored(history, edits, matrix, to)

@@ -181,7 +181,9 @@ class Page:
         )
         self.strength = _slider("strength")
         self._on(self.feature, lambda _: self._chosen(), "features")
-        self._on(self.strength, lambda strength: self.desk.turn(self._chosen(), strength), "features")
+        self._on(
+            self.strength, lambda strength: self.desk.turn(self._chosen(), strength), "features"
+        )
         note = "Single features, by the labels of the atlas or the items that they raise."
         head = ipw.HTML(pages.heading("Features", note))
         return [head, self.says["features"], self.feature, self.strength]
