@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 
 from . import metrics, recommender
-from .apps.desk.engine import N_ITEMS, N_REASONS, Desk
+from .apps.desk.engine import N_ITEMS, Desk
 from .control import Scenario, sae_delta, scenarios, share, steered, steered_scorer
 from .control.scenarios import LARGEST
-from .interpretability import logit_lens
 from .recommender import Scorer
 from .workspace import name_nearest, project, replacing
 
@@ -212,15 +211,12 @@ def _carried_by(desk, histories, lists, edits) -> list[str]:
     edited = code.clone()
     for edit in edits:
         edited[:, edit.feature] += std * edit.change(code[:, edit.feature] / std)
-    if not hasattr(desk.model, "head"):
-        return [""] * lists.numel()
-    push = logit_lens(desk.dictionary.W_dec.detach(), desk.model.head.detach())
     said = []
     for own, items in zip(edited, lists, strict=True):
-        value, feature = (own[:, None] * push[:, items]).topk(N_REASONS, dim=0)
-        for values, features in zip(value.T.tolist(), feature.T.tolist(), strict=True):
-            pairs = zip(values, features, strict=True)
-            said.append("; ".join(f"{desk.names[f]} ({f})" for v, f in pairs if v > 0))
+        table = desk.setting_apart(own, items[items > 0].numpy())
+        table["text"] = table["name"] + " (" + table["feature"].astype(str) + ")"
+        by_item = table.groupby("item")["text"].agg("; ".join)
+        said += by_item.reindex(items.numpy()).fillna("").tolist()
     return said
 
 

@@ -358,7 +358,7 @@ def test_everyone_is_numbered_in_the_order_of_ids_whatever_became_of_the_users()
 
 def test_everyone_may_be_nobody():
     rows = [(user, item, 10 * user + place) for user in range(9) for place, item in enumerate("ab")]
-    dataset = data.prepare(raw_of(rows, [("a", "A", "x"), ("b", "B", "x")]), min_attribute_items=1)
+    dataset = data.prepare(raw_of(rows, [("a", "A", "x"), ("b", "B", "y")]), min_attribute_items=1)
     assert dataset.sequences("everyone") == {}
     assert dataset.n_items_everyone == dataset.n_items == 2
 

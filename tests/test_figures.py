@@ -260,9 +260,9 @@ def test_the_lead_is_right_of_the_line_where_the_chosen_method_is_ahead():
     hollow = [
         line.get_markerfacecolor() == "white" for line in left.lines if line.get_marker() == "o"
     ]
-    assert [m for m, h in zip(order["method"], hollow, strict=True) if h] == [
+    assert {m for m, h in zip(order["method"], hollow, strict=True) if h} == {
         "random", "sae_several_permuted", "output_direction_permuted"
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
 def test_side_effects_are_in_points_with_rows_turned_up():

@@ -48,7 +48,6 @@ def some(desk) -> list[User]:
 
 def test_lists_places_and_features_are_those_of_the_desk(desk, scenario, some):
     lists, _ = served(desk, some, scenario)
-    labels = desk.features.set_index("feature")["label"]
     for user in some:
         desk._go(State(tuple(user.history.tolist())))
         desk.play(scenario)
@@ -57,8 +56,8 @@ def test_lists_places_and_features_are_those_of_the_desk(desk, scenario, some):
         assert ours["place_before"].tolist() == theirs["rank_before"].tolist()
         reasons = desk.reasons()
         for item, text in zip(theirs["item_after"], ours["features"], strict=True):
-            own = reasons.loc[reasons["item"] == item, "feature"]
-            assert text == "; ".join(f"{labels[f]} ({f})" for f in own)
+            own = reasons[reasons["item"] == item]
+            assert text and text == "; ".join(own["name"] + " (" + own["feature"].astype(str) + ")")
 
 
 @pytest.mark.parametrize("how", ["features", "scores"])

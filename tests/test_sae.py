@@ -1040,7 +1040,7 @@ def test_the_folder_needs_nothing_of_the_recommender():
     run = [sys.executable, "-W", "ignore", "-c", code]
     loaded = subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()
     own = {name for name in loaded if name.startswith("seqsae_utils.")}
-    basement = {"checkpoint", "fingerprint", "normalisation", "workspace"}
+    basement = {"checkpoint", "fingerprint", "normalisation", "ranges", "workspace"}
     assert {name.split(".")[1] for name in own} <= {"sae"} | basement
     foreign = {"sklearn", "matplotlib", "papermill", "nbformat", "pooch", "transformers", "polars"}
     assert "safetensors" in loaded and not foreign & set(loaded)

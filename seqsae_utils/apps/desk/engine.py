@@ -281,25 +281,28 @@ class Desk:
         return pd.DataFrame(rows)
 
     def reasons(self) -> pd.DataFrame:
-        """The features that set each item of the list after apart, the strongest first.
+        """`setting_apart` of the list after; turned: the part of carries that edits brought."""
+        table = self.setting_apart(self.after.code, self.after.items[self.after.items > 0])
+        after, before = (view.code.numpy()[table["feature"]] for view in (self.after, self.before))
+        return table.assign(turned=table["carries"] * (1 - before / after))
 
-        item, feature, name, carries: value * (decoder direction . head row), over the average of
-        the list, and turned: the part that edits brought. It reads a direction straight at the
-        head; blocks in between may change it, so these are not shares of the logit. The name is
-        the label, unless it names an attribute that the item lacks; then examples. A model without
-        a linear `head` has no such reasons, and the table no rows.
+    @torch.no_grad()
+    def setting_apart(self, code: Tensor, items: np.ndarray) -> pd.DataFrame:
+        """The features that set each item of a list apart, the strongest first.
+
+        From the last position's code [d_sae]. Columns item, feature, name, carries: value *
+        (decoder direction . head row), over the average of the list. It reads a direction straight
+        at the head; blocks in between may change it, so these are not shares of the logit. The name
+        is the label, unless it names an attribute that the item lacks; then examples. A model
+        without a linear `head` has no such reasons, and the table no rows.
         """
-        items = self.after.items[self.after.items > 0]
         head = self._head[items]
         push = self.dictionary.W_dec.detach() @ (head - head.mean(dim=0)).T
-        carries, features = (self.after.code[:, None] * push).topk(
-            min(2 * N_REASONS, len(push)), dim=0
-        )
-        turned = ((self.after.code - self.before.code)[:, None] * push).gather(0, features)
-        found = {"feature": features, "carries": carries, "turned": turned}
+        carries, features = (code[:, None] * push).topk(min(2 * N_REASONS, len(push)), dim=0)
+        found = {"feature": features, "carries": carries}
         table = pd.DataFrame({name: values.T.ravel().numpy() for name, values in found.items()})
         table.insert(0, "item", np.repeat(items, len(features)))
-        names = [self._named(item, feature) for item, feature, *_ in table.itertuples(index=False)]
+        names = [self._named(item, feature) for item, feature, _ in table.itertuples(index=False)]
         table.insert(2, "name", names)
         table = table[table["carries"] > 0].drop_duplicates(["item", "name"])
         return table.groupby("item", sort=False).head(N_REASONS).reset_index(drop=True)
