@@ -145,12 +145,13 @@ def table(trainings: list[Training]) -> pd.DataFrame:
     ``holds``: the 95 % interval of the difference to the best baseline, paired over trainings and
     users, is on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
     holds_in: trainings with a difference on the right side; users: whether they were drawn, too.
-    The zero edit must change nothing.
+    The zero edit must change nothing. A training without a number does not count for its claims.
     """
-    rows = []
+    rows, everything = [], trainings
     for claim in claims():
         keys = [claim.number, *(k for k in claim.baselines.values() if isinstance(k, str))]
-        if not all(any((claim.stage, key) in t.numbers for t in trainings) for key in keys):
+        trainings = [t for t in everything if all((claim.stage, k) in t.numbers for k in keys)]
+        if not trainings:
             continue  # e.g. a profile without GPT-2
         sign = -1 if claim.smaller else 1
         found = {n: points(trainings, claim.stage, k) for n, k in claim.baselines.items()}
