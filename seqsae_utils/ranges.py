@@ -6,8 +6,27 @@
 import re
 from collections.abc import Mapping
 from numbers import Real
+from typing import NamedTuple
 
-from pandas import Interval
+
+class Interval(NamedTuple):
+    """Numbers from `low` to `high`; `closed`: whether the ``left`` end, the ``right`` belongs."""
+
+    low: float
+    high: float
+    closed: str
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in it; NaN never does."""
+        above = value >= self.low if self.closed in ("left", "both") else value > self.low
+        return above and (
+            value <= self.high if self.closed in ("right", "both") else value < self.high
+        )
+
+    def __str__(self):
+        left = "[" if self.closed in ("left", "both") else "("
+        return f"{left}{self.low}, {self.high}" + ("]" if self.closed in ("right", "both") else ")")
+
 
 SEED = Interval(0, 2**32 - 10, closed="left")  # some add a little to it
 SHARE = Interval(0, 1, closed="neither")
@@ -50,7 +69,7 @@ def check(values: Mapping) -> None:
         if isinstance(allowed, str):
             fits = isinstance(value, str) and re.fullmatch(allowed, value)
         else:
-            fits = isinstance(value, Real) and not isinstance(value, bool) and value in allowed
+            fits = isinstance(value, Real) and not isinstance(value, bool) and allowed.holds(value)
         if not fits:
             raise ValueError(f"{name} is {value!r}, expected {allowed}")
     if {"k", "d_sae"} <= values.keys() and values["k"] > values["d_sae"]:
