@@ -41,7 +41,7 @@ FOLDER = r"\w[\w. -]*"
 MODEL = "sasrec|gpt2|bert4rec"
 VARIANT = "relu|gated|topk|jumprelu|batchtopk|matryoshka"
 #: Numbers lie in an interval, and texts are as a regular expression says; others may be anything.
-RANGES = {
+RANGES: dict[str, Interval | str] = {
     "profile": FOLDER, "dataset": ".+", "split_seed": SEED,
     "max_users": Interval(0, 10**9, closed="both"),
     "test_users": "newest|random", "test_fraction": SHARE, "dev_fraction": SHARE,
