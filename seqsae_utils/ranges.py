@@ -69,7 +69,8 @@ def check(values: Mapping) -> None:
         if isinstance(allowed, str):
             fits = isinstance(value, str) and re.fullmatch(allowed, value)
         else:
-            fits = isinstance(value, Real) and not isinstance(value, bool) and allowed.holds(value)
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            fits = number and allowed.holds(float(value))
         if not fits:
             raise ValueError(f"{name} is {value!r}, expected {allowed}")
     if {"k", "d_sae"} <= values.keys() and values["k"] > values["d_sae"]:
