@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import Parallel, delayed
 
 from seqsae_utils import sae, workspace
 from seqsae_utils.fingerprint import LOADED
@@ -201,6 +202,19 @@ def test_the_same_seed_gives_the_same_numbers():
         workspace.seed_everything(seed)
         draws.append((np.random.rand(), float(workspace.torch.rand(1))))
     assert draws[0] == draws[1] != draws[2]
+
+
+def test_workers_have_as_many_threads_whatever_the_number_of_cores(monkeypatch):
+    """Else they would have the cores divided by the jobs, and other machines other numbers."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, "7")
+    threads = workspace.torch.get_num_threads()
+    for wanted in (2, 1):
+        monkeypatch.setenv("SEQSAE_THREADS", str(wanted))
+        workspace.seed_everything(0)
+        found = Parallel(2)(delayed(workspace.torch.get_num_threads)() for _ in range(2))
+        assert found == [wanted, wanted]
+    workspace.torch.set_num_threads(threads)
 
 
 def test_an_absent_gpu_is_named(monkeypatch):

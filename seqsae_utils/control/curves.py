@@ -89,7 +89,7 @@ def sweep(
     `names` all of them, in the order of the methods' columns. Strength 0 is measured once for all.
     """
     strengths = sorted({0.0, *strengths})
-    settings = [(m, a, d) for m in methods for a in attributes for d in strengths]
+    settings = [(m, a, s) for m in methods for a in attributes for s in strengths]
     histories, targets = users
     # Filled in place: thousands of small results would cut the memory between them into pieces.
     lists = np.empty((len(settings), len(targets), k), np.int32)

@@ -59,11 +59,8 @@ def fit(
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
-    n_threads: int | None = None,
 ) -> tuple[Transformer, pd.DataFrame]:
     """Create and `train` a model; returns it and its history. The seed decides all randomness."""
-    if n_threads:
-        torch.set_num_threads(n_threads)
     torch.manual_seed(training.seed)
     model = create(config).to(device)
     return model, train(model, split.train, split.validation, training, checkpoint, progress)
@@ -93,7 +90,6 @@ def fit_all(
             folder / f"{i}.checkpoint",
             device,
             progress=n_jobs == 1,
-            n_threads=torch.get_num_threads(),  # another process may start with fewer
         )
         for i, (name, architecture, seed) in enumerate(runs)
     )
