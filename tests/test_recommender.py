@@ -536,6 +536,17 @@ def test_a_model_that_diverges_in_its_last_step_is_not_the_best():
         train(fresh_model(), replace(TRAINING, learning_rate=1e36, batch_size=1000, max_epochs=1))
 
 
+def test_without_validation_the_last_epoch_is_kept():
+    """Then no user chooses: a control learns as long as what it is held against."""
+    users, how = random_sequences(30), replace(TRAINING, max_epochs=4, patience=1)
+    model, again = fresh_model(), fresh_model()
+    history = recommender.train(model, users, None, how)
+    assert list(history["epoch"]) == [1, 2, 3, 4] and history["ndcg@10"].isna().all()
+    recommender.train(again, users, None, replace(how, max_epochs=3))
+    assert not torch.equal(again.head, model.head)
+    assert history["loss"].is_monotonic_decreasing
+
+
 def test_nothing_to_predict_is_refused_before_any_training():
     one, two = [np.array([3])], [np.array([3, 4])]
     with pytest.raises(ValueError, match="no training user has two items"):

@@ -109,20 +109,21 @@ def fit_all(
 def train(
     model: Transformer,
     sequences: list[np.ndarray],
-    validation: Users,
+    validation: Users | None,
     training: Training,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train in place on the items [n] of each user, and leave the model at its best epoch.
 
-    `validation`, histories and the item that each user took next, chooses the epoch. Training goes
-    on from the file `checkpoint` if it exists, and ends with the same weights as without the
-    interruption. Returns one row an epoch: epoch, loss (cross-entropy in nats), ndcg@10
-    (validation). Raises FloatingPointError if the model diverges, ValueError if there is nothing to
-    learn from or the checkpoint belongs to another training.
+    `validation`, histories and the item that each user took next, chooses the epoch; without it,
+    the last of `max_epochs` is kept. Training goes on from the file `checkpoint` if it exists, and
+    ends with the same weights as without the interruption. Returns one row an epoch: epoch, loss
+    (cross-entropy in nats), ndcg@10 (validation). Raises FloatingPointError if the model diverges,
+    ValueError if there is nothing to learn from or the checkpoint belongs to another training.
     """
-    for name, users in (("training", sequences), ("validation", validation[0])):
+    groups = {"training": sequences} | ({"validation": validation[0]} if validation else {})
+    for name, users in groups.items():
         if not any(len(sequence) > 1 - (name == "validation") for sequence in users):
             raise ValueError(f"no {name} user has two items: there is no next item to predict")
     optimizer = torch.optim.AdamW(
@@ -133,17 +134,20 @@ def train(
     given |= {"sequences": sequences, "validation": validation, "weights": model.state_dict()}
     keeper = Checkpoint(checkpoint, train, **given)
     history, best = [], copies(model.state_dict())
+    patience = training.patience if validation else training.max_epochs
     if found := keeper.load({"model": model}, optimizer):
         history, best = found[0], found[1]["best"]
     done, hidden = len(history), {} if progress else {"disable": True}
     name = f"{model.config.architecture}, epochs"
     with tqdm(desc=name, initial=done, total=training.max_epochs, leave=False, **hidden) as bar:
-        while len(history) < training.max_epochs and _waited(history) < training.patience:
+        while len(history) < training.max_epochs and _waited(history) < patience:
             loss = _train_epoch(model, optimizer, sequences, training, len(history))
-            rank = rank_items(model.next_item_scores, *validation).rank
-            ndcg = float(metrics.ndcg(rank).mean())
+            ndcg = float("nan")
+            if validation:
+                rank = rank_items(model.next_item_scores, *validation).rank
+                ndcg = float(metrics.ndcg(rank).mean())
             history.append({"epoch": len(history) + 1, "loss": loss, "ndcg@10": ndcg})
-            if _waited(history) == 0:
+            if not validation or _waited(history) == 0:
                 best = copies(model.state_dict())
             keeper.save(history, {"model": model, "best": best}, optimizer)
             bar.update()
