@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from scipy import sparse
 from sklearn.metrics.pairwise import cosine_similarity
 
-from seqsae_utils import run
+from seqsae_utils import data, run
 from seqsae_utils.apps import atlas
 
 HOSTILE = [
@@ -219,6 +219,11 @@ def test_the_command_writes_the_atlas_of_a_profile(smoke, monkeypatch, capsys):
     assert found["table"]["feature"] == features["feature"].tolist()
     share = [page["positions"] / found["n_positions"] for page in found["pages"]]
     assert share == pytest.approx(features["density"].tolist())
+    told = np.array(found["table"]["next_correlation"], float)
+    assert (
+        np.isfinite(told[np.array(share) > 0]).any() and (np.abs(told[~np.isnan(told)]) < 1).all()
+    )
+    assert set(found["table"]["next"]) <= set(data.load(smoke.load("data")).attributes)
 
 
 @pytest.mark.parametrize(

@@ -367,6 +367,19 @@ def test_a_feature_that_sees_the_future_is_found_and_one_of_the_present_is_not(
     assert table.loc["sees", "ahead_low"] > 0.99 and len(drawn["sees"]) == 500
 
 
+def test_each_feature_takes_the_attribute_of_the_next_item_that_it_tells(genres):
+    index, codes = {"dev": histories(seed=0), "test": histories(seed=1)}, {}
+    for group, table in index.items():
+        rows, target = future.wanted(genres, table, 1)
+        codes[group] = np.zeros((len(table), 4))
+        codes[group][rows, 0] = 1 - target[:, 1]
+        codes[group][:, 1] = genres[table["item"]][:, 0]  # the present, and nothing else
+        codes[group][:, 2] = codes[group][:, 1] + np.random.default_rng(2).random(len(table))
+    attribute, told = future.of_next(codes, index, genres)
+    assert attribute[0] == 1 and told[0] < -0.99 and abs(told[2]) < 0.1
+    assert np.isnan(told[[1, 3]]).all()
+
+
 def test_the_last_positions_have_no_future():
     index = histories(3, 6)
     rows, target = future.wanted(np.eye(41)[:, :2], index, 5)

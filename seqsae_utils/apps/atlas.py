@@ -20,6 +20,7 @@ N_HISTORIES, BEFORE, AFTER = 3, 8, 3
 COLUMNS = (
     "feature", "label", "kind", "confidence", "evidence", "density", "attribute", "correlation",
     "selectivity", "coherence", "item_share", "promotes", "effect", "concept", "auc", "found_again",
+    "next", "next_correlation",
 )  # fmt: skip
 LISTS = ("top", "promoted", "suppressed")  # of items, on each page
 BLOCK = 64  # features that are looked at together
@@ -31,13 +32,18 @@ def build(workspace: Workspace) -> Path:
     items = dataset.items.assign(title=dataset.unique_titles[1:])
     head = recommender.load(workspace.load("recommender")).head.detach().numpy()
     dictionary = sae.load(workspace.load("sae"))
-    states, index = activations.load(workspace.load("activations"), "test")
+    codes, index = {}, {}
+    for group in ("dev", "test"):
+        states, index[group] = activations.load(workspace.load("activations"), group)
+        codes[group] = sae.encode(dictionary, states)
     features = pd.read_parquet(workspace.load("interpretability") / "features.parquet")
     explained = pd.read_parquet(workspace.load("concepts") / "explained.parquet")
     features = features.merge(explained, how="left", on="feature")
-    directions, codes = dictionary.W_dec.detach().numpy(), sae.encode(dictionary, states)
+    following, told = interpretability.of_next(codes, index, dataset.attribute_matrix)
+    features = features.assign(next=np.array(dataset.attributes)[following], next_correlation=told)
+    directions = dictionary.W_dec.detach().numpy()
     file = workspace.artifacts / "atlas.html"
-    write(file, workspace.label, features, directions, head, codes, index, items)
+    write(file, workspace.label, features, directions, head, codes["test"], index["test"], items)
     return file
 
 

@@ -22,7 +22,7 @@ from .features import (
     output_effect,
 )
 from .films import film_splits, films_table, held_out_films, sparse_probes
-from .future import ahead, decayed_mean, shares_of_last, wanted
+from .future import ahead, decayed_mean, of_next, shares_of_last, wanted
 from .groups import of_users, tell_groups, telling_features
 from .items import item_sums, mean_by_item, top_items
 from .monosemanticity import monosemanticity

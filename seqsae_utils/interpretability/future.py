@@ -147,6 +147,24 @@ def ahead(
     return pd.DataFrame(result).T, pd.DataFrame(scores), drawn
 
 
+def of_next(
+    codes: dict[str, Codes], index: dict[str, pd.DataFrame], matrix: NDArray
+) -> tuple[NDArray, NDArray]:
+    """The attribute of the next item that each feature tells best, given those of the current one.
+
+    Codes [n_positions, n_features] and `index` (user, item, position) by group; `matrix` is 0/1
+    [n_items + 1, n_attributes]. Returns the attribute's number [n_features], chosen on the
+    development users, and the partial correlation on the test users [n_features].
+    """
+    found = {}
+    for group, table in index.items():
+        rows, targets = wanted(matrix, table, 1)
+        given = matrix[table["item"]][rows].astype(np.float64)
+        found[group] = partial_correlations(codes[group][rows], targets, given)
+    attribute, _ = _best(found["dev"].T)
+    return attribute, found["test"][np.arange(len(attribute)), attribute]
+
+
 def _best(scores: NDArray) -> tuple[NDArray, NDArray]:
     """The feature furthest from 0 for each attribute, and its sign: two arrays [n_attributes]."""
     feature = np.nan_to_num(np.abs(scores), nan=-1.0).argmax(axis=0)
