@@ -8,6 +8,7 @@ that the claims can be computed again without a training.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -206,12 +207,13 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits after the point, as papers print them.
+    """Three digits after the point, one from ten on, and no zero before it, as papers print them.
 
-    >>> _number(0.1234), _number(-0.02), _number(0.0), _number(12.0)
-    ('.123', '-.020', '0', '12.000')
+    >>> _number(0.1234), _number(-0.02), _number(0.0), _number(1.046), _number(10.167)
+    ('.123', '-.020', '0', '1.046', '10.2')
     """
-    return "0" if value == 0 else f"{value:.3f}".replace("0.", ".", 1)
+    digits = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return "0" if value == 0 else re.sub(r"^(-?)0\.", r"\1.", digits)
 
 
 #: The profiles whose tables are committed, and how to call them; README and notebooks show `MAIN`.

@@ -12,8 +12,9 @@ from playwright.sync_api import expect
 from scipy import sparse
 from sklearn.metrics.pairwise import cosine_similarity
 
-from seqsae_utils import data, run
+from seqsae_utils import run
 from seqsae_utils.apps import atlas
+from seqsae_utils.data import load
 
 HOSTILE = [
     "</script><script>window.hacked = 1</script>",
@@ -223,7 +224,7 @@ def test_the_command_writes_the_atlas_of_a_profile(smoke, monkeypatch, capsys):
     assert (
         np.isfinite(told[np.array(share) > 0]).any() and (np.abs(told[~np.isnan(told)]) < 1).all()
     )
-    assert set(found["table"]["next"]) <= set(data.load(smoke.load("data")).attributes)
+    assert set(found["table"]["next"]) <= set(load(smoke.load("data")).attributes)
 
 
 @pytest.mark.parametrize(
