@@ -224,7 +224,7 @@ def test_the_command_writes_the_atlas_of_a_profile(smoke, monkeypatch, capsys):
     assert (
         np.isfinite(told[np.array(share) > 0]).any() and (np.abs(told[~np.isnan(told)]) < 1).all()
     )
-    assert set(found["table"]["next"]) <= set(load(smoke.load("data")).attributes)
+    assert set(found["table"]["next"]) <= set(load(smoke.artifacts / "data").attributes)
 
 
 @pytest.mark.parametrize(
