@@ -24,7 +24,7 @@ export PYTHONHASHSEED = 0
 export PROFILE SEEDS JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help env data concepts paper seeds compare atlas desk notebooks lab workshop check wheelhouse test interop bench bench-recommender bench-sae bench-scores bench-control lint clean
+.PHONY: help env data concepts paper seeds compare atlas desk notebooks lab workshop check wheelhouse test soak interop bench bench-recommender bench-sae bench-scores bench-control lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=$(PYTHON)]'
@@ -93,6 +93,9 @@ test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every com
 	  wait $$nbval; chapters=$$?; nbval=; cat "$$scratch/log"; \
 	  SEQSAE_WORKSPACE="$$scratch" $(PY) -m pytest -m rerun tests/test_notebooks.py; \
 	  [ $$units$$chapters$$? = 000 ]
+
+soak: .venv/.done  ## kill and damage a run for five minutes, at random, and compare bytes (PARAMS="--seed 7")
+	@$(PY) tests/soak.py $(PARAMS)
 
 # The libraries want other versions than the project, so each family has an environment of its own.
 interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, SAELens, dask

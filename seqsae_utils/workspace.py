@@ -6,11 +6,15 @@ of all that it read and wrote. No other module knows a path.
 """
 
 import difflib
+import glob
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from . import __version__
 from .fingerprint import fingerprint
@@ -34,6 +39,10 @@ STAGES = {
     "control": "06_control",
     "concepts": "07_concepts",
 }
+
+
+#: What the work in a folder was begun with, see `Workspace.save`.
+CLAIM = "claim.json"
 
 
 class StageError(RuntimeError):
@@ -72,13 +81,45 @@ def fsync(path: Path) -> None:
 
 
 @contextmanager
+def locked(folder: Path, what: str, name: str = ".lock") -> Iterator[None]:
+    """Hold a folder for the block, or raise `StageError`; the lock ends with the process anyway."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / name, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StageError(f"{what} is being run already; wait") from None
+    with lock:
+        lock.release()
+        yield
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; the file is complete, or as it was before."""
+    """Give a temporary name to write to; the file is complete, or as it was before.
+
+    The name is this process' own: of two that write one file, the last wins. What processes that
+    were killed have left is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        if not _runs(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     yield temporary
     fsync(temporary)
     temporary.replace(path)
+
+
+def _runs(process: str) -> bool:
+    try:
+        if os.name != "nt":  # there, this would end it
+            os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -89,7 +130,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON, see `replacing`; floats keep six significant digits, not finite ones are null."""
-    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict:
@@ -105,12 +146,12 @@ def read_json(path: Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def _plain(value):
+def plain(value):
     """Plain Python for JSON: NumPy scalars unwrapped, floats to six significant digits."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
         return float(f"{value:.6g}") if np.isfinite(value) else None
@@ -170,6 +211,33 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name!r}: torch sees no GPU here; use 'cpu' or 'auto'")
     return device
+
+
+def _end_with_parent(parent: int) -> None:
+    """Leave when the process that started this one is gone: its workers would write on."""
+    started_by = os.getppid()
+    while os.getppid() == started_by and _runs(str(parent)):
+        time.sleep(1)
+    os._exit(1)
+
+
+if process := multiprocessing.parent_process():
+    threading.Thread(target=_end_with_parent, args=[process.pid], daemon=True).start()
+
+
+def _claimed(folder: Path, claim: str) -> bool:
+    file = folder / CLAIM
+    return bool(claim) and file.is_file() and file.read_bytes() == claim.encode()
+
+
+def _progress(folder: Path) -> set[Path]:
+    return {folder / CLAIM, *folder.rglob("*.checkpoint*")}
+
+
+def forget(folder: Path) -> None:
+    """Remove from a stage's folder what its work would go on from."""
+    for file in _progress(folder):
+        file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -254,40 +322,48 @@ class Workspace:
 
         An error in the block, or a kill, leaves the stage as it was before. `reads` names the
         stages that it is made from; `parameters` and `seed` go into the manifest, and so does
-        `label`, the name of the dataset for figures, which only the first stage gives.
+        `label`, the name of the dataset for figures, which only the first stage gives. Raises
+        `StageError` while another process writes the stage.
 
         `resume` is the function that does the long work of the block. With it, a folder that an
         earlier attempt with the same inputs and code left (``<stage>.partial``, see `fingerprint`)
-        is handed out again, so that the work goes on from its ``*.checkpoint`` files.
+        is handed out again, so that the work goes on from its ``*.checkpoint`` files. These stay
+        beside a finished stage until `forget`: a notebook that was killed after it had written its
+        stage does not do the work again.
         """
+        with locked(self.runs, f"{self.artifacts / stage}", f".{stage}.lock"):
+            yield from self._save(stage, reads, parameters, seed, label, resume)
+
+    def _save(self, stage, reads, parameters, seed, label, resume) -> Iterator[Path]:
         manifest = {
             "stage": stage,
             "profile": self.profile,
             "label": label or self.label,
-            "parameters": _plain(parameters or {}),
+            "parameters": plain(parameters or {}),
             "seed": seed,
             "version": __version__,
             "reads": {name: sha256(self.artifacts / name / "manifest.json") for name in reads},
         }
         partial = self.artifacts / f"{stage}.partial"
         claim = json.dumps(fingerprint(resume, **manifest)) if resume else ""
-        claim_file = partial / "claim.json"
-        if not (claim and claim_file.is_file() and claim_file.read_bytes() == claim.encode()):
+        final, old = self.artifacts / stage, self.artifacts / f"{stage}.old"
+        if not _claimed(partial, claim):
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            claim_file.write_text(claim)
+            if _claimed(final, claim):
+                shutil.copytree(final, partial, ignore=shutil.ignore_patterns("manifest.json"))
+            partial.mkdir(parents=True, exist_ok=True)
+            (partial / CLAIM).write_text(claim)
 
         yield partial
 
-        claim_file.unlink()
-        for checkpoint in partial.rglob("*.checkpoint*"):
-            checkpoint.unlink()
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        if not claim:
+            forget(partial)
+        files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+        files = [path for path in files if path not in _progress(partial)]
         for path in files:
             fsync(path)
         manifest["files"] = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
         write_json(partial / "manifest.json", manifest)
-        final, old = self.artifacts / stage, self.artifacts / f"{stage}.old"
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.rename(old)
@@ -308,6 +384,6 @@ class Workspace:
             pd.DataFrame(draws or {}).to_parquet(temporary)
         path = self.artifacts / "metrics.json"
         metrics = read_json(path)
-        metrics[stage] = _plain(numbers)
+        metrics[stage] = plain(numbers)
         write_json(path, {name: metrics[name] for name in STAGES if name in metrics})
         return metrics[stage]

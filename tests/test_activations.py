@@ -459,6 +459,27 @@ def interrupt(folder: Path, monkeypatch, at: int = 6) -> None:
     assert set(contents(folder)) == {"x.npy.partial", "x.npy.checkpoint"}
 
 
+@pytest.mark.parametrize("place", [3, 200, -1])
+@pytest.mark.parametrize("finished", [False, True])
+def test_damaged_states_are_named_and_made_anew(
+    tmp_path, uninterrupted, monkeypatch, place, finished
+):
+    interrupt(tmp_path, monkeypatch, at=5)
+    arguments = fresh_model(), fresh_sequences(), "blocks.0", tmp_path / "x.npy", 1
+    file = tmp_path / "x.npy.partial"
+    if finished:
+        activations.harvest(*arguments)
+        file = tmp_path / "x.npy"
+    damaged = bytearray(file.read_bytes())
+    if not finished and place == -1:
+        place = 300
+    damaged[place] ^= 1
+    file.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=f"{file.name} is damaged: it is made anew"):
+        activations.harvest(*arguments)
+    assert contents(tmp_path) == uninterrupted
+
+
 def other(what: str) -> tuple[nn.Module, dict, str, dict]:
     """Model, sequences, site and settings of a harvest that differs from `interrupt`'s."""
     model, sequences, site, settings = fresh_model(), fresh_sequences(), "blocks.0", {}

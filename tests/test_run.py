@@ -200,6 +200,23 @@ def test_what_was_deleted_is_made_again(built, path):
     assert paper(built) == (ALL if path == "runs/toy" else ["data"])
 
 
+def test_nothing_is_altered_or_lost_unnoticed(built):
+    own, given = workspace.Workspace("toy"), parameters.resolve("toy", {})
+    for file in sorted(path for path in built.rglob("*/toy/**/*") if path.is_file()):
+        if file.name == ".lock" or file.parent.name == "toy" and file.name in run.OWN[1:]:
+            continue  # each run writes these anew
+        good = file.read_bytes()
+        record = file.suffix == ".json" and file.parent == built / "runs/toy"
+        places = [] if record else range(0, len(good), max(1, len(good) // 20))
+        flipped = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in places]
+        for content in [None, b"", *flipped]:
+            file.unlink() if content is None else file.write_bytes(content)
+            with warnings.catch_warnings(action="ignore"):
+                why = [changes.outdated(own, s, given[workspace.STAGES[s]]) for s in ALL]
+            assert any(why), f"{file}: {content!r}"
+            file.write_bytes(good)
+
+
 def test_a_stage_that_a_notebook_reads_without_saying_so_counts_too(built):
     replace(
         built / "notebooks/03_activations.ipynb", "reads=['recommender']", "['recommender'][1:]"

@@ -770,6 +770,19 @@ def test_a_sweep_goes_on_where_it_was_killed_and_is_the_same_in_two_processes(
     assert len(trained) == 4 and not set(changed["run"]) & set(one["run"])
 
 
+@pytest.mark.parametrize("name", ["row.json", "cfg.json", "sae_weights.safetensors"])
+def test_a_damaged_run_of_a_sweep_is_named_and_made_anew(planted, tmp_path, name):
+    arguments = [(CONFIGS["topk"], SHORT)], planted[0][:2_000], planted[0][2_000:3_000], tmp_path
+    table = sae.sweep(*arguments)
+    file = tmp_path / table["run"][0] / name
+    good = file.read_bytes()
+    for place in (len(good) - 4, len(good) // 2):
+        file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.warns(UserWarning, match=r"damaged.* (it is made anew|counts as missing)"):
+            pd.testing.assert_frame_equal(sae.sweep(*arguments), table)
+        assert file.read_bytes() == good
+
+
 def test_a_sweep_measures_anew_on_other_held_out_states_and_with_other_code(
     runs, planted, tmp_path, monkeypatch
 ):

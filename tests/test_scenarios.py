@@ -174,8 +174,6 @@ def steered():
 
 
 def test_the_effect_is_counted_list_by_list(steered):
-    with pytest.raises(ValueError, match="'half' asks for shares"):
-        scenarios.apply(Scenario("half", share={"Horror": 0.5}), KNOBS, **steered)
     scenario = Scenario("up", turn={"Horror": 6.0})
     effect = scenarios.apply(scenario, KNOBS, **steered)
     edits = [Edit(3, 4.8), Edit(5, 3.6)]
@@ -187,6 +185,43 @@ def test_the_effect_is_counted_list_by_list(steered):
         for column, name in enumerate(["a", "b"]):
             shares = [np.mean([matrix[x, column] for x in of[i]]) for of in (before, after)]
             assert tuple(next(rows)) == (user, name, *shares)
+
+
+@pytest.mark.parametrize(
+    "unfit, why",
+    [
+        (Scenario("half", share={"Horror": 0.5}), "it asks for shares"),
+        (Scenario("far", features={12: 1.0}), "feature 12: the SAE has features 0 to 11"),
+        (Scenario("farther", turn={"Horror": 6.0}, suppress=(99,)), "feature 99: the SAE has"),
+    ],
+)
+def test_a_scenario_that_does_not_fit_is_left_out_by_name(steered, unfit, why):
+    with pytest.warns(UserWarning, match=f"{unfit.name!r} is left out: {why}"):
+        effect = scenarios.apply(unfit, KNOBS, **steered)
+    fits = scenarios.apply(Scenario("up", turn={"Horror": 6.0}), KNOBS, **steered)
+    assert effect.empty and list(effect) == list(fits)
+    assert (effect["after"] - effect["before"]).groupby(effect["attribute"]).mean().empty
+
+
+def test_a_file_of_scenarios_may_be_missing_and_must_be_text(tmp_path):
+    file = tmp_path / "mine.yaml"
+    assert scenarios.read(file) == {}
+    file.write_bytes("später: {turn: {Horror: 1}}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"mine.yaml is not UTF-8: .*; save it anew"):
+        scenarios.read(file)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b'{"users": [', b'{"a": 1'])
+def test_a_damaged_line_of_a_log_is_named_and_the_others_stay(steered, tmp_path, damage):
+    file, scenario = tmp_path / "log.jsonl", Scenario("up", turn={"Horror": 6.0})
+    effect = scenarios.apply(scenario, KNOBS, **steered)
+    for _ in range(2):
+        scenarios.log(file, scenario, KNOBS, effect)
+    first, second = file.read_bytes().splitlines(True)
+    file.write_bytes(damage + b"\n" + second)
+    with pytest.warns(UserWarning, match=r"log.jsonl: line 1 is damaged and left out"):
+        scenarios.log(file, scenario, KNOBS, effect)
+    assert file.read_bytes() == second + first
 
 
 def test_the_log_tells_who_what_and_what_came_of_it(steered, tmp_path):

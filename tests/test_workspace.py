@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from joblib import Parallel, delayed
 
@@ -131,6 +133,53 @@ def test_the_same_content_written_again_keeps_the_chain(ws):
     assert ws.load("recommender")
 
 
+def test_two_processes_that_write_one_file_do_not_meet(tmp_path, monkeypatch):
+    file = tmp_path / "a.json"
+    with workspace.replacing(file) as one:
+        one.write_text("one")
+        monkeypatch.setattr(os, "getpid", lambda: os.getppid())
+        with workspace.replacing(file) as other:
+            other.write_text("other")
+    assert file.read_text() == "one" and [*tmp_path.iterdir()] == [file]
+
+
+def test_what_a_killed_process_left_is_removed_and_no_other(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    names = [f"a.json.{process}.tmp" for process in (gone.pid, os.getppid())]
+    for name in names:
+        (tmp_path / name).touch()
+    workspace.write_json(tmp_path / "a.json", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", names[1]]
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    script = f"""if True:
+        from pathlib import Path
+        import numpy as np
+        from joblib import Parallel, delayed
+        from seqsae_utils import sae
+        sae.training.SECONDS_BETWEEN_CHECKPOINTS = 0
+        states, training = np.random.rand(500, 4), sae.Training(steps=10**9, batch_size=100)
+        fits = (
+            delayed(sae.fit)(states, sae.Config(4, 8, k=2), training, Path({str(tmp_path)!r}, i))
+            for i in "ab"
+        )
+        Parallel(2)(fits)"""
+    process = psutil.Popen([sys.executable, "-c", script])
+    until = time.monotonic() + 120
+    while len({*tmp_path.iterdir()}) < 2 and time.monotonic() < until:
+        time.sleep(0.2)
+    workers = process.children(recursive=True)
+    assert len(workers) >= 2
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    for worker in alive:
+        worker.kill()
+    assert not alive
+
+
 def interrupt(ws, **how) -> None:
     with pytest.raises(KeyboardInterrupt), ws.save("sae", **how) as folder:
         (folder / "epoch.txt").write_text("3")
@@ -168,6 +217,39 @@ def test_half_done_work_goes_on_if_its_own_code_is_the_same(
     monkeypatch.setitem(LOADED, path, LOADED[path] + edit)
     with ws.save("sae", resume=sae.fit) as folder:
         assert (folder / "epoch.txt").exists() == (kept or not is_code)
+
+
+def test_nobody_writes_a_stage_that_is_being_written(ws):
+    with ws.save("sae") as folder:
+        (folder / "weights").touch()
+        with pytest.raises(StageError, match="sae is being run already; wait"), ws.save("sae"):
+            pass
+        with ws.save("control"):
+            pass
+    assert ws.load("sae")
+
+
+@pytest.mark.parametrize("k, recorded, again", [(8, False, 0), (8, True, 1), (16, False, 1)])
+def test_work_is_not_done_again_until_its_stage_is_recorded(ws, k, recorded, again):
+    """A kill comes after the stage was written, and before the rest of its notebook has run."""
+
+    def work(k):
+        with ws.save("sae", parameters={"k": k}, resume=sae.fit) as folder:
+            (folder / "a").mkdir(exist_ok=True)
+            done = (folder / "a" / "of_work.checkpoint").is_file()
+            (folder / "a" / "of_work.checkpoint").touch()
+            (folder / "a" / "weights").write_text("weights")
+        return not done
+
+    assert work(8)
+    first = (ws.load("sae") / "manifest.json").read_bytes()
+    assert list(ws.manifest("sae")["files"]) == ["a/weights"]
+    if recorded:
+        workspace.forget(ws.artifacts / "sae")
+        left = sorted(path.name for path in ws.load("sae").rglob("*"))
+        assert left == ["a", "manifest.json", "weights"]
+    assert work(k) == again
+    assert ((ws.load("sae") / "manifest.json").read_bytes() == first) == (k == 8)
 
 
 def test_checkpoints_are_no_part_of_a_stage(ws):

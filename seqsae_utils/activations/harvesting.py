@@ -1,8 +1,10 @@
 """The hidden states of all interactions, written to a file batch by batch."""
 
 import errno
+import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -65,13 +67,18 @@ def harvest(
     n_pieces = sum(-(-len(sequence) // model.max_length) for sequence in sequences.values())
     n_batches, index = -(-n_pieces // batch_size), _index(sequences)
     try:
-        (n_done, n_rows), _ = checkpoint.load() or ([0, 0], {})
+        (n_done, n_rows, end, checksum), _ = checkpoint.load() or ([0, 0, 0, ""], {})
     except ValueError:  # of other states: these are made anew
-        n_done = n_rows = 0
-    if not partial.is_file():
-        if n_done == n_batches and file.is_file() and index_file.is_file():
-            return index
-        n_done = n_rows = 0
+        n_done, n_rows, end, checksum = 0, 0, 0, ""
+    finished = n_done == n_batches and not partial.is_file() and index_file.is_file()
+    begun = file if finished else partial
+    written = _start(begun, end)
+    if written.hexdigest() != checksum:
+        if n_done and begun.is_file():
+            warnings.warn(f"{begun} is damaged: it is made anew", stacklevel=2)
+        n_done, n_rows, written, finished = 0, 0, hashlib.sha256(), False
+    if finished:
+        return index
     seen: list[Tensor] = []
     model.eval()
     with (
@@ -98,14 +105,19 @@ def harvest(
             # Plain writes: pages of a map count as memory of this process, and there a full disk
             # would end Python by a signal.
             with open(partial, "r+b") as states:
-                states.seek((n_rows - n_positions) * rows[0].nbytes, os.SEEK_END)
+                header = states.seek((n_rows - n_positions) * rows[0].nbytes, os.SEEK_END)
+                if done == 1:
+                    states.seek(0)
+                    written.update(states.read(header))
                 states.write(rows.data)
+                end = states.tell()
+            written.update(rows.data)
             n_rows += len(rows)
             if done == n_batches:
                 index_file.unlink(missing_ok=True)  # from here on, one would be of these states
             if done % CHECKPOINT_BATCHES == 0 or done == n_batches:
                 fsync(partial)
-                checkpoint.save([done, n_rows])
+                checkpoint.save([done, n_rows, end, written.hexdigest()])
             bar.update()
     partial.replace(file)
     with replacing(index_file) as temporary:
@@ -170,6 +182,17 @@ def _stored(rows: NDArray, dtype: str) -> NDArray:
         what = f"{lost.sum()} values of a batch do not fit {dtype}"
         raise ValueError(f"{what}, the largest is {largest}: store them as float32")
     return stored
+
+
+def _start(file: Path, n_bytes: int):
+    """SHA-256 of the start of a file, to go on with; of nothing, without one."""
+    found = hashlib.sha256()
+    if file.is_file():
+        with open(file, "rb") as content:
+            while block := content.read(min(n_bytes, 2**20)):
+                found.update(block)
+                n_bytes -= len(block)
+    return found
 
 
 def _create(file: Path, shape: tuple[int, int], dtype: str) -> None:

@@ -14,6 +14,7 @@ Knobs are a table (attribute, feature, weight): a strength adds strength * weigh
 """
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from numbers import Real
@@ -132,8 +133,11 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def read(file: Path) -> dict[str, Scenario]:
-    """The scenarios of a YAML file, by name; see `parse`."""
-    return parse(file.read_text(encoding="utf-8"), file.name)
+    """The scenarios of a YAML file, by name, none without one; see `parse`."""
+    try:
+        return parse(file.read_text(encoding="utf-8"), file.name) if file.is_file() else {}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name} is not UTF-8: {error}; save it anew") from None
 
 
 def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
@@ -212,12 +216,19 @@ def apply(
 
     `ranking_of` ranks the catalogue under an edit (None: untouched) for `users`, whose numbers are
     in its order; `names` are the columns of `attribute_matrix` [n_items + 1, n_attributes]. Returns
-    a row for each user and attribute: user, attribute, its share of the list before and after.
-    `ValueError` for a scenario with shares, which the desk solves for one user at a time.
+    a row for each user and attribute: user, attribute, its share of the list before and after. A
+    scenario that does not fit is left out, with a warning: no row, for features that the dictionary
+    lacks, and for shares, which the desk solves for one user at a time.
     """
-    if scenario.share:
-        raise ValueError(f"{scenario.name!r} asks for shares: `apps.desk.Desk.play` solves them")
-    edits = None, sae_delta(dictionary, scenario.edits(knobs))
+    try:
+        if scenario.share:
+            raise ValueError("it asks for shares, which `apps.desk.Desk.play` solves")
+        edits = None, sae_delta(dictionary, scenario.edits(knobs))
+    except ValueError as error:
+        warnings.warn(f"scenario {scenario.name!r} is left out: {error}", stacklevel=2)
+        return pd.DataFrame(columns=["user", "attribute", "before", "after"]).astype(
+            {"before": float, "after": float}
+        )
     before, after = (share(ranking_of(edit).lists, attribute_matrix).ravel() for edit in edits)
     rows = {"user": np.repeat(users, len(names)), "attribute": np.tile(names, len(users))}
     return pd.DataFrame(rows | {"before": before, "after": after})
@@ -228,10 +239,17 @@ def log(file: Path, scenario: Scenario, knobs: pd.DataFrame, effect: pd.DataFram
     mean = effect.groupby("attribute", sort=False)[["before", "after"]].mean().round(6)
     line = {"users": effect["user"].unique().tolist(), "scenario": asdict(scenario)}
     line |= {"edits": [asdict(edit) for edit in scenario.edits(knobs)], **mean.to_dict()}
-    before = file.read_text() if file.is_file() else ""
-    write_text(file, before + json.dumps(line, allow_nan=False) + "\n")
+    lines = [*(read_log(file) if file.is_file() else ()), line]
+    write_text(file, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
 
 def read_log(file: Path) -> list[dict]:
-    """The lines of a log, oldest first."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """The lines of a log, oldest first; damaged ones are left out, with a warning."""
+    found = []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            text = f"{file}: line {number} is damaged and left out"
+            warnings.warn(text, stacklevel=2)
+    return found

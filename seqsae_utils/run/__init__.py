@@ -21,12 +21,21 @@ from ..apps import atlas as pages
 from ..apps.desk import Desk
 from ..claims import publish
 from ..data import dbpedia, load_raw, prepare
-from ..workspace import STAGES, StageError, Workspace, project, write_json, write_text
+from ..workspace import (
+    STAGES,
+    StageError,
+    Workspace,
+    forget,
+    locked,
+    project,
+    write_json,
+    write_text,
+)
 from .changes import checksums, fingerprint, metrics, outdated
 from .clean import normalise, with_outputs
 from .parameters import RunError, declared, notebook, resolve
 from .results import begin, compare, folder_of, gather
-from .trainings import KERNEL, locked, seeds
+from .trainings import KERNEL, seeds
 
 #: What lies beside the figures and is the runner's own.
 OWN = "metrics.json manifest.json timings.json trainings.csv draws.parquet claims.csv".split()
@@ -41,7 +50,7 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
     for old in (record_file, partial, failed):
         old.unlink(missing_ok=True)
     depends = fingerprint(workspace, stage, parameters)
-    before, start = _figures(workspace), time.perf_counter()
+    before, start = _outputs(workspace), time.perf_counter()
     defaults = declared(source)
     changed = {key: value for key, value in parameters.items() if value != defaults[key][1]}
     os.environ.update(KERNEL)
@@ -66,9 +75,7 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
     final = runs / f"{name}.ipynb"
     write_text(final, nbformat.writes(normalise(nbformat.read(partial, as_version=4))) + "\n")
     partial.unlink()
-    written = [path for path, state in _figures(workspace).items() if before.get(path) != state]
-    draws = workspace.artifacts / "draws" / f"{stage}.parquet"
-    written += [draws] * draws.is_file()
+    written = [path for path, state in _outputs(workspace).items() if before.get(path) != state]
     # What it read is known only now that its manifest says so; the rest may have been edited since.
     now = fingerprint(workspace, stage, parameters)
     depends |= {key: value for key, value in now.items() if key.startswith("stage ")}
@@ -81,14 +88,20 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
         "memory_mb": round(peak / 2 ** (20 if sys.platform == "darwin" else 10)),
     }
     write_json(record_file, record)
+    forget(workspace.artifacts / stage)
     return seconds
 
 
-def _figures(workspace: Workspace) -> dict[Path, tuple]:
-    """Figures and tables with their state on the disk, which any writing changes."""
+def _outputs(workspace: Workspace) -> dict[Path, tuple]:
+    """Figures, tables and what lies beside the stages' own files, with their state on the disk.
+
+    Any writing changes that. Manifests have checksums of the files of a stage; here is theirs.
+    """
     own = {workspace.figures / name for name in OWN}
-    files = [p for p in sorted(workspace.figures.rglob("*")) if p.is_file() and p not in own]
-    return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in files}
+    files = {p for p in workspace.figures.rglob("*") if p.is_file()} - own
+    for pattern in ("*.jsonl", "draws/*.parquet", "*/manifest.json"):
+        files |= {*workspace.artifacts.glob(pattern)}
+    return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(files)}
 
 
 def paper(profile: str, overrides: dict) -> None:

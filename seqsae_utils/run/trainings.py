@@ -4,19 +4,18 @@ import json
 import os
 import re
 import sys
-from contextlib import chdir, contextmanager
+from contextlib import chdir
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 
 import pandas as pd
-from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 
 from ..claims import PUBLISHED, load_trainings, publish, read_training, write_trainings
 from ..data import load_raw
-from ..workspace import STAGES, Workspace, output_root, project
+from ..workspace import STAGES, Workspace, locked, output_root, project
 from .parameters import RunError, resolve
 
 #: What the kernels run with: our own Python, threads that sleep when idle, one order of sets, one
@@ -74,17 +73,6 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
         print(f"\n{where}: {len(numbers)} numbers of {numbers['seed'].nunique()} trainings")
         verdicts = pd.read_csv(folder / "claims.csv")["verdict"].value_counts()
         print("claims: " + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items()))
-
-
-@contextmanager
-def locked(folder: Path, what: str):
-    """Hold a folder for the block, or raise `RunError`; the lock ends with the process anyway."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", blocking=False):
-            yield
-    except Timeout:
-        raise RunError(f"{what} is being run already; wait") from None
 
 
 def places(profile: str, parameters: dict[str, dict], n: int) -> dict[int, Path]:

@@ -16,6 +16,8 @@ ARCHITECTURES = {
     "relu": "standard", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu",
     "batchtopk": "jumprelu", "matryoshka": "jumprelu",
 }  # fmt: skip
+#: Both files of its layout.
+FILES = "cfg.json", "sae_weights.safetensors"
 #: The SAELens whose layout this is. It drops the metadata of files that name none.
 VERSION = "6.54.12"
 
@@ -43,9 +45,9 @@ def save(sae: SAE, folder: Path) -> None:
     }
     if architecture == "topk":
         cfg |= {"k": sae.config.k, "rescale_acts_by_decoder_norm": False}
-    write_json(folder / "cfg.json", cfg)
+    write_json(folder / FILES[0], cfg)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, folder / "sae_weights.safetensors")
+    save_file(tensors, folder / FILES[1])
 
 
 def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
@@ -62,7 +64,7 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
             f"{pickled}: a pickle of dictionary_learning could run any code; {way_out}"
         )
     cfg = json.loads(path.read_text())
-    file = load_file(theirs if theirs.is_file() else folder / "sae_weights.safetensors")
+    file = load_file(theirs if theirs.is_file() else folder / FILES[1])
     weights = {name: tensor.float() for name, tensor in file.items()}
     if theirs.is_file():
         cfg, weights = _of_sparsify(cfg, weights, path)

@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 from ..fingerprint import digest, fingerprint
-from ..workspace import read_json, write_json
+from ..workspace import plain, read_json, sha256, write_json
 from .evaluation import encode, quality, sparsity_warnings
-from .saelens import save
+from .saelens import FILES, save
 from .training import Training, fit
 from .variants import Config
 
@@ -46,7 +46,7 @@ def sweep(
     runs = list(runs)
     data = {"states": digest(states), "held_out": digest(held_out)}  # once for all runs
     names = [f"{run[0].variant}-{digest(fingerprint(sweep, run=run, **data))[:12]}" for run in runs]
-    missing = [i for i, name in enumerate(names) if not read_json(folder / name / "row.json")]
+    missing = [i for i, name in enumerate(names) if not _row(folder / name)]
     folder.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     jobs = (delayed(_run)(*runs[i], states, held_out, folder / names[i]) for i in missing)
@@ -54,7 +54,22 @@ def sweep(
     for _ in tqdm(done, "sweep", initial=len(runs) - len(missing), total=len(runs), leave=False):
         pass
     torch.set_num_threads(threads)
-    return pd.DataFrame([read_json(folder / name / "row.json") for name in names])
+    return pd.DataFrame([_row(folder / name) for name in names])
+
+
+def _row(folder: Path) -> dict:
+    """The row of a run; empty where it has none, and, with a warning, where a file is damaged."""
+    row = read_json(folder / "row.json")
+    found = row.pop("checksum", "")
+    if row and found != _checksum(folder, row):
+        warnings.warn(f"a file in {folder} is damaged: it is made anew", stacklevel=3)
+        return {}
+    return row
+
+
+def _checksum(folder: Path, row: dict) -> str:
+    files = [path for path in map(folder.joinpath, FILES) if path.is_file()]
+    return digest([row, *map(sha256, files)])
 
 
 def _run(config, training, states, held_out, folder: Path) -> None:
@@ -68,6 +83,7 @@ def _run(config, training, states, held_out, folder: Path) -> None:
     settings = {name: getattr(training, name) for name in ("learning_rate", "steps", "seed")}
     row = asdict(config) | settings | found
     row |= {"problems": "; ".join(sparsity_warnings(config, found)), "run": folder.name}
-    write_json(folder / "row.json", row)
+    row = plain(row)
+    write_json(folder / "row.json", row | {"checksum": _checksum(folder, row)})
     for left in folder.glob("training.checkpoint*"):
         left.unlink()

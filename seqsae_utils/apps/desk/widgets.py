@@ -134,7 +134,7 @@ class Page:
         """A button for each scenario of the file that fits, and why the others do not."""
         buttons, unfit = [], []
         try:
-            found = scenarios.read(FILE) if FILE.is_file() else {}
+            found = scenarios.read(FILE)
         except ValueError as error:
             found, unfit = {}, [str(error)]
         for name, scenario in found.items():
