@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import defaultdict
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 import ipywidgets as ipw
 import torch
@@ -42,6 +42,9 @@ class Page:
         torch.set_num_threads(1)  # for one user's list, a second thread only costs time
         self.desk, self.syncing, self.atlas, self.served = desk, False, "", False
         self.lists, self.shares, self.summary, self.address = (ipw.HTML() for _ in range(4))
+        self.compared, self.download = ipw.HTML(), ipw.HTML()
+        #: What is pinned beside the untouched list, by its letter.
+        self.pins: dict[str, Scenario] = {}
         #: What there is to say beside each group of controls.
         self.says: dict[str, ipw.HTML] = defaultdict(ipw.HTML)
         self.waiting: asyncio.TimerHandle | None = None
@@ -49,7 +52,7 @@ class Page:
         bar = ipw.Box([self.summary, *self._steps(), self.says["steps"]], layout=ROWS)
         dial = ipw.Box([*self._dial(), self.says["dial"]], layout=ROWS)
         left = ipw.VBox(
-            [self.lists, self.shares, *self._scenario()],
+            [self.lists, *self._compare(), self.shares, *self._scenario()],
             layout={"flex": "100 1 34rem", "min_width": "0"},
         )
         right = ipw.VBox(
@@ -57,11 +60,12 @@ class Page:
             layout={"flex": "1 1 20rem", "max_width": "26rem", "min_width": "17rem"},
         )
         columns = ipw.Box([left, right], layout={"flex_flow": "row wrap", "grid_gap": "0 2rem"})
+        top, scripts = ipw.VBox([bar, dial]), ipw.HTML(pages.names_for_readers())
         self.root = ipw.VBox(
-            [head, bar, dial, columns, ipw.HTML(pages.names_for_readers()), self.address],
+            [head, top, columns, scripts, self.address, self.download],
             layout={"max_width": "84rem", "margin": "0 auto"},
         )
-        named = {"desk": self.root, "bar": bar, "summary": self.summary, "dial": dial}
+        named = {"desk": self.root, "top": top, "bar": bar, "summary": self.summary, "dial": dial}
         for name, widget in (named | {"chips": self.chips}).items():
             widget.add_class(f"seqsae-{name}")
         self.show()
@@ -71,6 +75,10 @@ class Page:
         self.served = True
         self.atlas = "atlas.html?desk" * (workspace.artifacts / "atlas.html").is_file()
         self._attempt("steps", lambda: self.desk.visit(query))
+        for letter, toggle in self.toggles.items():
+            for text in parse_qs(query).get(letter, []):
+                self._attempt("compare", lambda letter=letter, text=text: self._pin(letter, text))
+                toggle.value = letter in self.pins
         for feature in parse_qs(query).get("feature", []):
             self.feature.value = feature
 
@@ -125,6 +133,38 @@ class Page:
     def _drop(self, item: int) -> None:
         self.desk.take(i for i in self.desk.state.history if i != item)
 
+    def _compare(self) -> list[ipw.Widget]:
+        self.toggles = {}
+        for letter in "AB":
+            toggle = ipw.ToggleButton(description=f"Pin {letter}", layout={"width": "auto"})
+            toggle.tooltip = f"Pin {letter}: keep what the knobs say beside the untouched list"
+            pin = lambda on, letter=letter: self._pin(letter, self._now() if on else None)  # noqa: E731
+            self._on(toggle, pin, "compare")
+            self.toggles[letter] = toggle
+        buttons = [*self.toggles.values(), self._button("Save as a page", self._page, "compare")]
+        return [ipw.Box([*buttons, self.says["compare"]], layout=ROWS), self.compared]
+
+    def _now(self) -> str:
+        return scenarios.write(self.desk.state.scenario)
+
+    def _pin(self, letter: str, text: str | None) -> None:
+        """Keep a scenario beside the untouched list, for any history to come; None drops it."""
+        if text is None:
+            self.pins.pop(letter, None)
+        elif letter not in self.pins:  # else the button follows what the address said
+            (scenario,) = scenarios.parse(text).values()
+            scenario.check(self.desk.knobs, self.desk.features)
+            self.pins[letter] = scenario
+
+    def _page(self) -> None:
+        """Hand the browser one HTML file of what is shown."""
+        self.explain()
+        history = [self.desk.dataset.unique_titles[item] for item in self.desk.state.history]
+        shown = [self.summary, self.lists, self.compared, self.shares]
+        self.download.value = pages.download(
+            self.desk.label, [part.value for part in shown], history, self._now()
+        )
+
     def _presets(self) -> list[ipw.Widget]:
         self.presets, self.unfit = ipw.Box(layout=ROWS), ipw.HTML()
         self._read()
@@ -171,10 +211,10 @@ class Page:
             self.desk.turn(attribute, strength)
 
     def _features(self) -> list[ipw.Widget]:
-        names = [f"{f} · {self.desk.names[f]}" for f in self.desk.alive]
+        names = [f"{f} · {self.desk.finding[f]}" for f in self.desk.alive]
         self.feature = ipw.Combobox(
             options=names,
-            placeholder="a number, a label, or a title",
+            placeholder="a number, a label, a concept, a title",
             description="Feature",
             continuous_update=False,
             layout=WIDE,
@@ -266,7 +306,8 @@ class Page:
         self.shares.value = pages.shares(shares, self.turned)
         self.summary.value = pages.summary(self.table, shares, self.desk.after.dialled)
         if self.served:
-            self.address.value = pages.go_to(self.desk.address())
+            pins = {letter: scenarios.write(pin) for letter, pin in self.pins.items()}
+            self.address.value = pages.go_to(f"{self.desk.address()}&{urlencode(pins)}".rstrip("&"))
         if self.waiting:
             self.waiting.cancel()
         try:  # a hand that goes on turning does not wait for reasons
@@ -280,6 +321,9 @@ class Page:
         because = {item: [titles[i] for i in items] for item, items in found.items()}
         reasons = self.desk.reasons()
         self.lists.value = pages.lists(self.table, reasons, because, self.turned, self.atlas)
+        seen = {pin: self.desk.imagine(scenario) for pin, scenario in self.pins.items()}
+        said = {pin: scenarios.write(scenario) for pin, scenario in self.pins.items()}
+        self.compared.value = pages.compared(self.table["title_before"].tolist(), seen, said)
 
     def _chips(self, state: State) -> None:
         """A button that removes it for each of the last items, and for each share asked for."""
