@@ -38,6 +38,16 @@ def error(text: str) -> str:
     return wrap(f'<div class="error" role="alert">{escape(text)}</div>')
 
 
+def consent(log: str) -> str:
+    """What somebody agrees to who takes part in a study."""
+    return heading("Take part in a study") + wrap(
+        "<p>If you agree, each thing that you do at this desk (the control, the knobs, the history "
+        "and the list, the time) and your answers to seven questions are written to the file "
+        f"<b>{escape(log)}</b> on this machine, under a random word, without your name. Nothing is "
+        "written before you agree. Whoever takes it back is left out of the evaluation.</p>"
+    )
+
+
 def title(label: str) -> str:
     """The head of the desk, with the style of all of it."""
     return f"<style>{STYLE}</style>" + wrap(f"<h1>{escape(label)}</h1>")

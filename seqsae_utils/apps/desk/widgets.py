@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 from collections import defaultdict
 from urllib.parse import parse_qs, urlencode
 
@@ -10,6 +11,7 @@ import torch
 
 from ...control import Scenario, scenarios
 from ...workspace import StageError, Workspace, project
+from .. import study
 from . import pages
 from .engine import MAX_STRENGTH, Desk, State
 
@@ -48,6 +50,8 @@ class Page:
         #: What there is to say beside each group of controls.
         self.says: dict[str, ipw.HTML] = defaultdict(ipw.HTML)
         self.waiting: asyncio.TimerHandle | None = None
+        #: Where a study's events go, and as whose: nobody's before they agree.
+        self.study, self.participant = study.file(), ""
         head = ipw.HTML(pages.title(desk.label))
         bar = ipw.Box([self.summary, *self._steps(), self.says["steps"]], layout=ROWS)
         dial = ipw.Box([*self._dial(), self.says["dial"]], layout=ROWS)
@@ -62,7 +66,7 @@ class Page:
         columns = ipw.Box([left, right], layout={"flex_flow": "row wrap", "grid_gap": "0 2rem"})
         top, scripts = ipw.VBox([bar, dial]), ipw.HTML(pages.names_for_readers())
         self.root = ipw.VBox(
-            [head, top, columns, scripts, self.address, self.download],
+            [head, top, columns, *self._study(), scripts, self.address, self.download],
             layout={"max_width": "84rem", "margin": "0 auto"},
         )
         named = {"desk": self.root, "top": top, "bar": bar, "summary": self.summary, "dial": dial}
@@ -244,6 +248,39 @@ class Page:
         box.add_class("seqsae-scenario")
         return [box]
 
+    def _study(self) -> list[ipw.Widget]:
+        """The consent and, once it is given, the questions; nothing where there is no study."""
+        if not self.study:
+            return []
+        agree = ipw.ToggleButton(description="I agree", tooltip="I agree to take part")
+        scale = [("choose", 0), *((f"{i}: {said}", i) for i, said in enumerate(study.SCALE, 1))]
+        asked = [ipw.Dropdown(options=scale, description=text) for text in study.QUESTIONS]
+        send = self._button("Send my answers", lambda: self._send(asked), "study")
+        self.questions = ipw.VBox([*asked, send], layout={"display": "none"})
+        self._on(agree, self._agree, "study")
+        box = ipw.VBox([ipw.HTML(pages.consent(self.study.name)), agree, self.questions])
+        box.children = [*box.children, self.says["study"]]
+        box.add_class("seqsae-study")
+        return [box]
+
+    def _agree(self, agreed: bool) -> None:
+        if agreed:
+            self.participant = secrets.token_hex(4)
+        self._log("consent" if agreed else "withdrawn")
+        self.participant = self.participant if agreed else ""
+        self.questions.layout.display = "flex" if agreed else "none"
+
+    def _send(self, asked: list[ipw.Dropdown]) -> None:
+        given = [question.value for question in asked]
+        if missing := [i for i, answer in enumerate(given, 1) if not answer]:
+            raise ValueError(f"{', '.join(map(str, missing))} of 7: not answered yet")
+        self._log("answers", answers=given)
+        self.says["study"].value = pages.note("Thank you: your answers are kept.")
+
+    def _log(self, event: str, **content) -> None:
+        if self.study and self.participant:
+            study.append(self.study, self.participant, event, **content)
+
     def _written(self) -> Scenario:
         found = scenarios.parse(self.text.value)
         if len(found) != 1:
@@ -282,6 +319,14 @@ class Page:
             text = failed.get(name) or (elsewhere if name == "dial" else "")
             says.value = pages.error(text) if text else ""
         self.show(keep_text=bool(failed))
+        if at != "study":
+            name, items = action.__name__.strip("_<>"), self.desk.after.items.tolist()
+            self._log(
+                at if name == "lambda" else name,
+                refused=failed.get(at, ""),
+                state=self.desk.address(),
+                items=items,
+            )
 
     def show(self, keep_text: bool = False) -> None:
         """Show the state of the desk; a text that was refused stays, to be corrected."""
