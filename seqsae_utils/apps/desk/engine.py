@@ -245,12 +245,16 @@ class Desk:
         items = self._look(self.state.history, scenario).items
         return [self.dataset.unique_titles[item] for item in items if item]
 
-    def address(self) -> str:
-        """The state as the query of an address, which `visit` reads."""
+    def address(self, **pins: Scenario) -> str:
+        """The state, and pins by letter, as the query of an address, which `visit` reads."""
         who = {"user": self.state.user}
         if self.state.user is None:
             who = {"history": ",".join(map(str, self.state.history))}
-        return urlencode(who | {"scenario": scenarios.write(self.state.scenario)})
+        said = {"scenario": self.state.scenario, **pins}.items()
+        turned = {
+            k: scenarios.write(s) for k, s in said if s.turn or s.features or s.suppress or s.share
+        }
+        return urlencode(who | turned)
 
     def visit(self, query: str) -> None:
         """Go where an address says; `ValueError` for what is not here, with the rest done."""

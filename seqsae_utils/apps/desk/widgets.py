@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 from collections import defaultdict
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs
 
 import ipywidgets as ipw
 import torch
@@ -81,7 +81,7 @@ class Page:
         self._attempt("steps", lambda: self.desk.visit(query))
         for letter, toggle in self.toggles.items():
             for text in parse_qs(query).get(letter, []):
-                self._attempt("compare", lambda letter=letter, text=text: self._pin(letter, text))
+                self._attempt("compare", self._visit, letter, text)
                 toggle.value = letter in self.pins
         for feature in parse_qs(query).get("feature", []):
             self.feature.value = feature
@@ -142,31 +142,34 @@ class Page:
         for letter in "AB":
             toggle = ipw.ToggleButton(description=f"Pin {letter}", layout={"width": "auto"})
             toggle.tooltip = f"Pin {letter}: keep what the knobs say beside the untouched list"
-            pin = lambda on, letter=letter: self._pin(letter, self._now() if on else None)  # noqa: E731
-            self._on(toggle, pin, "compare")
+            self._on(toggle, lambda on, letter=letter: self._pin(letter, on), "compare")
             self.toggles[letter] = toggle
         buttons = [*self.toggles.values(), self._button("Save as a page", self._page, "compare")]
         return [ipw.Box([*buttons, self.says["compare"]], layout=ROWS), self.compared]
 
-    def _now(self) -> str:
-        return scenarios.write(self.desk.state.scenario)
-
-    def _pin(self, letter: str, text: str | None) -> None:
-        """Keep a scenario beside the untouched list, for any history to come; None drops it."""
-        if text is None:
+    def _pin(self, letter: str, on: bool) -> None:
+        """Keep the scenario beside the untouched list, for any history to come, or drop it."""
+        if not on:
             self.pins.pop(letter, None)
         elif letter not in self.pins:  # else the button follows what the address said
-            (scenario,) = scenarios.parse(text).values()
+            self.pins[letter] = self.desk.state.scenario
+
+    def _visit(self, letter: str, text: str) -> None:
+        for scenario in scenarios.parse(text, "address").values():
             scenario.check(self.desk.knobs, self.desk.features)
             self.pins[letter] = scenario
 
     def _page(self) -> None:
         """Hand the browser one HTML file of what is shown."""
         self.explain()
-        history = [self.desk.dataset.unique_titles[item] for item in self.desk.state.history]
+        state = self.desk.state
+        history = [self.desk.dataset.unique_titles[item] for item in state.history]
         shown = [self.summary, self.lists, self.compared, self.shares]
         self.download.value = pages.download(
-            self.desk.label, [part.value for part in shown], history, self._now()
+            self.desk.label,
+            [part.value for part in shown],
+            history,
+            scenarios.write(state.scenario),
         )
 
     def _presets(self) -> list[ipw.Widget]:
@@ -351,8 +354,7 @@ class Page:
         self.shares.value = pages.shares(shares, self.turned)
         self.summary.value = pages.summary(self.table, shares, self.desk.after.dialled)
         if self.served:
-            pins = {letter: scenarios.write(pin) for letter, pin in self.pins.items()}
-            self.address.value = pages.go_to(f"{self.desk.address()}&{urlencode(pins)}".rstrip("&"))
+            self.address.value = pages.go_to(self.desk.address(**self.pins))
         if self.waiting:
             self.waiting.cancel()
         try:  # a hand that goes on turning does not wait for reasons
