@@ -441,7 +441,7 @@ def test_an_address_holds_user_history_and_scenario(engine, attribute):
         change()
         state, address = engine.state, engine.address()
         engine.choose([*engine.sequences][0])
-        engine.play(Scenario())
+        engine.play(Scenario("my scenario"))
         engine.visit(address)
         assert engine.state == state
 
