@@ -24,7 +24,7 @@ export PYTHONHASHSEED = 0
 export PROFILE SEEDS JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help env data concepts paper seeds compare atlas desk notebooks lab workshop check wheelhouse test soak interop bench bench-recommender bench-sae bench-scores bench-control lint clean
+.PHONY: help env data concepts paper seeds compare atlas desk demo notebooks lab workshop check wheelhouse test soak interop bench bench-recommender bench-sae bench-scores bench-control lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=$(PYTHON)]'
@@ -62,6 +62,9 @@ atlas: .venv/.done  ## write artifacts/PROFILE/atlas.html, a page for each featu
 
 desk: .venv/.done  ## turn the knobs of PROFILE in the browser, and see the lists change
 	@$(RUN) desk --profile "$$PROFILE" $(PARAMS)
+
+demo: .venv/.done  ## desk and atlas of a made-up catalogue in the browser, at once: nothing is trained
+	@$(RUN) demo
 
 notebooks: .venv/.done  ## execute the notebooks anew where needed and put them back, to be committed
 	@$(RUN) notebooks

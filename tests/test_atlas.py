@@ -14,6 +14,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from seqsae_utils import run
 from seqsae_utils.apps import atlas
+from seqsae_utils.apps.desk import Desk
 from seqsae_utils.data import load
 
 HOSTILE = [
@@ -52,8 +53,9 @@ def made_up(n_features=N_FEATURES, n_items=N_ITEMS, n_users=N_USERS, length=30, 
     features["confidence"] = rng.random(n_features)
     features["evidence"] = [f"It fires on <b>{i}</b> & more." for i in range(n_features)]
     features["attribute"] = [names[i % 4] for i in range(n_features)]
-    features["correlation"] = np.where(codes.any(axis=0), rng.random(n_features), np.nan)
-    features["promotes"], features["effect"] = "War", 0.01234
+    strong = atlas.names.MIN_CORRELATION + rng.random(n_features)
+    features["correlation"] = np.where(codes.any(axis=0), strong, np.nan)
+    features["promotes"], features["effect"] = "War", 9.01234
     return {
         "label": 'Toy <&"',
         "features": features,
@@ -274,9 +276,10 @@ def features_of(page) -> list[int]:
 
 
 def in_order(world) -> pd.DataFrame:
-    """Living features, those that fire most first, as the list has them when it opens."""
+    """Living features, named ones and those that fire most first, as the list opens."""
     alive = world["features"].drop(DEAD).round({"density": 3})
-    return alive.sort_values("density", ascending=False, kind="stable")
+    alive["unnamed"] = alive["label"] == ""
+    return alive.sort_values(["unnamed", "density"], ascending=[True, False], kind="stable")
 
 
 def test_the_list_shows_all_alive_features(opened, world):
@@ -324,6 +327,72 @@ def test_search_narrows_by_title(opened, found, query):
     assert 0 < len(has) < N_FEATURES - 1
     assert set(features_of(page)) == has
     assert page.locator("#features tbody mark").count() >= len(has)
+
+
+def test_search_finds_concepts_and_puts_labels_first(opened, world, tmp_path):
+    features = world["features"].assign(concept="")
+    features.loc[[9, 13], "concept"] = ["director: Kubrick", "decade: Drama number 29"]
+    features.loc[[21, 25], "label"] = ["Kubrick", ""]
+    atlas.write(tmp_path / "atlas.html", **world | {"features": features})
+    page = opened(path=tmp_path / "atlas.html")
+    page.fill("#search", "kubrick")
+    assert features_of(page) == [21, 9]
+    page.fill("#search", "drama number 29")
+    assert features_of(page) == [29, 13]  # not by how often they fire
+    page.fill("#search", "")
+    assert {*features_of(page)[-2:]} == {3, 25}  # unnamed ones
+
+
+def test_what_a_feature_hardly_knows_is_no_name_for_it(world):
+    features = world["features"].copy()
+    logits = world["directions"][:2] @ world["head"][1:].T
+    features.loc[[0, 1], "correlation"] = atlas.names.MIN_CORRELATION + np.array([-0.01, 0.01])
+    half = atlas.names.MIN_EFFECT * logits.std(axis=1)
+    features.loc[[0, 1], "effect"] = half * [0.98, 1.02]
+    table = atlas.content(**world | {"features": features})["table"]
+    for name, number in (("attribute", "correlation"), ("promotes", "effect")):
+        assert table[name][0] is table[number][0] is None
+        assert table[name][1] == features[name][1] and table[number][1] is not None
+
+
+def test_an_era_is_named_where_a_feature_fires_on_and_raises_old_items():
+    rng = np.random.default_rng(0)
+    year = pd.Series(rng.integers(1930, 2000, 400)).astype("Int16")
+    year[5] = pd.NA
+    head = rng.normal(size=(401, 4))
+    old = year.between(1940, 1949).fillna(False).to_numpy()
+    head[1:, 0] = 5 * old + rng.normal(size=400)
+    directions = np.eye(4)[[0, 0, 0, 0, 1]] * [[1], [-1], [1], [1], [1]]
+    features = pd.DataFrame({"feature": range(5), "label": ["", "", "War", None, ""]})
+    features = features.assign(kind="", evidence="", year=[-0.3, -0.3, -0.3, 0.3, -0.3])
+    found = atlas.names.eras(features, directions, head, year)
+    assert found["label"].fillna("").tolist() == ["before 1950", "", "War", "", ""]
+    assert found["kind"].tolist() == ["era", "", "", "", ""]
+    top = np.argsort(-np.where(year.isna(), -np.inf, head[1:, 0]))[:30]
+    said = f"{old[top].sum()} of the 30 items that it raises most are from before 1950"
+    assert found["evidence"][0].startswith(said)
+    undated = year.where(year.isna())
+    assert atlas.names.eras(features, directions, head, undated).equals(features)
+
+
+def test_the_lists_of_a_feature_are_those_of_the_desk(smoke, monkeypatch, opened):
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(smoke.root))
+    assert run.main(["atlas", "--profile", "smoke"]) == 0
+    found, engine = content(smoke.artifacts / "atlas.html"), Desk.of("smoke")
+    assert found["user"] == engine.state.user
+    feature = max(engine.alive[:20], key=lambda f: len({*map(tuple, found["pages"][f]["turned"])}))
+    for strength, places in zip(atlas.STRENGTHS, found["pages"][feature]["turned"], strict=True):
+        engine.turn(feature, strength)
+        shown = [found["items"][place][0] for place in places]
+        assert shown == engine.lists()["title_after"].tolist()
+    assert found["pages"][feature]["turned"][0] != found["pages"][feature]["turned"][2]
+    page = opened(f"#feature-{feature}", path=smoke.artifacts / "atlas.html")
+    last = page.locator("table.turned td:last-child").all_inner_texts()
+    assert [re.sub(r" \(\d{4}\)$", "", text) for text in last] == [
+        re.sub(r" \(\d{4}\)$", "", text) for text in shown
+    ]
+    new = {*shown} - {found["items"][i][0] for i in found["pages"][feature]["turned"][0]}
+    assert page.locator("table.turned td:last-child b").count() == len(new)
 
 
 def test_the_filter_knows_kinds_and_the_dead(opened):

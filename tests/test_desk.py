@@ -1,5 +1,7 @@
 """The steering desk: its tables by another way, what it refuses, and all of it in a browser."""
 
+import html
+import json
 import os
 import re
 import shutil
@@ -8,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote_plus, urlencode
 
 import httpx
 import numpy as np
@@ -16,11 +19,15 @@ import torch
 from playwright.sync_api import expect
 
 from seqsae_utils import control, recommender, run
-from seqsae_utils.apps import desk
+from seqsae_utils.apps import desk, study
+from seqsae_utils.apps.atlas import build
 from seqsae_utils.apps.desk import pages, widgets
 from seqsae_utils.control import Scenario, scenarios
+from seqsae_utils.data.sources import Archive, download
+from seqsae_utils.workspace import Workspace
 
 PROJECT = Path(__file__).parents[1]
+AXE = "sha256:fdd263c998388f1a8e67cad02677e612d946248bd44d163be5e8650ea31f95f8"
 HOSTILE = "</div><img src=x onerror='window.hacked = 1'>七人 & \"<b>\""
 
 
@@ -429,14 +436,93 @@ def test_a_saved_scenario_is_a_preset_at_once(engine, tmp_path, monkeypatch):
 
 def test_an_address_holds_user_history_and_scenario(engine, attribute):
     engine.choose([*engine.sequences][3])
-    engine.dial(attribute, 0.5)
-    for change in (lambda: None, lambda: engine.take([5, 3])):
+    dial = lambda: engine.dial(attribute, 0.5)  # noqa: E731
+    for change in (lambda: None, dial, lambda: engine.take([5, 3])):
         change()
         state, address = engine.state, engine.address()
         engine.choose([*engine.sequences][0])
-        engine.play(Scenario())
+        engine.play(Scenario("my scenario"))
         engine.visit(address)
         assert engine.state == state
+
+
+def test_pins_follow_the_history_and_stay_in_the_address(engine, attribute):
+    page = widgets.Page(engine)
+    engine.dial(attribute, 0.5)
+    page.toggles["A"].value = True
+    engine.play(Scenario())
+    page.toggles["B"].value = True
+    engine.choose([*engine.sequences][4])
+    page.show()
+    assert engine.shares()["before"].equals(engine.shares()["after"])  # pins turn nothing
+    untouched = engine.lists()["title_before"].tolist()
+    heads = re.findall(r'<th scope="col">(\w+)', page.compared.value)
+    assert heads == ["untouched", "A", "B"]
+    cells = re.findall(r"<td class=.*?>(.*?)</td>", page.compared.value)
+    assert [html.unescape(cell) for cell in cells[::3]] == untouched
+    assert [html.unescape(cell) for cell in cells[2::3]] == untouched
+    engine.dial(attribute, 0.5)
+    pinned = [html.unescape(cell) for cell in cells[1::3]]
+    assert pinned == engine.lists()["title_after"].tolist() != untouched
+    page.toggles["B"].value = False
+    assert "untouched" in page.compared.value and ">B<" not in page.compared.value
+    again = widgets.Page(desk.Desk.of("smoke"))
+    again.serve(urlencode({"A": scenarios.write(page.pins["A"])}), Workspace("smoke"))
+    assert again.toggles["A"].value and again.pins == page.pins
+
+
+def test_a_pin_of_an_address_that_does_not_fit_is_a_message(engine):
+    page = widgets.Page(engine)
+    page.serve(urlencode({"A": "x: {turn: {Dessert: 1}}"}), Workspace("smoke"))
+    assert "attribute &#x27;Dessert&#x27; has no knob" in page.says["compare"].value
+    assert not page.pins and not page.toggles["A"].value
+
+
+def test_a_feature_is_found_by_concept_label_or_example_in_any_case(engine):
+    some, other = engine.alive[3], engine.alive[5]
+    features = engine.features.assign(concept="", label=engine.features["label"].fillna(""))
+    features.loc[features["feature"] == some, "concept"] = "director: Kubrick"
+    features.loc[features["feature"] == other, "label"] = "Noir of Old"
+    parts = engine.label, engine.dataset, engine.model, engine.site, engine.dictionary
+    found = desk.Desk(*parts, features, engine.knobs)
+    assert found.feature("KUBRICK") == some and found.feature("noir of OLD") == other
+    unnamed = next(f for f in found.alive if found.names[f].startswith("like "))
+    assert found.names[found.feature(found.names[unnamed].upper())] == found.names[unnamed]
+    option = next(o for o in widgets.Page(found).feature.options if "Kubrick" in o)
+    assert found.feature(option) == some
+
+
+def test_nothing_is_logged_without_a_study_and_without_consent(engine, tmp_path, monkeypatch):
+    monkeypatch.delenv("SEQSAE_STUDY", raising=False)
+    assert not any("seqsae-study" in w._dom_classes for w in widgets.Page(engine).root.children)
+    log = tmp_path / "log.jsonl"
+    monkeypatch.setenv("SEQSAE_STUDY", str(log))
+    page = widgets.Page(engine)
+    (box,) = [w for w in page.root.children if "seqsae-study" in w._dom_classes]
+    _, agree, questions, _ = box.children
+    attribute = engine.attributes[0]
+    page.knobs[attribute].value = 1.0
+    assert not log.exists() and questions.layout.display == "none"
+    agree.value = True
+    page.knobs[attribute].value = 2.0
+    page._attempt("steps", engine.undo)
+    page._attempt("who", engine.compose, "Nothing Known")
+    *asked, send = questions.children
+    asked[0].value = 4
+    send.click()
+    assert "2, 3, 4, 5, 6, 7 of 7: not answered yet" in page.says["study"].value
+    for question in asked:
+        question.value = 4
+    send.click()
+    agree.value = False
+    page.knobs[attribute].value = 3.0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    expected = ["consent", "knobs", "undo", "compose", "answers", "withdrawn"]
+    assert [line["event"] for line in lines] == expected
+    assert len({line["participant"] for line in lines}) == 1 and lines[4]["answers"] == [4] * 7
+    assert [bool(line["refused"]) for line in lines[1:4]] == [False, False, True]
+    assert lines[1]["items"] != [] and f"{attribute}: 2.0" in unquote_plus(lines[1]["state"])
+    assert [question.description for question in asked] == [*study.QUESTIONS]
 
 
 def test_chips_take_items_out_and_a_title_adds_one(engine):
@@ -632,6 +718,70 @@ def test_dial_off_and_reload_in_the_browser(page, engine, attribute):
     expect(page.locator("td.after .name")).to_have_text(
         engine.lists()["title_after"].tolist(), timeout=60_000
     )
+
+
+def test_the_desk_saves_itself_as_one_page(page, tmp_path, chromium):
+    page.get_by_role("button", name="Pin A").click()
+    expect(page.get_by_role("button", name="Pin A")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("table.compared tbody tr")).to_have_count(10)
+    with page.expect_download() as handed:
+        page.get_by_role("button", name="Save as a page").click()
+    file = tmp_path / handed.value.suggested_filename
+    handed.value.save_as(file)
+    context = chromium.new_context(offline=True)
+    saved, asked = context.new_page(), []
+    saved.on("request", lambda request: asked.append(request.url))
+    saved.goto(file.as_uri())
+    assert saved.locator("td.after .name").all_inner_texts() == titles(page)
+    assert saved.locator("table.compared tbody tr").count() == 10
+    assert saved.locator("ol li").count() > 1 and saved.locator("pre").count() == 1
+    assert asked == [file.as_uri()] and file.suffix == ".html"
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script axe-core, from a wheel of the package index: nothing of it is kept here."""
+    wheel = Archive(
+        "axe-playwright-python==0.1.8",
+        "axe_playwright_python-0.1.8-py3-none-any.whl",
+        "axe_playwright_python",
+        AXE,
+    )
+    folder, _ = download(wheel, PROJECT / "data" / "downloads")
+    return (folder / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page, axe, engine, attribute, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.get_by_role("button", name="Pin A").click()
+    page.get_by_label("Make").select_option(label=attribute)
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("table.compared tbody tr")).to_have_count(10)
+    page.get_by_label("Feature", exact=True).fill("99999")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert serious(page, axe) == []
+    page.evaluate("document.querySelector('.seqsae-desk button').innerHTML = ''")
+    assert any(found.startswith("button-name") for found in serious(page, axe))  # it can fail
+
+
+def serious(page, axe: str) -> list[str]:
+    page.evaluate(axe)
+    found = page.evaluate("axe.run()")["violations"]
+    return [f"{v['id']}: {v['nodes'][0]['html'][:160]} {v['nodes'][0]['failureSummary'][:160]}"
+            for v in found if v["impact"] in ("serious", "critical")]  # fmt: skip
+
+
+def test_axe_finds_nothing_serious_in_the_atlas(chromium, axe, root, monkeypatch):
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(root))
+    file = build(Workspace("smoke"))
+    for scheme, where in (("light", ""), ("dark", "#feature-0"), ("light", "#feature-0")):
+        opened = chromium.new_page(color_scheme=scheme)
+        opened.goto(file.as_uri() + where)
+        assert serious(opened, axe) == [], (scheme, where)
+        opened.close()
 
 
 def test_a_narrow_page_need_not_scroll_sideways(page):

@@ -8,8 +8,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .. import activations, data, interpretability, recommender, sae
+from .. import activations, control, data, interpretability, recommender, sae
 from ..workspace import Workspace, write_text
+from . import names
 
 TEMPLATE = Path(__file__).with_name("atlas.html")
 #: Rows of a list of items, bars of a histogram, and links to other features, on one page.
@@ -23,6 +24,7 @@ COLUMNS = (
     "next", "next_correlation",
 )  # fmt: skip
 LISTS = ("top", "promoted", "suppressed")  # of items, on each page
+STRENGTHS = 0.0, 2.0, 4.0  # at which one user's list is measured
 BLOCK = 64  # features that are looked at together
 
 
@@ -30,21 +32,44 @@ def build(workspace: Workspace) -> Path:
     """Write ``artifacts/<profile>/atlas.html``; `StageError` if a stage is missing or altered."""
     dataset = data.load(workspace.load("data"))
     items = dataset.items.assign(title=dataset.unique_titles[1:])
-    head = recommender.load(workspace.load("recommender")).head.detach().numpy()
+    model = recommender.load(workspace.load("recommender"))
+    head = model.head.detach().numpy()
     dictionary = sae.load(workspace.load("sae"))
     codes, index = {}, {}
     for group in ("dev", "test"):
         states, index[group] = activations.load(workspace.load("activations"), group)
         codes[group] = sae.encode(dictionary, states)
-    features = pd.read_parquet(workspace.load("interpretability") / "features.parquet")
-    explained = pd.read_parquet(workspace.load("concepts") / "explained.parquet")
-    features = features.merge(explained, how="left", on="feature")
+    features = names.load(workspace, dataset, head)
     following, told = interpretability.of_next(codes, index, dataset.attribute_matrix)
     features = features.assign(next=np.array(dataset.attributes)[following], next_correlation=told)
+    user, history = next(iter(dataset.sequences("test").items()))
+    site = workspace.manifest("activations")["parameters"]["site"]
+    turned = user, lists(model, site, dictionary, history, features["feature"])
     directions = dictionary.W_dec.detach().numpy()
     file = workspace.artifacts / "atlas.html"
-    write(file, workspace.label, features, directions, head, codes["test"], index["test"], items)
+    write(
+        file,
+        workspace.label,
+        features,
+        directions,
+        head,
+        codes["test"],
+        index["test"],
+        items,
+        turned,
+    )
     return file
+
+
+def lists(model, site: str, dictionary: sae.SAE, history: NDArray, features) -> NDArray:
+    """The items of a list [n_features, n_strengths, N_ITEMS] with a feature at each strength."""
+    found = np.zeros((len(features), len(STRENGTHS), N_ITEMS), dtype=np.int64)
+    for row, feature in zip(found, features, strict=True):
+        for place, strength in enumerate(STRENGTHS):
+            delta = control.sae_delta(dictionary, [control.Edit(int(feature), strength)])
+            scores = control.steered_scorer(model, site, delta)([history])
+            row[place] = recommender.best(recommender.unseen(scores, [history]), N_ITEMS)[0]
+    return found
 
 
 def write(
@@ -56,6 +81,7 @@ def write(
     codes: sparse.csr_array,
     index: pd.DataFrame,
     items: pd.DataFrame,
+    turned: tuple[int, NDArray] | None = None,
 ) -> None:
     """Write the atlas: complete or not at all, and the same bytes for the same input.
 
@@ -63,25 +89,27 @@ def write(
     other columns of `COLUMNS`; the page leaves out what is missing. `directions` [d_sae, d_in] are
     the decoder's, `head` [n_items + 1, d_in] the item embedding, `codes` [n_positions, d_sae] those
     of the test users. `index` has user, item and position of each position, sorted by user and
-    position; `items` has item (1 to n_items), title, attributes (joined by ``|``), year. Raises
-    `ValueError` if the features are not those of the dictionary.
+    position; `items` has item (1 to n_items), title, attributes (joined by ``|``), year; `turned`
+    is a user and the `lists` of all features. Raises `ValueError` if the features are not those of
+    the dictionary.
     """
     if not len(features) == len(directions) == codes.shape[1]:
         raise ValueError(
             f"{len(features)} rows in the table of features, {len(directions)} directions, "
             f"{codes.shape[1]} columns of codes: expected the same number, of one dictionary"
         )
-    found = content(label, features, directions, head, codes, index, items)
+    found = content(label, features, directions, head, codes, index, items, turned)
     text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # A title may contain "</script>": JSON can escape the first character.
     text = text.replace("<", "\\u003c")
     write_text(file, TEMPLATE.read_text(encoding="utf-8").replace("__CONTENT__", text))
 
 
-def content(label, features, directions, head, codes, index, items) -> dict:
+def content(label, features, directions, head, codes, index, items, turned=None) -> dict:
     """What the page shows, for JSON; pages name an item by its place in the list ``items``."""
     user, item, position = (index[name].to_numpy() for name in ("user", "item", "position"))
     codes, n_items = sparse.csc_array(codes), int(items["item"].max())
+    table = {name: _column(features[name]) for name in COLUMNS if name in features}
     pages: list[dict] = []
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
     alive = np.asarray((codes > 0).sum(axis=0)).ravel() > 0
@@ -101,22 +129,27 @@ def content(label, features, directions, head, codes, index, items) -> dict:
             "histories": _histories(rows, values, user, item, position),
             **_promoted(logits[number]),
             "nearest": _nearest(unit, alive, feature),
+            "turned": [] if turned is None else turned[1][feature].tolist(),
         }
+        _hide_weak(table, feature, logits[number].std())
         pages.append(page)
     found = {i for page in pages for name in LISTS for i, *_ in page[name]}
-    shown = sorted(found.union(*(h["items"] for page in pages for h in page["histories"])))
+    found = found.union(*(h["items"] for page in pages for h in page["histories"]))
+    shown = sorted(found.union(*(row for page in pages for row in page["turned"])) - {0})
     described = items.set_index("item").loc[shown, ["title", "year", "attributes"]]
     place = {item: number for number, item in enumerate(shown)}
     for page in pages:
         for name in LISTS:
             page[name] = [[place[item], *numbers] for item, *numbers in page[name]]
+        page["turned"] = [[place[item] for item in row if item] for row in page["turned"]]
         for history in page["histories"]:
             history["items"] = [place[item] for item in history["items"]]
     return {
         "label": label,
         "n_positions": len(index),
         "n_users": int(index["user"].nunique()),
-        "table": {name: _column(features[name]) for name in COLUMNS if name in features},
+        "user": None if turned is None else int(turned[0]),
+        "table": table,
         "items": [
             [title, None if pd.isna(year) else int(year), attributes.replace("|", ", ")]
             for title, year, attributes in described.itertuples(index=False)
@@ -135,6 +168,16 @@ def _column(column: pd.Series) -> list:
     if pd.api.types.is_float_dtype(column):
         return [_short(value) if np.isfinite(value) else None for value in column]
     return [None if pd.isna(value) else value for value in column.tolist()]
+
+
+def _hide_weak(table: dict[str, list], feature: int, deviation: float) -> None:
+    """An attribute that a feature hardly knows, or hardly raises, is no name for it."""
+    for what, number, least in (
+        ("attribute", "correlation", names.MIN_CORRELATION),
+        ("promotes", "effect", names.MIN_EFFECT * deviation),
+    ):
+        if what in table and number in table and (table[number][feature] or 0) < least:
+            table[what][feature] = table[number][feature] = None
 
 
 def _column_of(matrix: sparse.csc_array, feature: int) -> tuple[NDArray, NDArray]:

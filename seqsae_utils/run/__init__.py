@@ -33,6 +33,7 @@ from ..workspace import (
 )
 from .changes import checksums, fingerprint, metrics, outdated
 from .clean import normalise, with_outputs
+from .demo import prepare as prepare_demo
 from .parameters import RunError, declared, notebook, resolve
 from .results import begin, compare, folder_of, gather
 from .trainings import KERNEL, seeds
@@ -167,6 +168,13 @@ def desk(profile: str, overrides: dict) -> None:
     serve(notebook("desk"), profile)
 
 
+def demo(profile: str, overrides: dict) -> None:
+    """Show atlas and desk of the planted catalogue, from artifacts that are committed."""
+    prepare_demo()
+    atlas("smoke", {})
+    desk("smoke", {})
+
+
 def claims(profile: str, overrides: dict) -> None:
     """Put the committed tables of claims into README, ``figures/RESULTS.md`` and notebooks."""
     publish()
@@ -177,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seqsae_utils.run", description=__doc__)
     parser.add_argument(
         "command",
-        choices="paper notebooks data concepts atlas desk seeds compare claims".split(),
+        choices="paper notebooks data concepts atlas desk demo seeds compare claims".split(),
     )
     parser.add_argument("--profile", default="ml-100k", help="a file of notebooks/params")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
@@ -188,8 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command != "seeds" and (options.n, options.jobs) != (None, None):
         parser.error("-n and --jobs belong to the command seeds")
-    for name in ("SEQSAE_WORKSPACE", "SEQSAE_DATA_DIR"):  # kernels start in another folder
-        if os.environ.get(name):
+    for name in ("SEQSAE_WORKSPACE", "SEQSAE_DATA_DIR", "SEQSAE_STUDY"):
+        if os.environ.get(name):  # kernels start in another folder
             os.environ[name] = str(Path(os.environ[name]).absolute())
     if options.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -198,7 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
         command, overrides = options.command, dict(options.p)
         if command in ("atlas", "desk") and overrides:
             raise RunError(f"`{command}` shows what the notebooks left, and has no parameters")
-        if command in ("notebooks", "claims") and (options.profile != "ml-100k" or overrides):
+        own = options.profile == "ml-100k" and not overrides
+        if command in ("notebooks", "claims", "demo") and not own:
             raise RunError(f"`{command}` shows what is committed, and has no profile or parameters")
         root = None
         if command in ("paper", "seeds", "compare", "atlas", "desk") and not options.end_with_stdin:

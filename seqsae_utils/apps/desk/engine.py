@@ -17,6 +17,7 @@ from torch import Tensor
 from ... import data, recommender, sae
 from ...control import NEAR, Edit, Scenario, raises, sae_delta, scenarios, share, solve, steered
 from ...workspace import StageError, Workspace, name_nearest
+from .. import names
 
 #: Length of a list; features, and items of the history, that are named for each of its items.
 N_ITEMS, N_REASONS, N_BECAUSE = 10, 3, 2
@@ -57,7 +58,8 @@ class Desk:
     """The desk of any recommender. A call that is refused raises `ValueError`, changing nothing.
 
     `site` is the module whose states `dictionary` decomposes; `features` has the columns feature,
-    label and density, and `knobs` attribute, feature and weight, as notebooks 5 and 6 leave them.
+    label and density (concept, if known), and `knobs` attribute, feature and weight, as notebooks 5
+    and 6 leave them.
     """
 
     def __init__(
@@ -83,6 +85,12 @@ class Desk:
         self.labels = dict(zip(self.features["feature"].tolist(), labels, strict=True))
         #: Of each feature, a label or two well-known items that it raises most.
         self.names = {f: label or self._like(f) for f, label in self.labels.items()}
+        concepts = self.features.get("concept", labels).fillna("")
+        #: Of each feature, what it is found by: its name, and the concept that it tells best.
+        self.finding = {
+            f: " · ".join(dict.fromkeys(filter(None, (self.names[f], concept))))
+            for f, concept in zip(self.labels, concepts, strict=True)
+        }
         self.alive = self.features.loc[self.features["density"] > 0, "feature"].tolist()
         self.alive.sort(key=lambda feature: not self.labels[feature])  # those with labels first
         self.sequences = dict(list(self.dataset.sequences("test").items())[:N_USERS])
@@ -103,13 +111,15 @@ class Desk:
         if not knobs.is_file():
             way_out = f"run `make paper PROFILE={profile}`, or notebook 06_control"
             raise StageError(f"{knobs} is missing: {way_out}")
+        model = recommender.load(workspace.load("recommender"))
+        head = model.head.detach().numpy() if hasattr(model, "head") else None
         return cls(
             workspace.label,
             dataset,
-            recommender.load(workspace.load("recommender")),
+            model,
             workspace.manifest("activations")["parameters"]["site"],
             sae.load(workspace.load("sae")),
-            pd.read_parquet(workspace.load("interpretability") / "features.parquet"),
+            names.load(workspace, dataset, head),
             pd.read_parquet(knobs),
         )
 
@@ -172,13 +182,13 @@ class Desk:
         return np.lexsort((length, -score))[:3].tolist()
 
     def feature(self, text: str) -> int:
-        """The feature of a text: its number, or its label, or an example; else `ValueError`."""
+        """The feature of a text: its number, label, concept or an example; else `ValueError`."""
         if number := re.match(r"\s*#?(-?\d+)\b(?!s)", text):
             return int(number[1])
-        names = {feature: self.names[feature].casefold() for feature in self.alive}
+        said = {feature: self.finding[feature].casefold() for feature in self.alive}
         wanted = text.strip().casefold()
-        same = [feature for feature, name in names.items() if name == wanted]
-        if wanted and (found := same or [f for f, name in names.items() if wanted in name]):
+        same = [feature for feature in said if self.names[feature].casefold() == wanted]
+        if wanted and (found := same or [f for f, name in said.items() if wanted in name]):
             return found[0]
         labels = list(dict.fromkeys(filter(None, self.labels.values())))
         raise ValueError(f"no feature {text!r}; {name_nearest(text, labels, n=3)}")
@@ -230,12 +240,21 @@ class Desk:
             said.append(f"features alone do not get there; both do, and keep {kept}")
         return said
 
-    def address(self) -> str:
-        """The state as the query of an address, which `visit` reads."""
+    def imagine(self, scenario: Scenario) -> list[str]:
+        """The titles of the list that a scenario would give; nothing changes."""
+        items = self._look(self.state.history, scenario).items
+        return [self.dataset.unique_titles[item] for item in items if item]
+
+    def address(self, **pins: Scenario) -> str:
+        """The state, and pins by letter, as the query of an address, which `visit` reads."""
         who = {"user": self.state.user}
         if self.state.user is None:
             who = {"history": ",".join(map(str, self.state.history))}
-        return urlencode(who | {"scenario": scenarios.write(self.state.scenario)})
+        said = {"scenario": self.state.scenario, **pins}.items()
+        turned = {
+            k: scenarios.write(s) for k, s in said if s.turn or s.features or s.suppress or s.share
+        }
+        return urlencode(who | turned)
 
     def visit(self, query: str) -> None:
         """Go where an address says; `ValueError` for what is not here, with the rest done."""

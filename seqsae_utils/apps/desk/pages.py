@@ -1,6 +1,8 @@
 """What the desk shows, as HTML. Titles, labels and messages are always shown as text."""
 
+from base64 import b64encode
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -34,6 +36,16 @@ def note(text: str) -> str:
 def error(text: str) -> str:
     """A message that a screen reader reads out as soon as it appears."""
     return wrap(f'<div class="error" role="alert">{escape(text)}</div>')
+
+
+def consent(log: str) -> str:
+    """What somebody agrees to who takes part in a study."""
+    return heading("Take part in a study") + wrap(
+        "<p>If you agree, each thing that you do at this desk (the control, the knobs, the history "
+        "and the list, the time) and your answers to seven questions are written to the file "
+        f"<b>{escape(log)}</b> on this machine, under a random word, without your name. Nothing is "
+        "written before you agree. Whoever takes it back is left out of the evaluation.</p>"
+    )
 
 
 def title(label: str) -> str:
@@ -93,6 +105,46 @@ def lists(
         "whose absence would cost this item most, beside the rest of the list. Then the features "
         "that set it apart from the rest; the turned ones are coloured. Right: the place it had, "
         "and the change of its logit.</p>"
+    )
+
+
+def compared(before: list[str], lists: dict[str, list[str]], said: dict[str, str]) -> str:
+    """The untouched list beside those pinned (titles by letter), each under its scenario."""
+    if not lists:
+        return ""
+    columns, head = {"untouched": [title for title in before if title], **lists}, ""
+    for name in columns:
+        text = f'<div class="small soft said">{escape(said.get(name, ""))}</div>'
+        head += f'<th scope="col">{escape(name)}{text}</th>'
+    rows = ""
+    for titles in zip_longest(*columns.values(), fillvalue=""):
+        cells = (
+            f'<td class="{"" if title in before or not title else "new"}">{escape(title)}</td>'
+            for title in titles
+        )
+        rows += f"<tr>{''.join(cells)}</tr>"
+    return wrap(
+        '<h2>Pinned</h2><p class="soft small">For the history that is shown; shaded: new.</p>'
+        f"<table class='compared'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def download(label: str, parts: list[str], history: list[str], scenario: str) -> str:
+    """HTML that hands the browser a page of its own: what is shown, the history, the scenario."""
+    text = "".join(f"<li>{escape(name)}</li>" for name in history)
+    parts = [*parts, wrap(f"<h2>The history</h2><ol>{text}</ol><h2>The knobs</h2>")]
+    page = (
+        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(label)}</title><body style='max-width: 64rem; margin: 1rem auto; "
+        f"padding: 0 1rem'>{title(label)}{''.join(parts)}"
+        f'<div class="seqsae"><pre>{escape(scenario)}</pre></div></body></html>'
+    )
+    data = f"data:text/html;base64,{b64encode(page.encode()).decode()}"
+    return _script(
+        "const link = document.createElement('a'); link.download = 'desk.html'; "
+        f"link.href = '{data}'; link.click(); this.remove()"
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 from collections import defaultdict
 from urllib.parse import parse_qs
 
@@ -10,6 +11,7 @@ import torch
 
 from ...control import Scenario, scenarios
 from ...workspace import StageError, Workspace, project
+from .. import study
 from . import pages
 from .engine import MAX_STRENGTH, Desk, State
 
@@ -42,14 +44,19 @@ class Page:
         torch.set_num_threads(1)  # for one user's list, a second thread only costs time
         self.desk, self.syncing, self.atlas, self.served = desk, False, "", False
         self.lists, self.shares, self.summary, self.address = (ipw.HTML() for _ in range(4))
+        self.compared, self.download = ipw.HTML(), ipw.HTML()
+        #: What is pinned beside the untouched list, by its letter.
+        self.pins: dict[str, Scenario] = {}
         #: What there is to say beside each group of controls.
         self.says: dict[str, ipw.HTML] = defaultdict(ipw.HTML)
         self.waiting: asyncio.TimerHandle | None = None
+        #: Where a study's events go, and as whose: nobody's before they agree.
+        self.study, self.participant = study.file(), ""
         head = ipw.HTML(pages.title(desk.label))
         bar = ipw.Box([self.summary, *self._steps(), self.says["steps"]], layout=ROWS)
         dial = ipw.Box([*self._dial(), self.says["dial"]], layout=ROWS)
         left = ipw.VBox(
-            [self.lists, self.shares, *self._scenario()],
+            [self.lists, *self._compare(), self.shares, *self._scenario()],
             layout={"flex": "100 1 34rem", "min_width": "0"},
         )
         right = ipw.VBox(
@@ -57,11 +64,12 @@ class Page:
             layout={"flex": "1 1 20rem", "max_width": "26rem", "min_width": "17rem"},
         )
         columns = ipw.Box([left, right], layout={"flex_flow": "row wrap", "grid_gap": "0 2rem"})
+        top, scripts = ipw.VBox([bar, dial]), ipw.HTML(pages.names_for_readers())
         self.root = ipw.VBox(
-            [head, bar, dial, columns, ipw.HTML(pages.names_for_readers()), self.address],
+            [head, top, columns, *self._study(), scripts, self.address, self.download],
             layout={"max_width": "84rem", "margin": "0 auto"},
         )
-        named = {"desk": self.root, "bar": bar, "summary": self.summary, "dial": dial}
+        named = {"desk": self.root, "top": top, "bar": bar, "summary": self.summary, "dial": dial}
         for name, widget in (named | {"chips": self.chips}).items():
             widget.add_class(f"seqsae-{name}")
         self.show()
@@ -71,6 +79,10 @@ class Page:
         self.served = True
         self.atlas = "atlas.html?desk" * (workspace.artifacts / "atlas.html").is_file()
         self._attempt("steps", lambda: self.desk.visit(query))
+        for letter, toggle in self.toggles.items():
+            for text in parse_qs(query).get(letter, []):
+                self._attempt("compare", self._visit, letter, text)
+                toggle.value = letter in self.pins
         for feature in parse_qs(query).get("feature", []):
             self.feature.value = feature
 
@@ -125,6 +137,41 @@ class Page:
     def _drop(self, item: int) -> None:
         self.desk.take(i for i in self.desk.state.history if i != item)
 
+    def _compare(self) -> list[ipw.Widget]:
+        self.toggles = {}
+        for letter in "AB":
+            toggle = ipw.ToggleButton(description=f"Pin {letter}", layout={"width": "auto"})
+            toggle.tooltip = f"Pin {letter}: keep what the knobs say beside the untouched list"
+            self._on(toggle, lambda on, letter=letter: self._pin(letter, on), "compare")
+            self.toggles[letter] = toggle
+        buttons = [*self.toggles.values(), self._button("Save as a page", self._page, "compare")]
+        return [ipw.Box([*buttons, self.says["compare"]], layout=ROWS), self.compared]
+
+    def _pin(self, letter: str, on: bool) -> None:
+        """Keep the scenario beside the untouched list, for any history to come, or drop it."""
+        if not on:
+            self.pins.pop(letter, None)
+        elif letter not in self.pins:  # else the button follows what the address said
+            self.pins[letter] = self.desk.state.scenario
+
+    def _visit(self, letter: str, text: str) -> None:
+        for scenario in scenarios.parse(text, "address").values():
+            scenario.check(self.desk.knobs, self.desk.features)
+            self.pins[letter] = scenario
+
+    def _page(self) -> None:
+        """Hand the browser one HTML file of what is shown."""
+        self.explain()
+        state = self.desk.state
+        history = [self.desk.dataset.unique_titles[item] for item in state.history]
+        shown = [self.summary, self.lists, self.compared, self.shares]
+        self.download.value = pages.download(
+            self.desk.label,
+            [part.value for part in shown],
+            history,
+            scenarios.write(state.scenario),
+        )
+
     def _presets(self) -> list[ipw.Widget]:
         self.presets, self.unfit = ipw.Box(layout=ROWS), ipw.HTML()
         self._read()
@@ -171,10 +218,10 @@ class Page:
             self.desk.turn(attribute, strength)
 
     def _features(self) -> list[ipw.Widget]:
-        names = [f"{f} · {self.desk.names[f]}" for f in self.desk.alive]
+        names = [f"{f} · {self.desk.finding[f]}" for f in self.desk.alive]
         self.feature = ipw.Combobox(
             options=names,
-            placeholder="a number, a label, or a title",
+            placeholder="a number, a label, a concept, a title",
             description="Feature",
             continuous_update=False,
             layout=WIDE,
@@ -203,6 +250,39 @@ class Page:
         box = ipw.VBox([head, self.text, buttons, self.says["scenario"]])
         box.add_class("seqsae-scenario")
         return [box]
+
+    def _study(self) -> list[ipw.Widget]:
+        """The consent and, once it is given, the questions; nothing where there is no study."""
+        if not self.study:
+            return []
+        agree = ipw.ToggleButton(description="I agree", tooltip="I agree to take part")
+        scale = [("choose", 0), *((f"{i}: {said}", i) for i, said in enumerate(study.SCALE, 1))]
+        asked = [ipw.Dropdown(options=scale, description=text) for text in study.QUESTIONS]
+        send = self._button("Send my answers", lambda: self._send(asked), "study")
+        self.questions = ipw.VBox([*asked, send], layout={"display": "none"})
+        self._on(agree, self._agree, "study")
+        box = ipw.VBox([ipw.HTML(pages.consent(self.study.name)), agree, self.questions])
+        box.children = [*box.children, self.says["study"]]
+        box.add_class("seqsae-study")
+        return [box]
+
+    def _agree(self, agreed: bool) -> None:
+        if agreed:
+            self.participant = secrets.token_hex(4)
+        self._log("consent" if agreed else "withdrawn")
+        self.participant = self.participant if agreed else ""
+        self.questions.layout.display = "flex" if agreed else "none"
+
+    def _send(self, asked: list[ipw.Dropdown]) -> None:
+        given = [question.value for question in asked]
+        if missing := [i for i, answer in enumerate(given, 1) if not answer]:
+            raise ValueError(f"{', '.join(map(str, missing))} of 7: not answered yet")
+        self._log("answers", answers=given)
+        self.says["study"].value = pages.note("Thank you: your answers are kept.")
+
+    def _log(self, event: str, **content) -> None:
+        if self.study and self.participant:
+            study.append(self.study, self.participant, event, **content)
 
     def _written(self) -> Scenario:
         found = scenarios.parse(self.text.value)
@@ -242,6 +322,14 @@ class Page:
             text = failed.get(name) or (elsewhere if name == "dial" else "")
             says.value = pages.error(text) if text else ""
         self.show(keep_text=bool(failed))
+        if at != "study":
+            name, items = action.__name__.strip("_<>"), self.desk.after.items.tolist()
+            self._log(
+                at if name == "lambda" else name,
+                refused=failed.get(at, ""),
+                state=self.desk.address(),
+                items=items,
+            )
 
     def show(self, keep_text: bool = False) -> None:
         """Show the state of the desk; a text that was refused stays, to be corrected."""
@@ -266,7 +354,7 @@ class Page:
         self.shares.value = pages.shares(shares, self.turned)
         self.summary.value = pages.summary(self.table, shares, self.desk.after.dialled)
         if self.served:
-            self.address.value = pages.go_to(self.desk.address())
+            self.address.value = pages.go_to(self.desk.address(**self.pins))
         if self.waiting:
             self.waiting.cancel()
         try:  # a hand that goes on turning does not wait for reasons
@@ -280,6 +368,9 @@ class Page:
         because = {item: [titles[i] for i in items] for item, items in found.items()}
         reasons = self.desk.reasons()
         self.lists.value = pages.lists(self.table, reasons, because, self.turned, self.atlas)
+        seen = {pin: self.desk.imagine(scenario) for pin, scenario in self.pins.items()}
+        said = {pin: scenarios.write(scenario) for pin, scenario in self.pins.items()}
+        self.compared.value = pages.compared(self.table["title_before"].tolist(), seen, said)
 
     def _chips(self, state: State) -> None:
         """A button that removes it for each of the last items, and for each share asked for."""
