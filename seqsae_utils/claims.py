@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import nbformat
 import numpy as np
 import pandas as pd
 import yaml
@@ -234,6 +233,8 @@ def rendered() -> dict[Path, str]:
     The README has the headlines between two comments, ``figures/RESULTS.md`` every claim, and each
     notebook those of its stage in the markdown cell with the tag ``claims``.
     """
+    import nbformat  # of an extra, and slow to load: whoever reads claims needs none of it
+
     files = {name: project() / "figures" / name / "claims.csv" for name in PUBLISHED}
     tables = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
 

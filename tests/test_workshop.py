@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 
 from seqsae_utils import data, recommender, sae
 from seqsae_utils.run.clean import normalise
-from seqsae_utils.workshop import ARTIFACTS, check, making
+from seqsae_utils.workshop import ARTIFACTS, check, checking, making
 from seqsae_utils.workshop.checking import exercises
 
 PROJECT = Path(__file__).parents[1]
@@ -176,7 +175,7 @@ def test_one_mistake_after_the_other(capsys):
     [
         (lambda values, k: values[5], "line 1 raises IndexError: index 5 is out of bounds"),
         (lambda values, k: "top", "what it returns is of another kind"),
-        (lambda values, k: values[:, :2], "has the shape [1, 2], expected [1, 4]"),
+        (lambda values, k: values[:, :3], "has the shape [1, 3], expected [1, 4]"),
         (lambda values, k: values + 1, "is 4, expected 3."),
     ],
 )
@@ -186,9 +185,58 @@ def test_what_nobody_foresaw_is_shown_as_it_is(answer, message, capsys):
     assert shown.startswith("✗ keep_top: ") and message in shown
 
 
-def test_a_function_that_no_exercise_asks_for():
-    with pytest.raises(ValueError, match="no exercise asks for 'keep_tops'; nearest: 'keep_top'"):
-        check(SimpleNamespace(__name__="keep_tops"))
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (said, "✗ no exercise asks for 'said'; nearest: 'share'"),
+        (
+            torch.zeros(1, 4),
+            "✗ check needs a function written with `def`, as in check(keep_top), not ",
+        ),
+        (None, "check(keep_top), not None."),
+        (lambda values, k: values, "check(keep_top), not <function <lambda>"),
+        (torch.nn.ReLU(), "check(keep_top), not ReLU()."),
+    ],
+)
+def test_what_is_no_answer_is_explained(answer, message, capsys):
+    assert message in said(capsys, answer)
+
+
+def test_an_answer_leaves_nothing_behind_for_the_next_one(capsys):
+    def states_at(model, site, items):  # its hook fails, stays, and the model is left in training
+        model.train().get_submodule(site).register_forward_hook(lambda module, output: output)
+        return model(items)
+
+    for _ in range(2):
+        assert "line 3 raises TypeError: " in said(capsys, states_at)
+        for name in ("states_at", "change_by_position", "edit"):
+            assert said(capsys, KNOWN[name].solution) == f"✓ {name}: passed\n"
+
+
+def test_a_loop_without_an_end_is_ended(capsys, monkeypatch):
+    monkeypatch.setattr(checking, "SECONDS", 0.2)
+
+    def keep_top(values, k):
+        while True:
+            k = max(k, 1)
+
+    assert "it has not ended after 0 seconds; look for a loop" in said(capsys, keep_top)
+    monkeypatch.undo()
+
+    def dial(share_of, target, most):
+        low, high = -most, most
+        while share_of((low + high) / 2) != target:
+            pick = share_of((low + high) / 2) < target
+            low, high = ((low + high) / 2, high) if pick else (low, (low + high) / 2)
+        return (low + high) / 2
+
+    assert "where shares jump, none hits the target: end the loop" in said(capsys, dial)
+
+    def share(scores, histories, has):  # the button that stops a cell
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check(share)
 
 
 def test_checking_leaves_random_numbers_as_they_are(capsys):

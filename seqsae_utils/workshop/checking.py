@@ -6,11 +6,14 @@ wrong and why. ``observe``: a generator that gives an answer small data to work 
 it does, a name and a number or an array each; what isolates one mistake comes first.
 """
 
+import _thread
 import ast
 import inspect
 import json
+import threading
 import traceback
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,20 +26,28 @@ from ..workspace import name_nearest, project
 
 #: Three stages of the planted catalogue (data, recommender, sae): nobody waits for a training.
 ARTIFACTS = project() / "workshop" / "artifacts" / "smoke"
+#: An answer that has not ended by then has a loop without an end.
+SECONDS = 10.0
 
 
 def check(answer: Callable) -> None:
     """Print whether a function, known by its name, does what its exercise asks for.
 
     If not, the message says what differs first. If a typical mistake does the same there, its
-    explanation follows. ValueError for a function that no exercise asks for.
+    explanation follows. Whatever it is given, it explains, and raises nothing.
     """
+    if not inspect.isfunction(answer) or answer.__name__ == "<lambda>":
+        given = " ".join(repr(answer).split())[:60]
+        print(f"✗ check needs a function written with `def`, as in check(keep_top), not {given}.")
+        return
     name, known = answer.__name__, exercises(project())
     if name not in known:
-        raise ValueError(f"no exercise asks for {name!r}; {name_nearest(name, [*known])}")
+        print(f"✗ no exercise asks for {name!r}; {name_nearest(name, [*known])}.")
+        return
     exercise = known[name]
     found, expected = exercise.seen(answer), exercise.seen(exercise.solution)
-    what = next((key for key in [*found, *expected] if not _same(found, expected, key)), None)
+    differ = (key for key in [*found, *expected] if not _same(found, expected, key))
+    what = "stops" if "stops" in found else next(differ, None)
     if what is None:
         print(f"✓ {name}: passed")
         return
@@ -61,6 +72,9 @@ class Exercise:
 
     def seen(self, answer: Callable) -> dict:
         """What an answer does, by name; ``stops`` alone says why there is nothing to compare."""
+        names = self.observe.__globals__
+        own = {name: x for name, x in names.items() if isinstance(x, torch.nn.Module)}
+        names.update(deepcopy(own))  # an answer may leave a hook on the model, or its dropout on
         try:
             with torch.no_grad():
                 found = dict(self.observe(_guarded(answer)))
@@ -69,6 +83,8 @@ class Exercise:
             return {"stops": str(stop)}
         except Exception as error:
             return {"stops": f"what it returns is of another kind ({error})"}
+        finally:
+            names.update(own)
 
 
 @cache
@@ -98,7 +114,7 @@ def exercises(root: Path) -> dict[str, Exercise]:
 
 
 class _Stop(Exception):
-    """The answer raises an error, returns nothing, or changes what it was given."""
+    """The answer raises an error, has no end, returns nothing, or changes what it was given."""
 
 
 def _guarded(answer: Callable) -> Callable:
@@ -106,15 +122,26 @@ def _guarded(answer: Callable) -> Callable:
 
     def call(*given):
         before = [_array(x).copy() if isinstance(x, (Tensor, np.ndarray)) else None for x in given]
+        late: list = []
+        clock = threading.Timer(SECONDS, lambda: (late.append(1), _thread.interrupt_main()))
+        clock.start()
         try:
             found = answer(*given)
+        except KeyboardInterrupt:
+            if not late:  # somebody pressed stop
+                raise
+            what = f"it has not ended after {SECONDS:.0f} seconds"
+            raise _Stop(f"{what}; look for a loop that never ends") from None
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if frame.name == answer.__name__]
             line = lines[0] - answer.__code__.co_firstlineno + 1 if lines else 1
             raise _Stop(f"line {line} raises {type(error).__name__}: {error}") from None
+        finally:
+            clock.cancel()
         if found is None:
-            raise _Stop("it returns nothing yet; write your code below the docstring")
+            what = "write your code below the docstring, and `return` what it asks for"
+            raise _Stop(f"it returns nothing yet; {what}")
         for name, value, kept in zip(names, given, before, strict=False):
             if kept is not None and not np.array_equal(_array(value), kept, equal_nan=True):
                 raise _Stop(f"it changes `{name}`, which the caller still needs")
