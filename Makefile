@@ -95,9 +95,9 @@ test: .venv/.done  ## prove it all: unit tests, the smoke profile, and every com
 	  [ $$units$$chapters$$? = 000 ]
 
 # The libraries want other versions than the project, so each family has an environment of its own.
-interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, SAELens, dask
+interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, Hugging Face, SAELens, dask
 	.venv-recommenders/bin/python -m pytest -W ignore tests/interop/test_recommenders.py
-	.venv-saes/bin/python -m pytest -W ignore tests/interop/test_saes.py
+	.venv-saes/bin/python -m pytest -W ignore tests/interop/test_saes.py tests/interop/test_hugging_face.py
 
 # torch first, with all it needs on this machine; then the pins as they stand.
 .venv-%/.done: tests/interop/%.txt

@@ -76,7 +76,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to; the file is complete, or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync(temporary)
     temporary.replace(path)
 
