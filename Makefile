@@ -101,9 +101,9 @@ soak: .venv/.done  ## kill and damage a run for five minutes, at random, and com
 	@$(PY) tests/soak.py $(PARAMS)
 
 # The libraries want other versions than the project, so each family has an environment of its own.
-interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, SAELens, dask
+interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, Hugging Face, SAELens, dask
 	.venv-recommenders/bin/python -m pytest -W ignore tests/interop/test_recommenders.py
-	.venv-saes/bin/python -m pytest -W ignore tests/interop/test_saes.py
+	.venv-saes/bin/python -m pytest -W ignore tests/interop/test_saes.py tests/interop/test_hugging_face.py
 
 # torch first, with all it needs on this machine; then the pins as they stand.
 .venv-%/.done: tests/interop/%.txt

@@ -10,6 +10,7 @@ block of users at a time.
 import argparse
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -45,12 +46,16 @@ class User(NamedTuple):
 def rows(file: Path) -> Iterator[tuple[int, dict]]:
     """Each row of a file of histories, with its line (its number in parquet)."""
     if file.suffix == ".parquet":
-        batches = pyarrow.parquet.ParquetFile(file).iter_batches(USERS_AT_A_TIME)
+        table = pyarrow.parquet.ParquetFile(file)
+        _check_columns(file, table.schema_arrow.names)
+        batches = table.iter_batches(USERS_AT_A_TIME)
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
         return
-    with open(file, encoding="utf-8-sig", newline="") as text:
+    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         if file.suffix == ".jsonl":
             for line, content in enumerate(text, start=1):
+                if not content.strip():
+                    continue
                 try:
                     row = json.loads(content)
                 except ValueError:
@@ -58,7 +63,21 @@ def rows(file: Path) -> Iterator[tuple[int, dict]]:
                 yield line, row if isinstance(row, dict) else {}
         else:
             reader = csv.DictReader(text)
+            _check_columns(file, reader.fieldnames or [])
             yield from ((reader.line_num, row) for row in reader)
+
+
+def _check_columns(file: Path, names: Iterable[str]) -> None:
+    if missing := [name for name in ("user_id", "history") if name not in names]:
+        found = ", ".join(names) or "(none)"
+        raise ValueError(f"{file.name} has the columns {found}; missing: {', '.join(missing)}")
+
+
+def _id(value) -> str:
+    """An id as text; a whole number stays one where others are missing, and NaN is none."""
+    if isinstance(value, float) and not value % 1:
+        return str(int(value))
+    return "" if value is None or value != value else str(value).strip()
 
 
 def users(
@@ -70,12 +89,15 @@ def users(
     not known are left out.
     """
     for line, row in table:
-        given = row.get("history") or []
-        ids = [part.strip() for part in given.split("|")] if isinstance(given, str) else given
-        known = [number[str(one)] for one in ids if str(one) in number]
-        target = "" if row.get("target") is None else str(row["target"]).strip()
-        if None in row or row.get("user_id") in (None, ""):
+        given = row.get("history")
+        parts = given.split("|") if isinstance(given, str) else given
+        ids = [_id(one) for one in parts] if isinstance(parts, list) else [_id(parts)]
+        known = [number[one] for one in ids if one in number]
+        user, target = _id(row.get("user_id")), _id(row.get("target"))
+        if None in row or not user:
             say(f"line {line} is left out: expected user_id, history and maybe target")
+        elif re.search("[\ud800-\udfff]", user):
+            say(f"line {line} is left out: its user_id is not UTF-8")
         elif not known:
             say(f"line {line} is left out: no item of its history is known ({given!r:.60})")
         elif target and target not in number:
@@ -84,7 +106,7 @@ def users(
             if len(known) < len(ids):
                 say(f"line {line}: {len(ids) - len(known)} items are not known")
             items = np.array(list(dict.fromkeys(known)))
-            yield User(str(row["user_id"]), items, number.get(target, 0))
+            yield User(user, items, number.get(target, 0))
 
 
 def raised(desk: Desk, scenario: Scenario) -> np.ndarray:
@@ -253,6 +275,8 @@ def main(arguments: list[str] | None = None) -> int:
         for file in (options.histories, options.out):
             if file.suffix not in FORMATS:
                 raise ValueError(f"{file}: expected a name that ends in {', '.join(FORMATS)}")
+        if options.histories.resolve() == options.out.resolve():
+            raise ValueError(f"{options.out} holds the histories: give --out another name")
         presets = scenarios.read(options.scenarios or project() / "notebooks" / "scenarios.yaml")
         if options.scenario not in presets:
             nearest = name_nearest(options.scenario, [*presets])
@@ -272,13 +296,12 @@ def main(arguments: list[str] | None = None) -> int:
                 totals[:] = [*totals, effects.groupby("way", sort=False).agg(["sum", "count"])]
                 totals[:] = [sum(totals[1:], totals[0])]
                 yield lists
+            if not totals:
+                raise ValueError(f"{options.histories}: nobody could be served")
 
         write(options.out, tables())
     except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    if not totals:
-        print(f"error: {options.histories}: nobody could be served", file=sys.stderr)
         return 1
     (total,) = totals
     means = total.xs("sum", axis=1, level=1) / total.xs("count", axis=1, level=1)

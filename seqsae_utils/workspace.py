@@ -106,7 +106,11 @@ def replacing(path: Path) -> Iterator[Path]:
         if not _runs(left.name.split(".")[-2]):
             left.unlink(missing_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync(temporary)
     temporary.replace(path)
 

@@ -134,7 +134,8 @@ def check_desk(model, site: str, dictionary: sae.SAE, knobs, method, sequences) 
 def catalogue(sequences) -> data.Dataset:
     """What the desk shows of items: a title, and whether the number is even."""
     number = np.arange(1, N_ITEMS + 1)
-    items = pd.DataFrame({"item": number, "title": [f"item {i}" for i in number]})
+    items = pd.DataFrame({"item": number, "item_id": number.astype(str)})
+    items["title"] = [f"item {i}" for i in number]
     items["attributes"] = np.where(number % 2, "", "even")
     items["popularity"] = 1
     taught = len(sequences)  # the one recommender user: took every item

@@ -303,3 +303,26 @@ def test_what_never_fires_leaves_a_figure_that_says_so():
 def test_items_of_one_title_have_a_bar_each():
     figure = interpretability.feature_page(HISTOGRAM, PROMOTED.assign(title="Emma"), "Feature 3")
     assert len({bar.get_y() for bar in figure.axes[1].patches}) == len(PROMOTED)
+
+
+@pytest.mark.parametrize("text", ["霸王别姬", "$$ פלא 霸"])
+def test_characters_that_no_typeface_has_are_said_once(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    monkeypatch.setattr(figures, "OTHER_SCRIPTS", ())
+    figures.style()
+    figure, axes = plt.subplots()
+    axes.set_title(text)
+    with pytest.warns(UserWarning) as said:
+        figures.save(figure, NORMS, "05_mine", Workspace("mine"))
+    (warning,) = said
+    assert "05_mine: no typeface here has" in str(warning.message)
+    assert (tmp_path / "figures" / "mine" / "05_mine.png").is_file()
+
+
+def test_a_typeface_of_another_script_is_taken_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(figures, "OTHER_SCRIPTS", ("No such typeface", "DejaVu Serif"))
+    figures.style()
+    assert plt.rcParams["font.family"] == ["sans-serif", "DejaVu Serif"]
+    figure, axes = plt.subplots()
+    axes.set_title("plain")
+    figure.canvas.draw()

@@ -69,10 +69,12 @@ def recbole(folder, *_):
     return folder
 
 
-def mixed(dates) -> list[str]:
-    """The same times in three of the ways that ISO 8601 knows."""
+def mixed(dates, among: bool = False) -> list[str]:
+    """The same times in three of the ways that ISO 8601 knows, and maybe seconds `among` them."""
     forms = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.000+00:00"]
-    return [date.strftime(forms[i % 3]) for i, date in enumerate(dates)]
+    written = [date.strftime(forms[i % 3]) for i, date in enumerate(dates)]
+    seconds = INTERACTIONS["timestamp"].astype(str)
+    return [seconds[i] if among and i % 4 == 1 else text for i, text in enumerate(written)]
 
 
 FORMS = {
@@ -88,6 +90,9 @@ FORMS = {
     "iso": (lambda f: write(f, INTERACTIONS.assign(timestamp=DATES.map(str))), ""),
     "zone": (lambda f: write(f, INTERACTIONS.assign(timestamp=DATES.map("{}Z".format))), ""),
     "mixed": (lambda f: write(f, INTERACTIONS.assign(timestamp=mixed(DATES))), ""),
+    "seconds": (
+        lambda f: write(f, INTERACTIONS.assign(timestamp=mixed(DATES, among=True))), ""
+    ),
     "floats": (lambda f: write(f, INTERACTIONS.astype({"timestamp": float})), ""),
     "rating": (lambda f: write(f, INTERACTIONS.assign(rating=[-1, None, "1,5"] * 60)), ""),
     "index": (lambda f: write(f, INTERACTIONS.reset_index(names="Unnamed: 0")), ""),
@@ -259,7 +264,9 @@ def test_ids_half_of_which_match_nothing_are_said(tmp_path):
 
 def test_users_of_one_item_are_called_so(tmp_path):
     folder = write(tmp_path / "d", INTERACTIONS.drop_duplicates("user_id"))
-    with pytest.raises(data.DataError, match="only 0 of them have two different items"):
+    with pytest.raises(
+        data.DataError, match="only 0 of them have two different items; each of the three groups"
+    ):
         data.prepare(read(folder), min_attribute_items=1)
 
 

@@ -204,3 +204,69 @@ def test_the_command_reads_and_writes_each_format(tmp_path, monkeypatch, capsys,
     assert "no scenario 'mien'; nearest: 'mine'" in capsys.readouterr().err
     assert recommend.main(["--scenario", "mine", *arguments[:-1], "lists.txt"]) == 1
     assert "expected a name that ends in .csv" in capsys.readouterr().err
+
+
+def found_in(file, desk):
+    number = {one: i for i, one in enumerate(desk.dataset.items["item_id"], start=1)}
+    said = []
+    return list(recommend.users(recommend.rows(file), number, said.append)), said
+
+
+def test_whole_numbers_stay_ids_where_others_are_missing(tmp_path):
+    """pandas makes 12.0 and NaN of them."""
+    number = {str(n): n for n in (1, 2, 3)}
+    table = pd.DataFrame({"user_id": [7, 8], "history": [[1.0, 2.0], [3.0]], "target": [3, None]})
+    for end in (".parquet", ".jsonl"):
+        file, said = tmp_path / f"users{end}", []
+        if end == ".parquet":
+            table.to_parquet(file)
+        else:
+            table.to_json(file, orient="records", lines=True)
+        found = list(recommend.users(recommend.rows(file), number, said.append))
+        assert [(u.user_id, u.history.tolist(), u.target) for u in found] == [
+            ("7", [1, 2], 3), ("8", [3], 0),
+        ]  # fmt: skip
+        assert said == []
+
+
+def test_a_history_of_another_kind_or_encoding_is_said_and_the_rest_is_served(tmp_path, desk):
+    one = desk.dataset.items["item_id"][0]
+    odd = [10**6, None, {"a": 1}, True, [None], [[one]], [{"b": 2}], ""]
+    lines = [json.dumps({"user_id": f"u{i}", "history": h}) for i, h in enumerate(odd)]
+    lines += ["", json.dumps({"user_id": "v", "history": [one]})]
+    file = tmp_path / "users.jsonl"
+    file.write_text("\n".join(lines))
+    found, said = found_in(file, desk)
+    assert [user.user_id for user in found] == ["v"] and len(said) == len(odd)
+    file = tmp_path / "users.csv"
+    text = f"user_id,history\nRené,{one}\nMia,Zoë\nv,{one}\n"
+    file.write_bytes(text.encode("latin-1"))
+    found, said = found_in(file, desk)
+    assert [user.user_id for user in found] == ["v"]
+    assert said[0] == "line 2 is left out: its user_id is not UTF-8" and "line 3" in said[1]
+
+
+@pytest.mark.parametrize("end", [".csv", ".parquet"])
+def test_a_file_without_the_columns_is_refused_once(tmp_path, desk, end):
+    file = tmp_path / f"users{end}"
+    table = pd.DataFrame({"user": ["a"] * 9, "history": ["b"] * 9})
+    table.to_csv(file, index=False) if end == ".csv" else table.to_parquet(file)
+    with pytest.raises(ValueError, match="has the columns user, history; missing: user_id"):
+        found_in(file, desk)
+
+
+def test_an_output_that_would_be_empty_or_the_input_is_not_written(
+    tmp_path, monkeypatch, capsys, desk
+):
+    monkeypatch.setattr(Desk, "of", lambda profile: desk)
+    monkeypatch.chdir(tmp_path)
+    text = "user_id,history\nu,nowhere\n"
+    (tmp_path / "users.csv").write_text(text)
+    (tmp_path / "mine.yaml").write_text(f"mine: {{turn: {{{desk.attributes[0]}: 3}}}}\n")
+    arguments = ["--histories", "users.csv", "--scenarios", "mine.yaml", "--scenario", "mine"]
+    assert recommend.main([*arguments, "--out", "lists.csv"]) == 1
+    assert "users.csv: nobody could be served" in capsys.readouterr().err
+    assert recommend.main([*arguments, "--out", "./users.csv"]) == 1
+    assert "users.csv holds the histories" in capsys.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} == {"users.csv", "mine.yaml"}
+    assert (tmp_path / "users.csv").read_text() == text

@@ -1,5 +1,6 @@
 """The transformer sees no future, learns what can be learned, and goes on after a kill."""
 
+import io
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.special import log_softmax
+from tqdm import tqdm
 
 from seqsae_utils import metrics, recommender
 from seqsae_utils.recommender import Config, Training, Transformer, losses, pieces, training
@@ -578,3 +580,26 @@ def test_fit_all_trains_each_run_and_goes_on_where_it_was(tmp_path, monkeypatch)
     again, same = recommender.fit_all(runs, protocols, CONFIG, how, tmp_path)
     pd.testing.assert_frame_equal(history, same, check_exact=True)
     assert all(same_weights(again[run], models[run]) for run in runs)
+
+
+def test_the_bar_says_which_model_of_how_many_and_how_long_at_most(tmp_path, monkeypatch):
+    """The time that is left is there before the first epoch has ended."""
+    shown = io.StringIO()
+
+    class Bar(tqdm):
+        def __init__(self, *arguments, **settings):
+            settings |= {"file": shown, "disable": False, "mininterval": 0}
+            super().__init__(*arguments, **settings)
+
+    monkeypatch.setattr(training, "tqdm", Bar)
+    users = random_sequences(30)
+    protocols = {"a": recommender.Split(20, users, held_out(users), held_out(users))}
+    runs = [("a", "sasrec", 0), ("a", "gpt2", 0)]
+    how = replace(TRAINING, max_epochs=2, patience=1)
+    recommender.fit_all(runs, protocols, CONFIG, how, tmp_path)
+    text = shown.getvalue()
+    for start in ("model 1 of 2, sasrec, epochs", "model 2 of 2, gpt2, epochs"):
+        own = [line for line in re.split(r"[\r\n]", text) if line.startswith(start)]
+        early = [line for line in own if re.search(r" 0\.[1-9]/2 ", line)]
+        assert early and re.search(r"at most \d\d:\d\d more", early[-1])
+        assert re.search(r" 2\.0/2 ", own[-1])

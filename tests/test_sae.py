@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy import sparse
 from sklearn.metrics import r2_score
 
@@ -980,6 +980,56 @@ def test_a_topk_of_2024_keeps_k(tmp_path):
     code = loaded.encode(x)
     assert torch.equal(code, sae.keep_top(dictionary.pre_activations(x), 2))
     assert code.count_nonzero() == 2 * len(x)
+
+
+def test_a_file_of_early_2024_is_read_by_what_it_calls_things(tmp_path):
+    """No architecture, ``activation_fn`` for ``activation_fn_str``, a scale that is 1."""
+    dictionary, x = random_sae(CONFIGS["topk"]), torch.randn(50, D_IN)
+    sae.save(dictionary, tmp_path)
+    file, path = tmp_path / "sae_weights.safetensors", tmp_path / "cfg.json"
+    d_sae = dictionary.config.d_sae
+    tensors = load_file(file) | {"scaling_factor": torch.ones(d_sae)}
+    save_file(tensors, file)
+    old = {"d_in": D_IN, "d_sae": d_sae, "normalize_activations": False}
+    path.write_text(json.dumps(old | {"activation_fn": "topk", "activation_fn_kwargs": {"k": 2}}))
+    assert torch.equal(sae.load(tmp_path).encode(x), sae.keep_top(dictionary.pre_activations(x), 2))
+    path.write_text(json.dumps(old))
+    loaded = sae.load(tmp_path)
+    assert loaded.config.variant == "relu"
+    torch.testing.assert_close(loaded.encode(x), dictionary.pre_activations(x).relu())
+    save_file(tensors | {"scaling_factor": torch.full((d_sae,), 2.0)}, file)
+    with pytest.raises(ValueError, match="tensors that do not fit cfg.json: scaling_factor"):
+        sae.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"d_sae": 7}, "tensors that do not fit cfg.json: W_dec"),
+        ({"architecture": "gated"}, "do not fit cfg.json: b_mag is missing, r_mag is missing"),
+        ({"k": None}, "cfg.json: k is missing"),
+        ({"d_in": None}, "cfg.json: d_in is missing"),
+        ({"architecture": "standard", "activation_fn_str": "topk"}, "cfg.json: k is missing"),
+    ],
+)
+def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path, fields, message):
+    sae.save(random_sae(CONFIGS["topk"]), tmp_path)
+    altered(tmp_path, **fields)
+    if message.endswith("k is missing"):
+        cfg = json.loads((tmp_path / "cfg.json").read_text())
+        cfg.pop("k")
+        (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(ValueError, match=message):
+        sae.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff" * 99])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    sae.save(random_sae(CONFIGS["topk"]), tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        sae.load(tmp_path)
 
 
 def test_a_batchtopk_that_was_never_trained_has_no_threshold_to_save(tmp_path):

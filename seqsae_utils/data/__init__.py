@@ -148,9 +148,11 @@ def prepare(
     members = np.unique(user[kept])
     for name in SPLITS:
         if name not in split[members]:
+            enough = _at_least(2, user, first)[_starts(user)].sum()
             raise DataError(
-                f"no {name} users: {len(user_ids)} users are too few for this split; only "
-                f"{_at_least(2, user, first)[_starts(user)].sum()} of them have two different items"
+                f"no {name} users: {len(user_ids)} users are too few for this split; only {enough} "
+                "of them have two different items; each of the three groups needs one, and of "
+                "items that recommender users had"
             )
 
     interactions = pd.DataFrame({"user": np.searchsorted(members, user[kept]).astype(np.int32)})

@@ -268,7 +268,12 @@ def _with_times(path: Folder, layout: Layout, kinds: dict, columns, time: str) -
         if kind == NUMBER and (times < 2**53).all() and not (times % 1).any():
             times = times.astype(np.int64)
         if kind == pa.string():
-            when = pd.to_datetime(pd.Series(times), format="ISO8601", utc=True, errors="coerce")
+            texts = pd.Series(times).str.strip()
+            seconds = texts.where(texts.str.fullmatch(r"\d{9,11}(\.\d+)?"))  # among others
+            seconds = pd.to_datetime(pd.to_numeric(seconds), unit="s", utc=True)
+            dates = texts.where(seconds.isna())
+            when = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+            when = when.fillna(seconds)
             if (wrong := ~when.dt.year.between(1970, 2261)).any():  # also what is no time
                 faults.append(bad_time(path, layout.separator, time, int(wrong.argmax()), times))
                 continue

@@ -29,7 +29,10 @@ TEXT = pa.large_string()  # the kind of a column whose values are not checked
 NUMBER = pa.float64()
 #: What times may be, the most exact first: float64 has steps of 256 at nanoseconds since 1970.
 TIMES = (pa.int64(), NUMBER, pa.string())
-A_TIME = "a number that is not negative (seconds since 1970), or a time like 2019-01-20 14:36"
+A_TIME = (
+    "a number that is not negative (seconds since 1970), or a time like 2019-01-20 14:36; "
+    "pd.to_datetime(column, dayfirst=True) makes such times of others"
+)
 #: How packed files end, and what unpacks them.
 PACKED: dict[str, Callable] = {
     ".gz": gzip.open,
@@ -174,8 +177,7 @@ def _proper(column: pa.Array) -> pa.Array:
 def bad_time(path: Folder, separator: str, name: str, row: int, times) -> DataError:
     """The error for the time in a row, counted from 0 and without the line of names."""
     line = next(islice(_records(path, separator), row + 1, None))[0] if _is_text(path) else row + 1
-    how = "a time like 2019-01-20 14:36, as in the rows before" if row else A_TIME
-    fault = DataError(f"{path.name}: line {line} has {name} {times[row]!r}, expected {how}")
+    fault = DataError(f"{path.name}: line {line} has {name} {times[row]!r}, expected {A_TIME}")
     fault.line = line
     return fault
 

@@ -1,8 +1,11 @@
 """Every figure of the notebooks: one function each, from a tidy table, a module a notebook."""
 
+import warnings
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -27,6 +30,12 @@ NAMES = {
     "popularity": "popularity", "item_knn": "item neighbours", "ease": "EASE",
     "sasrec": "SASRec", "gpt2": "GPT-2", "bert4rec": "BERT4Rec",
 }  # fmt: skip
+#: Typefaces with other scripts than ours, for titles of one's own data; one that is here is taken.
+OTHER_SCRIPTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "PingFang SC",
+    "WenQuanYi Zen Hei", "Microsoft YaHei", "Hiragino Sans", "Yu Gothic", "Malgun Gothic",
+    "Noto Sans Arabic", "Noto Sans Devanagari", "Arial Unicode MS",
+)  # fmt: skip
 
 
 def color(name: str) -> str:
@@ -60,6 +69,8 @@ def style() -> None:
             "pdf.fonttype": 42,
         },
     )
+    here = font_manager.get_font_names()
+    plt.rcParams["font.family"] = ["sans-serif", *(name for name in OTHER_SCRIPTS if name in here)]
 
 
 def plain_numbers(axis: Axis, multiples: tuple[int, ...] = (1, 2, 5)) -> None:
@@ -70,11 +81,25 @@ def plain_numbers(axis: Axis, multiples: tuple[int, ...] = (1, 2, 5)) -> None:
 
 
 def save(figure: plt.Figure, table: pd.DataFrame, name: str, workspace: Workspace) -> None:
-    """Write PNG, PDF and table as CSV, without dates: the same bytes each time; then show it."""
+    """Write PNG, PDF and table as CSV, without dates: the same bytes each time; then show it.
+
+    A UserWarning says that no typeface here has some of its characters.
+    """
     folder = workspace.figures
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
-    plt.show()
-    plt.close(figure)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
+        plt.show()
+        plt.close(figure)
+    missing = [str(w.message) for w in said if "missing from font" in str(w.message)]
+    for other in (w for w in said if str(w.message) not in missing):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if missing:
+        warnings.warn(
+            f"{name}: no typeface here has {len({*missing})} of its characters, which are drawn as "
+            "boxes (tables have them): install one, as Noto Sans CJK, and run the notebook again",
+            stacklevel=2,
+        )

@@ -14,7 +14,7 @@ from ..ranking import (
     summary,
     unseen,
 )
-from .adapters import RecBoleModel, Recommender, RecToolsModel, numbered
+from .adapters import RecBoleModel, Recommender, RecToolsFlatModel, RecToolsModel, numbered
 from .baselines import ease_scores, item_knn_scores, simple_models, svd_vectors
 from .models import (
     ARCHITECTURES,

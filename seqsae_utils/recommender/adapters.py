@@ -104,17 +104,23 @@ class _Adapter(nn.Module):
 
 
 class RecToolsModel(_Adapter):
-    """A fitted `rectools.models.SASRecModel`; `item_ids` are those of our items 1..n_items.
+    """A fitted SASRecModel or HSTUModel of `rectools.models`; `item_ids` are those of 1..n_items.
 
     Sites: ``model.emb_dropout`` (item and position embedding; no module returns the first alone),
-    ``model.transformer_layers.transformer_blocks.0`` (first block), ``model.transformer_layers``
-    (final state, after the norm). ValueError if the model knows none of the items.
+    ``model.transformer_layers.transformer_blocks.0`` (first block; HSTU: ``stu_blocks``),
+    ``model.transformer_layers`` (final state). ValueError if the model knows none of the items, or
+    reads times, which histories here do not have.
     """
 
     pads_left = True  # always to the full length, because RecTools' attention sees padding
 
     def __init__(self, model, item_ids: Iterable):
         preparator = model.data_preparator
+        if getattr(preparator, "add_unix_ts", False):
+            raise ValueError(
+                "the model reads times, and histories here are items alone: train it with "
+                "relative_time_attention=False"
+            )
         known = preparator.item_id_map.to_internal.to_dict()
         super().__init__(model.torch_model, preparator.session_max_len, known, item_ids)
 
@@ -122,6 +128,29 @@ class RecToolsModel(_Adapter):
         embeddings = self.model.item_model.get_all_embeddings()
         hidden = self.model.encode_sessions({"x": items}, embeddings)
         return self.model.similarity_module(hidden[:, -1:], embeddings)[:, 0]
+
+
+class RecToolsFlatModel(_Adapter):
+    """A trained `rectools.fast_transformers.FlatSASRecNet`; `item_ids` are those of 1..n_items.
+
+    `known` are the ids that ``build_sequences`` gave as ``unique_items``. Sites:
+    ``model.item_emb``, ``model.blocks.0`` (first block), ``model.final_ln`` (final state).
+    ValueError if the model knows none of the items.
+    """
+
+    pads_left = True
+
+    def __init__(self, model: nn.Module, known: Iterable, item_ids: Iterable):
+        numbers = {item: i for i, item in enumerate(np.asarray(known).tolist(), start=1)}
+        super().__init__(model, model.session_max_len, numbers, np.asarray(item_ids).tolist())
+
+    def _scores(self, items: Tensor) -> Tensor:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # it makes NaN of padding on the left
+        try:
+            return self.model.encode_last(items) @ self.model.item_emb.weight.T
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class RecBoleModel(_Adapter):

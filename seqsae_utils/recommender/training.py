@@ -21,6 +21,8 @@ from .models import Config, Transformer, create, require_positive
 #: A catalogue of more items is large: a batch of the sampled loss takes a third of the time there
 #: (1,024 positions, width 64, one core), and a twelfth at 20,000.
 LARGE = 5_000
+#: After its first batch, the bar of a training tells how long the rest takes at most.
+BAR = "{desc}: |{bar}| {n:.1f}/{total} [{elapsed}, at most {remaining} more{postfix}]"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def fit(
     training: Training,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
-    progress: bool = True,
+    progress: bool | str = True,
 ) -> tuple[Transformer, pd.DataFrame]:
     """Create and `train` a model; returns it and its history. The seed decides all randomness."""
     torch.manual_seed(training.seed)
@@ -93,7 +95,7 @@ def fit_all(
             replace(training, seed=seed),
             folder / f"{i}.checkpoint",
             device,
-            progress=n_jobs == 1,
+            progress=f"model {i + 1} of {len(runs)}, " if n_jobs == 1 else False,
         )
         for i, (name, architecture, seed) in enumerate(runs)
     )
@@ -112,14 +114,15 @@ def train(
     validation: Users | None,
     training: Training,
     checkpoint: Path | None = None,
-    progress: bool = True,
+    progress: bool | str = True,
 ) -> pd.DataFrame:
     """Train in place on the items [n] of each user, and leave the model at its best epoch.
 
     `validation`, histories and the item that each user took next, chooses the epoch; without it,
     the last of `max_epochs` is kept. Training goes on from the file `checkpoint` if it exists, and
     ends with the same weights as without the interruption. Returns one row an epoch: epoch, loss
-    (cross-entropy in nats), ndcg@10 (validation). Raises FloatingPointError if the model diverges,
+    (cross-entropy in nats), ndcg@10 (validation). `progress` is whether a bar is shown, or how its
+    text begins. Raises FloatingPointError if the model diverges,
     ValueError if there is nothing to learn from or the checkpoint belongs to another training.
     """
     groups = {"training": sequences} | ({"validation": validation[0]} if validation else {})
@@ -138,10 +141,11 @@ def train(
     if found := keeper.load({"model": model}, optimizer):
         history, best = found[0], found[1]["best"]
     done, hidden = len(history), {} if progress else {"disable": True}
-    name = f"{model.config.architecture}, epochs"
-    with tqdm(desc=name, initial=done, total=training.max_epochs, leave=False, **hidden) as bar:
+    name = f"{progress if isinstance(progress, str) else ''}{model.config.architecture}, epochs"
+    how = {"total": training.max_epochs, "leave": False, "bar_format": BAR} | hidden
+    with tqdm(desc=name, initial=done, **how) as bar:
         while len(history) < training.max_epochs and _waited(history) < patience:
-            loss = _train_epoch(model, optimizer, sequences, training, len(history))
+            loss = _train_epoch(model, optimizer, sequences, training, len(history), bar)
             ndcg = float("nan")
             if validation:
                 rank = rank_items(model.next_item_scores, *validation).rank
@@ -150,7 +154,6 @@ def train(
             if not validation or _waited(history) == 0:
                 best = copies(model.state_dict())
             keeper.save(history, {"model": model, "best": best}, optimizer)
-            bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{ndcg:.4f}")
     model.load_state_dict(best)
     model.eval()
@@ -163,7 +166,7 @@ def _waited(history: list[dict]) -> int:
     return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
-def _train_epoch(model, optimizer, sequences, training: Training, epoch: int) -> float:
+def _train_epoch(model, optimizer, sequences, training: Training, epoch: int, bar: tqdm) -> float:
     """Learn each item once and return the mean loss; randomness follows from seed and epoch."""
     device = model.head.device
     rng = np.random.default_rng([training.seed, epoch])
@@ -171,7 +174,8 @@ def _train_epoch(model, optimizer, sequences, training: Training, epoch: int) ->
     model.train()
     losses = []
     passes = (_batches(model, sequences, training.batch_size, rng) for _ in range(model.passes))
-    for batch in chain.from_iterable(passes):
+    batches = list(chain.from_iterable(passes))
+    for batch in batches:
         inputs, targets = model.training_pairs(batch)
         known = targets > 0
         with torch.autocast(device.type, torch.bfloat16, training.precision == "bfloat16"):
@@ -192,6 +196,7 @@ def _train_epoch(model, optimizer, sequences, training: Training, epoch: int) ->
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+        bar.update(1 / len(batches))
     return float(np.mean(losses))
 
 

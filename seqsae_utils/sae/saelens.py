@@ -4,7 +4,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..normalisation import Normalisation
 from ..workspace import write_json
@@ -54,8 +56,8 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
     """Read an SAE that `save`, SAELens or EleutherAI's sparsify wrote.
 
     `normalisation` is that of the hidden states, for weights that expect normalised ones: `save`
-    wrote such files until version 0.1. Raises ValueError if it is missing there, or if a field has
-    a value that no variant here knows.
+    wrote such files until version 0.1. Raises ValueError if it is missing there, if a file is
+    damaged, or if a field or tensor is one that no variant here knows.
     """
     path, pickled, theirs = (folder / n for n in ("cfg.json", "ae.pt", "sae.safetensors"))
     if pickled.is_file():
@@ -63,11 +65,11 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
         raise ValueError(
             f"{pickled}: a pickle of dictionary_learning could run any code; {way_out}"
         )
-    cfg = json.loads(path.read_text())
-    file = load_file(theirs if theirs.is_file() else folder / FILES[1])
+    cfg, file = _read(path, theirs if theirs.is_file() else folder / FILES[1])
     weights = {name: tensor.float() for name, tensor in file.items()}
     if theirs.is_file():
         cfg, weights = _of_sparsify(cfg, weights, path)
+    _drop_scale_of_one(weights)
     metadata = cfg.get("metadata", {})
     own = metadata.get("seqsae")
     if own and "std" in metadata and normalisation:
@@ -92,11 +94,36 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
         weights["b_enc"] = weights.pop("b_gate")
     if "threshold" in weights and sae.state_dict()["threshold"].ndim == 0:
         weights["threshold"] = weights["threshold"][0]
+    expected = {name: [*tensor.shape] for name, tensor in sae.state_dict().items()}
+    found = {name: [*tensor.shape] for name, tensor in weights.items()}
+    if wrong := [f"{n} {found.get(n, 'is missing')}" for n in sorted({*found, *expected})
+                 if found.get(n) != expected.get(n)]:  # fmt: skip
+        raise ValueError(f"{folder}: tensors that do not fit cfg.json: {', '.join(wrong)}")
     sae.load_state_dict(weights)
     sae.std = metadata.get("std", 1.0)
     if normalisation:
         sae.fold(normalisation)
     return sae.eval()
+
+
+def _read(path: Path, weights: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Both files of an SAE; ValueError, with its name, for one that is damaged."""
+    try:
+        cfg = json.loads(path.read_text())
+        if not isinstance(cfg, dict):
+            raise ValueError("expected an object")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    try:
+        return cfg, load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is damaged: {error}") from None
+
+
+def _drop_scale_of_one(weights: dict[str, Tensor]) -> None:
+    """Files of early 2024 have a ``scaling_factor`` that only finetuning makes other than 1."""
+    if "scaling_factor" in weights and (weights["scaling_factor"] == 1).all():
+        del weights["scaling_factor"]
 
 
 def _of_sparsify(cfg: dict, weights: dict, path: Path) -> tuple[dict, dict]:
@@ -116,8 +143,12 @@ def _of_sparsify(cfg: dict, weights: dict, path: Path) -> tuple[dict, dict]:
 def _their_config(cfg: dict, path: Path) -> Config:
     """The config of a file that names none of ours."""
     variants = {theirs: ours for ours, theirs in reversed(ARCHITECTURES.items())}
+    # Files of early 2024 name no architecture, and call the activation so or say only whether.
+    cfg = {"architecture": "standard", "activation_fn_str": cfg.get("activation_fn", "relu")} | cfg
+    if not cfg.get("normalize_activations"):
+        cfg["normalize_activations"] = "none"
     for field, default, known in (
-        ("architecture", "none", list(variants)),
+        ("architecture", "standard", list(variants)),
         ("activation_fn_str", "relu", ["relu", "topk"]),
         ("normalize_activations", "none", ["none"]),
         ("reshape_activations", "none", ["none"]),
@@ -127,6 +158,9 @@ def _their_config(cfg: dict, path: Path) -> Config:
             raise ValueError(f"{path}: {found}; known: {', '.join(known)}")
     variant = variants[cfg["architecture"]]
     if cfg.get("activation_fn_str") == "topk":  # as in 2024, beside the architecture "standard"
-        variant, cfg = "topk", cfg | cfg["activation_fn_kwargs"]
+        variant, cfg = "topk", {"k": None} | cfg | (cfg.get("activation_fn_kwargs") or {})
+    if missing := [name for name in ("d_in", "d_sae", "k") if cfg.get(name) is None
+                   and (name != "k" or variant == "topk")]:  # fmt: skip
+        raise ValueError(f"{path}: {missing[0]} is missing")
     k = {"k": cfg["k"]} if variant == "topk" else {}
     return Config(cfg["d_in"], cfg["d_sae"], variant, groups=(1.0,), **k)

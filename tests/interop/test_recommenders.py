@@ -5,6 +5,7 @@ older versions of NumPy and pandas than the project, so these tests run in an en
 own: `make interop`.
 """
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from test_contract import D_MODEL, MAX_LENGTH, N_ITEMS, check_every_consumer, walks
 
 from seqsae_utils import activations
-from seqsae_utils.recommender import RecBoleModel, RecToolsModel
+from seqsae_utils.recommender import RecBoleModel, RecToolsFlatModel, RecToolsModel
 
 WHY = "lives in an environment of its own: run `make interop`"
 rectools_models = pytest.importorskip("rectools.models", reason=f"RecTools {WHY}")
@@ -50,23 +51,63 @@ def in_its_folder(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="module")
-def rectools(interactions, item_ids, in_its_folder) -> SimpleNamespace:
-    """RecTools' SASRec, trained by RecTools, with its adapter."""
+def fitted_by_rectools(kind, interactions, **settings):
+    """A transformer of RecTools, trained by RecTools, and its data."""
     from rectools.dataset import Dataset
 
     days = pd.to_timedelta(interactions["position"], unit="D")
     table = interactions.assign(weight=1, datetime=pd.Timestamp("2020-01-01") + days)
     dataset = Dataset.construct(table.drop(columns="position"))
     torch.manual_seed(0)
-    model = rectools_models.SASRecModel(
+    model = kind(
         n_blocks=2, n_heads=2, n_factors=D_MODEL, session_max_len=MAX_LENGTH, epochs=3,
-        batch_size=16, recommend_torch_device="cpu",
+        batch_size=16, recommend_torch_device="cpu", **settings,
     )  # fmt: skip
     model.fit(dataset)
+    return model, dataset
+
+
+@pytest.fixture(scope="module")
+def rectools(interactions, item_ids, in_its_folder) -> SimpleNamespace:
+    """RecTools' SASRec with its adapter."""
+    model, dataset = fitted_by_rectools(rectools_models.SASRecModel, interactions)
     return SimpleNamespace(
-        model=model, dataset=dataset, adapter=RecToolsModel(model, item_ids),
+        model=model, dataset=dataset, adapt=partial(RecToolsModel, model),
+        adapter=RecToolsModel(model, item_ids),
         site="model.transformer_layers.transformer_blocks.0", last="model.transformer_layers",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hstu(interactions, item_ids, in_its_folder) -> SimpleNamespace:
+    """RecTools' HSTU without times, with its adapter."""
+    kind = rectools_models.HSTUModel
+    model, dataset = fitted_by_rectools(kind, interactions, relative_time_attention=False)
+    return SimpleNamespace(
+        model=model, dataset=dataset, adapt=partial(RecToolsModel, model),
+        adapter=RecToolsModel(model, item_ids), last="model.transformer_layers",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def flat(interactions, item_ids) -> SimpleNamespace:
+    """RecTools' FlatSASRecNet, trained on what its own function makes of the interactions."""
+    from rectools.fast_transformers import FlatSASRecNet, build_sequences
+
+    columns = (torch.tensor(interactions[name].to_numpy()) for name in interactions)
+    x, y, known, _ = build_sequences(*columns, max_len=MAX_LENGTH)
+    torch.manual_seed(0)
+    model = FlatSASRecNet(N_ITEMS, D_MODEL, 2, 2, MAX_LENGTH)
+    adam = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(20):
+        adam.zero_grad()
+        logits = model({"x": x, "y": y})[y > 0]
+        torch.nn.functional.cross_entropy(logits, y[y > 0] - 1).backward()
+        adam.step()
+    adapt = partial(RecToolsFlatModel, model, known)
+    return SimpleNamespace(
+        model=model.eval(), x=x, known=known, adapt=adapt, adapter=adapt(item_ids),
+        last="model.final_ln",
     )  # fmt: skip
 
 
@@ -97,12 +138,13 @@ def recbole(interactions, item_ids, in_its_folder) -> SimpleNamespace:
     (interaction, *_), *_ = test
     return SimpleNamespace(
         model=model, dataset=dataset, interaction=interaction,
+        adapt=partial(RecBoleModel, model, dataset),
         adapter=RecBoleModel(model, dataset, item_ids), site="model.trm_encoder.layer.0",
         last="model.trm_encoder.layer.1",
     )  # fmt: skip
 
 
-@pytest.fixture(params=["rectools", "recbole"])
+@pytest.fixture(params=["rectools", "hstu", "flat", "recbole"])
 def library(request) -> SimpleNamespace:
     return request.getfixturevalue(request.param)
 
@@ -191,7 +233,9 @@ def test_a_site_that_returns_a_list_is_refused(recbole, sequences, tmp_path):
 # --- the same ranking ---
 
 
-def test_scores_rank_as_rectools_recommends(rectools, sequences, item_ids):
+@pytest.mark.parametrize("name", ["rectools", "hstu"])
+def test_scores_rank_as_rectools_recommends(name, sequences, item_ids, request):
+    rectools = request.getfixturevalue(name)
     scores = rectools.adapter.next_item_scores(list(sequences.values()))
     recommended = rectools.model.recommend(
         list(sequences), rectools.dataset, k=N_ITEMS, filter_viewed=False
@@ -202,6 +246,22 @@ def test_scores_rank_as_rectools_recommends(rectools, sequences, item_ids):
         items = number[table["item_id"]].to_numpy()
         assert row.argsort(descending=True)[:N_ITEMS].tolist() == items.tolist()
         np.testing.assert_allclose(row[items], table["score"], rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_those_of_the_flat_network(flat, item_ids):
+    """On the input that RecTools' own function makes of the interactions."""
+    ours = pd.Series(range(1, N_ITEMS + 1), index=item_ids)[flat.known.numpy()].to_numpy()
+    histories = [ours[row[row > 0].numpy() - 1] for row in flat.x]
+    theirs = flat.model({"x": flat.x, "y": flat.x})[:, -1].detach()
+    scores = flat.adapter.next_item_scores(histories)
+    assert scores.isfinite().sum() == N_ITEMS * len(histories)
+    np.testing.assert_allclose(scores[:, ours], theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_reads_times_is_refused(interactions, item_ids, in_its_folder):
+    model, _ = fitted_by_rectools(rectools_models.HSTUModel, interactions)
+    with pytest.raises(ValueError, match="reads times.*relative_time_attention=False"):
+        RecToolsModel(model, item_ids)
 
 
 def test_scores_rank_as_recbole_predicts(recbole, item_ids):
@@ -223,22 +283,15 @@ def test_every_consumer_takes_it(library, tmp_path):
 # --- items that the libraries do not know ---
 
 
-def with_two_more(library, item_ids):
-    ids = [*item_ids, 5, 6]
-    if isinstance(library.adapter, RecToolsModel):
-        return RecToolsModel(library.model, ids)
-    return RecBoleModel(library.model, library.dataset, ids)
-
-
 def test_an_item_that_was_never_trained_on_is_no_candidate(library, item_ids, sequences):
     histories = list(sequences.values())
-    scores = with_two_more(library, item_ids).next_item_scores(histories)
+    scores = library.adapt([*item_ids, 5, 6]).next_item_scores(histories)
     assert (scores[:, N_ITEMS + 1 :] == -torch.inf).all() and scores.shape[1] == N_ITEMS + 3
     assert torch.equal(scores[:, : N_ITEMS + 1], library.adapter.next_item_scores(histories))
 
 
 def test_an_item_that_was_never_trained_on_is_refused_in_a_history(library, item_ids):
-    adapter = with_two_more(library, item_ids)
+    adapter = library.adapt([*item_ids, 5, 6])
     with pytest.raises(ValueError, match=r"items \[26, 27\]: the model was not trained on them"):
         adapter.pad([np.array([1, 27]), np.array([26, 2])])
 
@@ -246,7 +299,4 @@ def test_an_item_that_was_never_trained_on_is_refused_in_a_history(library, item
 def test_ids_of_another_kind_are_refused(library):
     names = [f"film {i}" for i in range(N_ITEMS)]
     with pytest.raises(ValueError, match="knows none of the 25 items.*'film 0'"):
-        if isinstance(library.adapter, RecToolsModel):
-            RecToolsModel(library.model, names)
-        else:
-            RecBoleModel(library.model, library.dataset, names)
+        library.adapt(names)
