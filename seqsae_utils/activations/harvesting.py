@@ -66,10 +66,13 @@ def harvest(
     )
     n_pieces = sum(-(-len(sequence) // model.max_length) for sequence in sequences.values())
     n_batches, index = -(-n_pieces // batch_size), _index(sequences)
+    progress: list = [0, 0, 0, ""]
     try:
-        (n_done, n_rows, end, checksum), _ = checkpoint.load() or ([0, 0, 0, ""], {})
+        if found := checkpoint.load():
+            progress = found[0]
     except ValueError:  # of other states: these are made anew
-        n_done, n_rows, end, checksum = 0, 0, 0, ""
+        pass
+    n_done, n_rows, end, checksum = progress
     finished = n_done == n_batches and not partial.is_file() and index_file.is_file()
     begun = file if finished else partial
     written = _start(begun, end)
