@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from seqsae_utils import figures
-from seqsae_utils.figures import activations, control, data, interpretability, sae
+from seqsae_utils.figures import activations, concepts, control, data, interpretability, sae
 from seqsae_utils.sae import VARIANTS
 from seqsae_utils.workspace import Workspace, sha256
 
@@ -326,3 +326,17 @@ def test_a_typeface_of_another_script_is_taken_where_there_is_one(monkeypatch):
     figure, axes = plt.subplots()
     axes.set_title("plain")
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_cards_of_few_features_and_of_prices(tmp_path, monkeypatch, n):
+    """Small data may leave no feature for a card."""
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    names = "feature concept auc density found retrained fires promotes".split()
+    row = [3, "$$", 0.9, 0.1, 1, 4, ["$1 (1999)"], ["a $ b $"]]
+    table = pd.DataFrame([row] * n, columns=names)
+    figure = concepts.cards(table)
+    texts = [t.get_text() for t in figure.findobj(plt.Text) if t.get_text()]
+    assert not any("\\" in text for text in texts)
+    assert any("no feature" in text for text in texts) == (not n)
+    figures.save(figure, table, "07_cards", Workspace("mine"))

@@ -69,6 +69,13 @@ def recbole(folder, *_):
     return folder
 
 
+def pipes(folder):
+    """Interactions alone: in items, attributes have this separator."""
+    write(folder, INTERACTIONS)
+    INTERACTIONS.to_csv(folder / "interactions.csv", sep="|", index=False)
+    return folder
+
+
 def mixed(dates, among: bool = False) -> list[str]:
     """The same times in three of the ways that ISO 8601 knows, and maybe seconds `among` them."""
     forms = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.000+00:00"]
@@ -96,6 +103,19 @@ FORMS = {
     "floats": (lambda f: write(f, INTERACTIONS.astype({"timestamp": float})), ""),
     "rating": (lambda f: write(f, INTERACTIONS.assign(rating=[-1, None, "1,5"] * 60)), ""),
     "index": (lambda f: write(f, INTERACTIONS.reset_index(names="Unnamed: 0")), ""),
+    "pipes": (pipes, "separated by '|'"),
+    "utf-16": (lambda f: write(f, INTERACTIONS, sep="\t", encoding="utf-16"), "csv in utf-16"),
+    "latin-1": (
+        lambda f: write(f, INTERACTIONS.assign(by="Zoë"), encoding="latin-1"),
+        "interactions.csv in latin-1",
+    ),
+    "shops": (
+        lambda f: write(
+            f,
+            renamed(INTERACTIONS, user_id="customer_id", item_id="article_id", timestamp="t_dat"),
+        ),
+        "customer_id as user_id; article_id as item_id; t_dat as timestamp",
+    ),
     "capitals": (
         lambda f: write(f, renamed(INTERACTIONS, user_id=" User_ID", item_id="movieId")),
         "User_ID as user_id; movieId as item_id",
@@ -278,6 +298,24 @@ def test_an_attribute_called_popular_is_told_from_what_we_count(tmp_path):
     found = data.prepare(read(folder), min_attribute_items=1).attributes
     assert set(found) == {"popular (own)", "unpopular", "popular x", "blue", "old"}
     assert data.POPULAR not in found
+
+
+def test_a_zip_of_one_file_may_hold_what_macos_adds_and_no_second(tmp_path, plain):
+    folder = write(tmp_path / "d", INTERACTIONS)
+    text = (folder / "interactions.csv").read_text()
+    (folder / "interactions.csv").unlink()
+
+    def pack(*names):
+        with zipfile.ZipFile(folder / "interactions.csv.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, "" if name.endswith("/") else text)
+
+    pack("__MACOSX/._interactions.csv", "inner/", "inner/interactions.csv")
+    pd.testing.assert_frame_equal(read(folder).interactions, plain.interactions)
+    for names in ((), ("a.csv", "b.csv")):
+        pack(*names)
+        with pytest.raises(data.DataError, match=f"it holds {len(names)} files, expected one"):
+            read(folder)
 
 
 def test_packed_files_are_unpacked_by_their_endings(tmp_path):

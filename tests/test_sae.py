@@ -1024,7 +1024,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path, fields, message):
 
 
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff" * 99])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff" * 9])
 def test_a_damaged_file_is_named(tmp_path, name, content):
     sae.save(random_sae(CONFIGS["topk"]), tmp_path)
     (tmp_path / name).write_bytes(content)

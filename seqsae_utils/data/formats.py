@@ -17,6 +17,7 @@ from .tables import (
     DataError,
     Folder,
     bad_time,
+    encoding_of,
     header,
     refuse_repeats,
     tables,
@@ -127,9 +128,19 @@ LAYOUTS = (
 )
 #: What the columns of own data may be called, in small letters and digits.
 ALIASES = {
-    "user_id": ("userid", "user"),
-    "item_id": ("itemid", "item", "movieid", "productid"),
-    "timestamp": ("timestamp", "time", "datetime", "date"),
+    "user_id": ("userid", "user", "customerid", "reviewerid", "uid"),
+    "item_id": (
+        "itemid",
+        "item",
+        "movieid",
+        "productid",
+        "articleid",
+        "bookid",
+        "trackid",
+        "isbn",
+        "asin",
+    ),
+    "timestamp": ("timestamp", "time", "unixreviewtime", "eventtime", "datetime", "date", "tdat"),
     "order": ("order",),
     "title": ("title", "itemtitle", "movietitle", "name"),
     "attributes": ("attributes", "genres", "genre", "categories", "category", "tags", "class"),
@@ -195,7 +206,9 @@ def _columns(path: Folder, wanted: tuple[str, ...], said: list[str]) -> list[str
     DataError if two are called so.
     """
     line = ",".join(header(path, ",")[1])
-    found = [separator := max(",;\t", key=line.count)]
+    found = [separator := max(",;\t|", key=line.count)]
+    if not path.name.endswith(".parquet") and (encoding := encoding_of(path)) != "utf-8":
+        said.append(f"{path.name} in {encoding}")
     if separator != ",":
         said.append(f"columns separated by {separator!r}")
     names = header(path, separator)[1]

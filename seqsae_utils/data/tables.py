@@ -37,7 +37,7 @@ A_TIME = (
 PACKED: dict[str, Callable] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
-    ".zip": lambda file: (archive := zipfile.ZipFile(file)).open(archive.namelist()[0]),
+    ".zip": lambda file: _only_file(zipfile.ZipFile(file)),
 }
 csv.field_size_limit(2**30)  # of what is looked at again to name a line; a text may be long
 #: The kinds of columns, and what was expected in place of a bad value.
@@ -67,7 +67,7 @@ def header(path: Folder, separator: str) -> tuple[int, list[str]]:
 def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa.Table]:
     """Yield some columns of a file, block by block, so that memory does not follow its length.
 
-    The file is in UTF-8, or else in Latin-1, and is unpacked where it is `PACKED`, or it is
+    The file is in UTF-8, UTF-16, or else in Latin-1, and is unpacked where it is `PACKED`, or it is
     parquet. Quotation marks have a meaning only beside a `separator` of CSV, see `QUOTED`. `kinds`
     are those of the wanted columns, each one of `EXPECTED`; `columns` names all columns, where the
     first line does not. Raises DataError if a column or all rows are missing, a column is named
@@ -98,7 +98,7 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
             reading = partial(pa.csv.ReadOptions, use_threads=False, block_size=BLOCK)
             blocks = pa.csv.open_csv(
                 file,
-                reading(column_names=columns, encoding=_encoding(path), skip_rows=skip),
+                reading(column_names=columns, encoding=encoding_of(path), skip_rows=skip),
                 parsing(delimiter=separator.replace("::", "\x1f")),
                 pa.csv.ConvertOptions(column_types=kinds, include_columns=[*kinds], null_values=[]),
             )
@@ -128,6 +128,14 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
         refusal = DataError(f"{path.name}: line {line} has {fault}")
         refusal.line = line
         raise refusal from error
+
+
+def _only_file(archive: zipfile.ZipFile):
+    """The one file of a zip; what macOS and folders add is none."""
+    names = [n for n in archive.namelist() if not n.startswith("__MACOSX/") and n[-1] != "/"]
+    if len(names) != 1:
+        raise zipfile.BadZipFile(f"it holds {len(names)} files, expected one")
+    return archive.open(names[0])
 
 
 def _parquet(path: Folder) -> pyarrow.parquet.ParquetFile:
@@ -201,7 +209,7 @@ def refuse_repeats(path: Folder, separator: str, items: pd.Series) -> None:
 def _records(path: Folder, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every line that is not blank."""
     with _opened(path) as file:
-        encoding = _encoding(path).replace("utf-8", "utf-8-sig")
+        encoding = encoding_of(path).replace("utf-8", "utf-8-sig")
         text = io.TextIOWrapper(file, encoding, errors="replace", newline="")
         if separator in QUOTED:
             reader = csv.reader(text, delimiter=separator)
@@ -212,10 +220,12 @@ def _records(path: Folder, separator: str) -> Iterator[tuple[int, list[str]]]:
                     yield line, content.split(separator)
 
 
-def _encoding(path: Folder) -> str:
-    """UTF-8 if a file begins in it, else Latin-1."""
+def encoding_of(path: Folder) -> str:
+    """UTF-16 if a file says so (Excel's "Unicode text"), UTF-8 if it begins in it, else Latin-1."""
     with _opened(path) as file:
         beginning = file.read(BLOCK)
+    if beginning[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(beginning)
     except UnicodeDecodeError:

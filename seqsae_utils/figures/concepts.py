@@ -93,10 +93,12 @@ def forgetting(table: pd.DataFrame) -> plt.Figure:
 
 def cards(table: pd.DataFrame, n_columns: int = 3) -> plt.Figure:
     """A card for each feature: columns feature, concept, auc, density, found, fires, promotes."""
-    n_rows = -(-len(table) // n_columns)
+    n_rows = max(1, -(-len(table) // n_columns))
     figure, axes = plt.subplots(n_rows, n_columns, figsize=(PAGE, 1.3 * n_rows), squeeze=False)
     for axis in axes.ravel()[len(table) :]:
         axis.remove()
+    if table.empty:
+        figure.text(0, 0.5, "no feature could be shown on a card")
     for axis, row in zip(axes.ravel(), table.itertuples(), strict=False):
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -108,8 +110,8 @@ def cards(table: pd.DataFrame, n_columns: int = 3) -> plt.Figure:
         for verb, titles in (("fires on", row.fires), ("promotes", row.promotes)):
             first, *others = (textwrap.shorten(title, 42, placeholder="…") for title in titles)
             lines += [f"{verb}: {first}", *(f"   {title}" for title in others)]
-        text = "\n".join(lines).replace("$", r"\$")
-        axis.text(0, 0.97, title.replace("$", r"\$"), fontweight="bold", fontsize=8, va="top",
+        text = "\n".join(lines)
+        axis.text(0, 0.97, title, fontweight="bold", fontsize=8, va="top",
                   color=BLUE if row.concept else "black", transform=axis.transAxes)  # fmt: skip
         axis.text(0, 0.83, text, fontsize=6.5, va="top", linespacing=1.35, transform=axis.transAxes)
     return figure
