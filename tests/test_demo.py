@@ -9,7 +9,7 @@ import pytest
 
 from seqsae_utils import run
 from seqsae_utils.apps.desk import Desk
-from seqsae_utils.run import demo
+from seqsae_utils.run.demo import SITE
 from seqsae_utils.workspace import Workspace
 
 COMMITTED = Path(__file__).parents[1] / "workshop" / "artifacts" / "smoke"
@@ -50,4 +50,4 @@ def test_the_tables_are_those_of_the_profile(smoke, table):
 
 def test_the_site_is_that_of_the_profile(smoke, monkeypatch):
     monkeypatch.setenv("SEQSAE_WORKSPACE", str(smoke.root))
-    assert Workspace("smoke").manifest("activations")["parameters"]["site"] == demo.SITE
+    assert Workspace("smoke").manifest("activations")["parameters"]["site"] == SITE
