@@ -763,7 +763,7 @@ def test_axe_finds_nothing_serious(page, axe, engine, attribute, scheme):
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_be_visible()
     assert serious(page, axe) == []
-    page.evaluate("document.querySelector('.seqsae-desk button').innerHTML = ''")
+    page.evaluate("document.body.append(document.createElement('button'))")
     assert any(found.startswith("button-name") for found in serious(page, axe))  # it can fail
 
 
