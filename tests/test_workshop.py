@@ -214,6 +214,7 @@ def test_an_answer_leaves_nothing_behind_for_the_next_one(capsys):
 
 
 def test_a_loop_without_an_end_is_ended(capsys, monkeypatch):
+    """Also where SIGINT is ignored, as in a process that runs tests side by side."""
     monkeypatch.setattr(checking, "SECONDS", 0.2)
 
     def keep_top(values, k):

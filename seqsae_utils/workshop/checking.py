@@ -10,6 +10,7 @@ import _thread
 import ast
 import inspect
 import json
+import signal
 import threading
 import traceback
 from collections.abc import Callable
@@ -124,6 +125,7 @@ def _guarded(answer: Callable) -> Callable:
         before = [_array(x).copy() if isinstance(x, (Tensor, np.ndarray)) else None for x in given]
         late: list = []
         clock = threading.Timer(SECONDS, lambda: (late.append(1), _thread.interrupt_main()))
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
         clock.start()
         try:
             found = answer(*given)
@@ -139,6 +141,7 @@ def _guarded(answer: Callable) -> Callable:
             raise _Stop(f"line {line} raises {type(error).__name__}: {error}") from None
         finally:
             clock.cancel()
+            signal.signal(signal.SIGINT, handler)
         if found is None:
             what = "write your code below the docstring, and `return` what it asks for"
             raise _Stop(f"it returns nothing yet; {what}")
