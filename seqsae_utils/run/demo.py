@@ -26,9 +26,11 @@ def prepare() -> Path:
         parameters = {"site": SITE}
         with workspace.save(stage, reads=done, parameters=parameters, label=label) as folder:
             if stage == "activations":
-                sequences = data.load(committed / "data").sequences("test")
+                dataset = data.load(committed / "data")
                 model = recommender.load(committed / "recommender")
-                activations.harvest(model, sequences, SITE, folder / "test.npy")
+                for group in ("dev", "test"):
+                    sequences = dataset.sequences(group)
+                    activations.harvest(model, sequences, SITE, folder / f"{group}.npy")
             else:
                 shutil.copytree(committed / stage, folder, dirs_exist_ok=True)
         done = [*done, stage]
