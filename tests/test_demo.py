@@ -1,4 +1,4 @@
-"""`make demo`: what is committed fits together, and has the form of what the profile smoke makes."""
+"""`make demo`: what is committed fits together, and has the form of what smoke makes."""
 
 import json
 import re
