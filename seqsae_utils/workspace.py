@@ -234,14 +234,9 @@ def _claimed(folder: Path, claim: str) -> bool:
     return bool(claim) and file.is_file() and file.read_bytes() == claim.encode()
 
 
-def _progress(folder: Path) -> set[Path]:
-    return {folder / CLAIM, *folder.rglob("*.checkpoint*")}
-
-
-def forget(folder: Path) -> None:
-    """Remove from a stage's folder what its work would go on from."""
-    for file in _progress(folder):
-        file.unlink(missing_ok=True)
+def _progress(folder: Path) -> list[Path]:
+    """What work goes on from; the claim last, for without it the rest is void."""
+    return [*sorted(folder.rglob("*.checkpoint*")), folder / CLAIM]
 
 
 @dataclass(frozen=True)
@@ -331,9 +326,9 @@ class Workspace:
 
         `resume` is the function that does the long work of the block. With it, a folder that an
         earlier attempt with the same inputs and code left (``<stage>.partial``, see `fingerprint`)
-        is handed out again, so that the work goes on from its ``*.checkpoint`` files. These stay
-        beside a finished stage until `forget`: a notebook that was killed after it had written its
-        stage does not do the work again.
+        is handed out again, so that the work goes on from its ``*.checkpoint`` files. These lie
+        beside a finished stage (``<stage>.done``) until `forget`: a notebook that was killed after
+        it had written its stage does not do the work again.
         """
         with locked(self.runs, f"{self.artifacts / stage}", f".{stage}.lock"):
             yield from self._save(stage, reads, parameters, seed, label, resume)
@@ -351,29 +346,40 @@ class Workspace:
         partial = self.artifacts / f"{stage}.partial"
         claim = json.dumps(fingerprint(resume, **manifest)) if resume else ""
         final, old = self.artifacts / stage, self.artifacts / f"{stage}.old"
+        done = self.artifacts / f"{stage}.done"
         if not _claimed(partial, claim):
             shutil.rmtree(partial, ignore_errors=True)
-            if _claimed(final, claim):
+            if _claimed(done, claim):
                 shutil.copytree(final, partial, ignore=shutil.ignore_patterns("manifest.json"))
+                shutil.copytree(done, partial, dirs_exist_ok=True)
             partial.mkdir(parents=True, exist_ok=True)
             (partial / CLAIM).write_text(claim)
 
         yield partial
 
-        if not claim:
-            forget(partial)
+        progress = [path.relative_to(partial) for path in _progress(partial)]
         files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-        files = [path for path in files if path not in _progress(partial)]
+        files = [path for path in files if path.relative_to(partial) not in progress]
         for path in files:
             fsync(path)
         manifest["files"] = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
         write_json(partial / "manifest.json", manifest)
         shutil.rmtree(old, ignore_errors=True)
+        self.forget(stage)
         if final.exists():
             final.rename(old)
         partial.rename(final)
+        for path in progress:
+            (done / path).parent.mkdir(parents=True, exist_ok=True)
+            (final / path).rename(done / path)
+        if not claim:
+            self.forget(stage)
         fsync(self.artifacts)
         shutil.rmtree(old, ignore_errors=True)
+
+    def forget(self, stage: str) -> None:
+        """Remove what the work of a finished stage would go on from."""
+        shutil.rmtree(self.artifacts / f"{stage}.done", ignore_errors=True)
 
     def record(self, stage: str, numbers: dict, draws: dict[str, np.ndarray] | None = None) -> dict:
         """Record the nested numbers of one stage in ``metrics.json``; returns them as written.

@@ -25,7 +25,6 @@ from ..workspace import (
     STAGES,
     StageError,
     Workspace,
-    forget,
     locked,
     project,
     write_json,
@@ -89,7 +88,7 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
         "memory_mb": round(peak / 2 ** (20 if sys.platform == "darwin" else 10)),
     }
     write_json(record_file, record)
-    forget(workspace.artifacts / stage)
+    workspace.forget(stage)
     return seconds
 
 
