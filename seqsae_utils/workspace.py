@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from filelock import FileLock, Timeout
 
@@ -39,8 +40,6 @@ STAGES = {
     "control": "06_control",
     "concepts": "07_concepts",
 }
-
-
 #: What the work in a folder was begun with, see `Workspace.save`.
 CLAIM = "claim.json"
 
@@ -84,13 +83,11 @@ def fsync(path: Path) -> None:
 def locked(folder: Path, what: str, name: str = ".lock") -> Iterator[None]:
     """Hold a folder for the block, or raise `StageError`; the lock ends with the process anyway."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / name, blocking=False)
     try:
-        lock.acquire()
+        lock = FileLock(folder / name).acquire(blocking=False)
     except Timeout:
         raise StageError(f"{what} is being run already; wait") from None
     with lock:
-        lock.release()
         yield
 
 
@@ -103,7 +100,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
-        if not _runs(left.name.split(".")[-2]):
+        if not ((writer := left.suffixes[-2][1:]).isdecimal() and psutil.pid_exists(int(writer))):
             left.unlink(missing_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -113,17 +110,6 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     fsync(temporary)
     temporary.replace(path)
-
-
-def _runs(process: str) -> bool:
-    try:
-        if os.name != "nt":  # there, this would end it
-            os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -220,7 +206,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def _end_with_parent(parent: int) -> None:
     """Leave when the process that started this one is gone: its workers would write on."""
     started_by = os.getppid()
-    while os.getppid() == started_by and _runs(str(parent)):
+    while os.getppid() == started_by and psutil.pid_exists(parent):
         time.sleep(1)
     os._exit(1)
 
@@ -330,10 +316,6 @@ class Workspace:
         beside a finished stage (``<stage>.done``) until `forget`: a notebook that was killed after
         it had written its stage does not do the work again.
         """
-        with locked(self.runs, f"{self.artifacts / stage}", f".{stage}.lock"):
-            yield from self._save(stage, reads, parameters, seed, label, resume)
-
-    def _save(self, stage, reads, parameters, seed, label, resume) -> Iterator[Path]:
         manifest = {
             "stage": stage,
             "profile": self.profile,
@@ -343,39 +325,41 @@ class Workspace:
             "version": __version__,
             "reads": {name: sha256(self.artifacts / name / "manifest.json") for name in reads},
         }
-        partial = self.artifacts / f"{stage}.partial"
+        final = self.artifacts / stage
+        partial, done, old = (
+            final.with_name(f"{stage}.{end}") for end in ("partial", "done", "old")
+        )
         claim = json.dumps(fingerprint(resume, **manifest)) if resume else ""
-        final, old = self.artifacts / stage, self.artifacts / f"{stage}.old"
-        done = self.artifacts / f"{stage}.done"
-        if not _claimed(partial, claim):
-            shutil.rmtree(partial, ignore_errors=True)
-            if _claimed(done, claim):
-                shutil.copytree(final, partial, ignore=shutil.ignore_patterns("manifest.json"))
-                shutil.copytree(done, partial, dirs_exist_ok=True)
-            partial.mkdir(parents=True, exist_ok=True)
-            (partial / CLAIM).write_text(claim)
+        with locked(self.runs, f"{final}", f".{stage}.lock"):
+            if not _claimed(partial, claim):
+                shutil.rmtree(partial, ignore_errors=True)
+                if _claimed(done, claim):
+                    shutil.copytree(final, partial, ignore=shutil.ignore_patterns("manifest.json"))
+                    shutil.copytree(done, partial, dirs_exist_ok=True)
+                partial.mkdir(parents=True, exist_ok=True)
+                (partial / CLAIM).write_text(claim)
 
-        yield partial
+            yield partial
 
-        progress = [path.relative_to(partial) for path in _progress(partial)]
-        files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-        files = [path for path in files if path.relative_to(partial) not in progress]
-        for path in files:
-            fsync(path)
-        manifest["files"] = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
-        write_json(partial / "manifest.json", manifest)
-        shutil.rmtree(old, ignore_errors=True)
-        self.forget(stage)
-        if final.exists():
-            final.rename(old)
-        partial.rename(final)
-        for path in progress:
-            (done / path).parent.mkdir(parents=True, exist_ok=True)
-            (final / path).rename(done / path)
-        if not claim:
+            progress = _progress(partial)
+            files = sorted({*filter(Path.is_file, partial.rglob("*"))} - {*progress})
+            for path in files:
+                fsync(path)
+            named = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
+            write_json(partial / "manifest.json", manifest | {"files": named})
+            shutil.rmtree(old, ignore_errors=True)
             self.forget(stage)
-        fsync(self.artifacts)
-        shutil.rmtree(old, ignore_errors=True)
+            if final.exists():
+                final.rename(old)
+            partial.rename(final)
+            for path in progress:
+                to = done / path.relative_to(partial)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                (final / path.relative_to(partial)).rename(to)
+            if not claim:
+                self.forget(stage)
+            fsync(self.artifacts)
+            shutil.rmtree(old, ignore_errors=True)
 
     def forget(self, stage: str) -> None:
         """Remove what the work of a finished stage would go on from."""

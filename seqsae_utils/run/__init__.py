@@ -21,15 +21,7 @@ from ..apps import atlas as pages
 from ..apps.desk import Desk
 from ..claims import publish
 from ..data import dbpedia, load_raw, prepare
-from ..workspace import (
-    STAGES,
-    StageError,
-    Workspace,
-    locked,
-    project,
-    write_json,
-    write_text,
-)
+from ..workspace import STAGES, StageError, Workspace, locked, project, write_json, write_text
 from .changes import checksums, fingerprint, metrics, outdated
 from .clean import normalise, with_outputs
 from .demo import prepare as prepare_demo

@@ -78,7 +78,7 @@ def begin(root: Path, workspace: Workspace) -> None:
     partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    leave = shutil.ignore_patterns("*.partial", "*.old", ".lock", "trainings", "others")
+    leave = shutil.ignore_patterns("*.partial", "*.old", "*.done", "*.lock", "trainings", "others")
     for folder in (workspace.artifacts, workspace.figures, workspace.runs):
         if folder.is_dir():
             to = partial / folder.relative_to(output_root())
