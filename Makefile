@@ -24,7 +24,7 @@ export PYTHONHASHSEED = 0
 export PROFILE SEEDS JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help env data concepts paper seeds compare atlas desk demo notebooks lab workshop check wheelhouse test soak interop bench bench-recommender bench-sae bench-scores bench-control lint clean
+.PHONY: help env data concepts paper seeds compare atlas desk demo notebooks lab site workshop check wheelhouse test soak interop bench bench-recommender bench-sae bench-scores bench-control lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=$(PYTHON)]'
@@ -71,6 +71,18 @@ notebooks: .venv/.done  ## execute the notebooks anew where needed and put them 
 
 lab: .venv/.done  ## open JupyterLab: notebooks/, and workshop/exercises/
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+
+site: export TQDM_DISABLE = 1
+site: .venv/.done .venv-site/.done  ## build and test a website of notebooks, claims, API, atlas and knobs: site/_build/html
+	$(PY) site/build.py
+	.venv-site/bin/python -m sphinx -q -W --keep-going -c site site/_build/source site/_build/html
+	SEQSAE_SITE=site/_build/html $(PY) -m pytest -q tests/test_site.py
+
+.venv-site/.done: site/requirements.txt
+	rm -rf .venv-site
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -m pip install -r $<
+	@touch $@
 
 workshop: .venv/.done  ## make the workshop's exercises, slides and HTML from its solutions
 	@$(PY) -m seqsae_utils.workshop

@@ -24,6 +24,8 @@ CHROMIUM = os.environ.get("SEQSAE_CHROMIUM") or next(
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 
+AXE = "sha256:fdd263c998388f1a8e67cad02677e612d946248bd44d163be5e8650ea31f95f8"
+
 
 @pytest.hookimpl(optionalhook=True)  # the environments of `make interop` lack pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
@@ -67,3 +69,26 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def serious():
+    """What axe-core, from a wheel of the package index, finds serious on a page."""
+    from seqsae_utils.data.sources import Archive, download
+
+    wheel = Archive(
+        "axe-playwright-python==0.1.8",
+        "axe_playwright_python-0.1.8-py3-none-any.whl",
+        "axe_playwright_python",
+        AXE,
+    )
+    folder, _ = download(wheel, PROJECT / "data" / "downloads")
+    axe = (folder / "axe.min.js").read_text(encoding="utf-8")
+
+    def found(page) -> list[str]:
+        page.evaluate(axe)
+        violations = page.evaluate("axe.run()")["violations"]
+        return [f"{v['id']}: {v['nodes'][0]['html'][:160]} {v['nodes'][0]['failureSummary'][:160]}"
+                for v in violations if v["impact"] in ("serious", "critical")]  # fmt: skip
+
+    return found

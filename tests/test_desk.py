@@ -23,11 +23,9 @@ from seqsae_utils.apps import desk, study
 from seqsae_utils.apps.atlas import build
 from seqsae_utils.apps.desk import pages, widgets
 from seqsae_utils.control import Scenario, scenarios
-from seqsae_utils.data.sources import Archive, download
 from seqsae_utils.workspace import Workspace
 
 PROJECT = Path(__file__).parents[1]
-AXE = "sha256:fdd263c998388f1a8e67cad02677e612d946248bd44d163be5e8650ea31f95f8"
 HOSTILE = "</div><img src=x onerror='window.hacked = 1'>七人 & \"<b>\""
 
 
@@ -742,21 +740,8 @@ def test_the_desk_saves_itself_as_one_page(page, tmp_path, chromium):
     context.close()
 
 
-@pytest.fixture(scope="module")
-def axe() -> str:
-    """The script axe-core, from a wheel of the package index: nothing of it is kept here."""
-    wheel = Archive(
-        "axe-playwright-python==0.1.8",
-        "axe_playwright_python-0.1.8-py3-none-any.whl",
-        "axe_playwright_python",
-        AXE,
-    )
-    folder, _ = download(wheel, PROJECT / "data" / "downloads")
-    return (folder / "axe.min.js").read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(page, axe, engine, attribute, scheme):
+def test_axe_finds_nothing_serious(page, serious, engine, attribute, scheme):
     page.emulate_media(color_scheme=scheme)
     page.get_by_role("button", name="Pin A").click()
     page.get_by_label("Make").select_option(label=attribute)
@@ -765,25 +750,18 @@ def test_axe_finds_nothing_serious(page, axe, engine, attribute, scheme):
     page.get_by_label("Feature", exact=True).fill("99999")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_be_visible()
-    assert serious(page, axe) == []
+    assert serious(page) == []
     page.evaluate("document.body.append(document.createElement('button'))")
-    assert any(found.startswith("button-name") for found in serious(page, axe))  # it can fail
+    assert any(found.startswith("button-name") for found in serious(page))  # it can fail
 
 
-def serious(page, axe: str) -> list[str]:
-    page.evaluate(axe)
-    found = page.evaluate("axe.run()")["violations"]
-    return [f"{v['id']}: {v['nodes'][0]['html'][:160]} {v['nodes'][0]['failureSummary'][:160]}"
-            for v in found if v["impact"] in ("serious", "critical")]  # fmt: skip
-
-
-def test_axe_finds_nothing_serious_in_the_atlas(chromium, axe, root, monkeypatch):
+def test_axe_finds_nothing_serious_in_the_atlas(chromium, serious, root, monkeypatch):
     monkeypatch.setenv("SEQSAE_WORKSPACE", str(root))
     file = build(Workspace("smoke"))
     for scheme, where in (("light", ""), ("dark", "#feature-0"), ("light", "#feature-0")):
         opened = chromium.new_page(color_scheme=scheme)
         opened.goto(file.as_uri() + where)
-        assert serious(opened, axe) == [], (scheme, where)
+        assert serious(opened) == [], (scheme, where)
         opened.close()
 
 
