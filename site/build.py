@@ -122,6 +122,11 @@ def chapters_page(second: list[str]) -> str:
     return "\n".join(lines) + toctree(shown + [f"ml-1m/{name}" for name in second])
 
 
+def heading(stage: str) -> str:
+    """How a stage is called in a heading."""
+    return "SAE" if stage == "sae" else stage.capitalize()
+
+
 def side_by_side_claims(tables: dict[str, pd.DataFrame], stage: str | None) -> str:
     """A table: a row for each claim of a stage or each headline, a column for each dataset."""
     first = next(iter(tables.values()))
@@ -151,20 +156,21 @@ def claims_page(datasets: dict[str, str], tables: dict[str, pd.DataFrame]) -> st
              "Here: verdict, result, and behind \"vs\" the best baseline. [With intervals, and on "
              f"other users](figures/RESULTS.md). As data: {files}"]  # fmt: skip
     for stage in STAGES:
-        parts += [f"## {stage.capitalize()}", side_by_side_claims(tables, stage)]
+        parts += [f"## {heading(stage)}", side_by_side_claims(tables, stage)]
     return "\n\n".join(parts) + toctree(["figures/RESULTS"])
 
 
 def captions() -> dict[str, str]:
-    """The caption of each figure: the text below the cell that saves it."""
+    """The caption of each figure, where one of the next three cells has it."""
     found: dict[str, str] = {}
     for file in sorted((SOURCE / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(file, as_version=4).cells
-        for cell, below in zip(cells, cells[1:], strict=False):
+        for number, cell in enumerate(cells):
             name = re.search(r'figures\.save\(.*"(\d\d_\w+)"', cell.source, re.DOTALL)
-            if name and cell.cell_type == "code" and below.cell_type == "markdown":
-                said = re.search(r"\*\*Figure\.\*\* \*(.*?)\*(?!\*)", below.source, re.DOTALL)
-                found[name[1]] = (said[1] if said else "").replace("\n", " ")
+            below = [other.source for other in cells[number + 1 : number + 4]]
+            said = [source for source in below if source.startswith("**Figure")]
+            if cell.cell_type == "code" and name and said:
+                found[name[1]] = said[0].partition("\n\n")[0]
     return found
 
 
@@ -174,7 +180,7 @@ def figures_page(datasets: dict[str, str]) -> str:
     parts.append("One training of each. The captions were written for MovieLens-100K.")
     for stage, chapter in STAGES.items():
         names = sorted((SOURCE / "figures" / next(iter(datasets))).glob(f"{chapter[:2]}_*.png"))
-        parts += [f"## {stage.capitalize()}"] * bool(names)
+        parts += [f"## {heading(stage)}"] * bool(names)
         for name in names:
             title = name.stem[3:].replace("_", " ").capitalize()
             parts += [f"### {title}", "::::{grid} 1 1 2 2\n:gutter: 2\n"]
@@ -186,7 +192,7 @@ def figures_page(datasets: dict[str, str]) -> str:
                         f":::{{grid-item}}\n**{label}**\n\n```{{image}} {image}\n:alt: {about}\n"
                         "```\n:::"
                     )
-            parts += ["::::", f"*{said[name.stem]}*" if said.get(name.stem) else ""]
+            parts += ["::::", said.get(name.stem, "")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -204,11 +210,11 @@ def atlas_page(desk: Desk) -> str:
         f"The SAE of a made-up catalogue has {len(desk.features)} features. Its films and users "
         "are invented, so the truth is known: users follow planted concepts. "
         '<a href="features.html">Open the atlas</a> to search and sort; each feature has a page '
-        "with the items that activate it, the items that it promotes, and a list with the feature at strength 0, 2 "
-        "and 4. `make atlas` writes the same for any dataset.",
+        "with the items that activate it, the items that it promotes, and a list with the feature "
+        "at strength 0, 2 and 4. `make atlas` writes the same for any dataset.",
         "",
-        "| feature | label, or two items that it raises | fires on | evidence |",
-        "| --- | --- | --- | --- |",
+        "| feature | label, or items that it raises | evidence |",
+        "| --- | --- | --- |",
     ]
     table = desk.features.set_index("feature")
     for feature in desk.alive:
@@ -216,7 +222,7 @@ def atlas_page(desk: Desk) -> str:
         evidence = row["evidence"] if isinstance(row["evidence"], str) else ""
         name = text(desk.names[feature])
         link = f'<a href="features.html#feature-{feature}">{feature}</a>'
-        lines.append(f"| {link} | {name} | {row['density']:.1%} | {text(evidence)} |")
+        lines.append(f"| {link} | {name} | {text(evidence)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -241,7 +247,7 @@ def knobs(desk: Desk, settings: list[dict[str, float]] | None = None) -> dict:
     called after its knobs, by place among `attributes`: ``3:-2 7:4``. `settings` has strengths by
     attribute; all by default.
     """
-    users = [*desk.sequences][:N_USERS]
+    users = varied(desk)
     histories = [desk.sequences[user] for user in users]
     if settings is None:
         settings = all_settings(desk.attributes)
@@ -271,6 +277,15 @@ def knobs(desk: Desk, settings: list[dict[str, float]] | None = None) -> dict:
         "ranks": ranks,
         "lists": lists,
     }
+
+
+def varied(desk: Desk) -> list[int]:
+    """The `N_USERS` test users whose untouched lists are least of one attribute."""
+    histories = [*desk.sequences.values()]
+    scores = recommender.unseen(desk.model.next_item_scores(histories), histories)
+    lists = recommender.best(scores, desk.before.items.size).numpy()
+    most = desk.matrix[lists].mean(axis=1).max(axis=1)
+    return [[*desk.sequences][i] for i in np.argsort(most, kind="stable")[:N_USERS]]
 
 
 def all_settings(attributes: list[str]) -> list[dict[str, float]]:

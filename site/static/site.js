@@ -11,5 +11,9 @@ function reach() {
     }
   }
 }
-addEventListener("load", reach);
+// Sphinx calls the captions of the side bar headings, and does not say of which level.
+addEventListener("load", () => {
+  for (const caption of document.querySelectorAll("p.caption[role=heading]")) caption.setAttribute("aria-level", "2");
+  reach();
+});
 addEventListener("resize", reach);
