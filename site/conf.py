@@ -54,7 +54,7 @@ def plain_bars(app, what, name, obj, options, lines) -> None:
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(``.*?``)", re.sub(r"(\[\d\])_", r"\1", line))
-            parts[0] = re.sub(r"^( *)\.\. (?=\[\d\])", r"\1* ", parts[0])
+            parts[0] = re.sub(r"^( *)\.\. (?=\[\d\])", r"\1*  ", parts[0])
             parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
             lines[number] = "".join(parts)
 
