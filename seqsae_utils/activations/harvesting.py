@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -66,20 +65,19 @@ def harvest(
     )
     n_pieces = sum(-(-len(sequence) // model.max_length) for sequence in sequences.values())
     n_batches, index = -(-n_pieces // batch_size), _index(sequences)
-    progress: list = [0, 0, 0, ""]
+    n_done, end, checksum = 0, 0, ""
     try:
         if found := checkpoint.load():
-            progress = found[0]
+            n_done, end, checksum = found[0]
     except ValueError:  # of other states: these are made anew
         pass
-    n_done, n_rows, end, checksum = progress
     finished = n_done == n_batches and not partial.is_file() and index_file.is_file()
     begun = file if finished else partial
     written = _start(begun, end)
     if written.hexdigest() != checksum:
         if n_done and begun.is_file():
             warnings.warn(f"{begun} is damaged: it is made anew", stacklevel=2)
-        n_done, n_rows, written, finished = 0, 0, hashlib.sha256(), False
+        n_done, finished = 0, False
     if finished:
         return index
     seen: list[Tensor] = []
@@ -105,22 +103,19 @@ def harvest(
             if done == 1:
                 checkpoint.file.unlink(missing_ok=True)
                 _create(partial, (n_positions, rows.shape[1]), dtype)
+                end = partial.stat().st_size - n_positions * rows[0].nbytes
+                written = _start(partial, end)
             # Plain writes: pages of a map count as memory of this process, and there a full disk
             # would end Python by a signal.
             with open(partial, "r+b") as states:
-                header = states.seek((n_rows - n_positions) * rows[0].nbytes, os.SEEK_END)
-                if done == 1:
-                    states.seek(0)
-                    written.update(states.read(header))
-                states.write(rows.data)
-                end = states.tell()
+                states.seek(end)
+                end += states.write(rows.data)
             written.update(rows.data)
-            n_rows += len(rows)
             if done == n_batches:
                 index_file.unlink(missing_ok=True)  # from here on, one would be of these states
             if done % CHECKPOINT_BATCHES == 0 or done == n_batches:
                 fsync(partial)
-                checkpoint.save([done, n_rows, end, written.hexdigest()])
+                checkpoint.save([done, end, written.hexdigest()])
             bar.update()
     partial.replace(file)
     with replacing(index_file) as temporary:

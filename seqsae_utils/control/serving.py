@@ -77,8 +77,7 @@ def served(results: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArray]]:
     rows, found = [], {}
     for keys, group in results.groupby(["method", "strength"], sort=False):
         by_user = group.groupby("user")["change"].agg(["sum", "size"]).to_numpy()
-        sums, sizes = drawn_means(by_user).T
-        found[keys] = sums / sizes
+        found[keys] = np.divide(*drawn_means(by_user).T)
         means = group["ndcg"].mean(), group["change"].mean()
         rows.append((*keys, len(group), len(by_user), *means, *interval(found[keys])))
     columns = ["method", "strength", "moments", "users", "ndcg", "change", "low", "high"]

@@ -32,5 +32,5 @@ def neighbours_share(dataset, order: str = "as it is") -> tuple[float, NDArray]:
     alike = sum((carried[o[1:]] & carried[o[:-1]]).any(axis=1).astype(int) for o in orders)
     pairs = pd.DataFrame({"user": user[1:], "alike": alike / len(orders), "all": 1})[inside]
     by_user = pairs.groupby("user").sum().to_numpy()
-    alike, total = drawn_means(by_user).T
-    return float(by_user[:, 0].sum() / by_user[:, 1].sum()), alike / total
+    share = float(by_user[:, 0].sum() / by_user[:, 1].sum())
+    return share, np.divide(*drawn_means(by_user).T)

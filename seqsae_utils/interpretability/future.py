@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
 
 from ..resampling import draws, interval
+from .chance import choose, columns, of_chosen
 from .scores import Codes, as_dense
 
 #: Items whose share of each attribute counts as the history, the current one among them.
@@ -75,7 +75,8 @@ def partial_correlations(codes: Codes, targets: NDArray, given: NDArray) -> NDAr
     basis = _basis(given)
     left = targets - basis @ (basis.T @ targets)
     cross = as_dense(codes.T @ left).astype(np.float64)
-    squares = np.asarray(_squared(codes).sum(axis=0)).ravel()
+    wide = codes.astype(np.float64)
+    squares = np.asarray((wide * wide).sum(axis=0)).ravel()
     explained = np.square(as_dense(codes.T @ basis)).sum(axis=1)
     rest = np.where(squares - explained > 1e-9 * squares, squares - explained, np.nan)
     variance = np.square(left).sum(axis=0)
@@ -87,11 +88,6 @@ def _basis(given: NDArray) -> NDArray:
     """Orthonormal columns that span a constant and what is given; dependent ones are dropped."""
     u, s, _ = np.linalg.svd(np.column_stack([np.ones(len(given)), given]), full_matrices=False)
     return u[:, s > 1e-8 * s[0]]
-
-
-def _squared(codes: Codes) -> Codes:
-    codes = codes.astype(np.float64)
-    return codes.multiply(codes) if sparse.issparse(codes) else codes * codes
 
 
 def ahead(
@@ -127,19 +123,14 @@ def ahead(
     result, scores, drawn = {}, {}, {}
     for name, codes in representations.items():
         own = {group: codes[group][rows[group]] for group in index}
-        feature, sign = _best(partial_correlations(own["dev"], targets["dev"], known["dev"]))
-        x = as_dense(own["test"][:, feature]).astype(np.float64) * sign
+        chosen = choose(partial_correlations(own["dev"], targets["dev"], known["dev"]))
+        x = columns(own["test"], *chosen)
         found, redrawn = _drawn(x, targets["test"], known["test"], user)
-        mine, theirs = null["dev"]
-        of_null = partial_correlations(
-            own["dev"][mine], targets["dev"][theirs], known["dev"][theirs]
-        )
-        feature, sign = _best(of_null)
-        mine, theirs = null["test"]
-        of_null = partial_correlations(
-            own["test"][mine], targets["test"][theirs], known["test"][theirs]
-        )
-        by_chance = sign * of_null[feature, np.arange(len(feature))]
+        of_null = {
+            g: partial_correlations(own[g][mine], targets[g][theirs], known[g][theirs])
+            for g, (mine, theirs) in null.items()
+        }
+        by_chance = of_chosen(of_null["test"], *choose(of_null["dev"]))
         low, high = interval(redrawn)
         result[name] = {"ahead": np.nanmean(found), "ahead_low": low, "ahead_high": high}
         result[name]["null"] = np.nanmean(np.nan_to_num(by_chance))
@@ -161,14 +152,8 @@ def of_next(
         rows, targets = wanted(matrix, table, 1)
         given = matrix[table["item"]][rows].astype(np.float64)
         found[group] = partial_correlations(codes[group][rows], targets, given)
-    attribute, _ = _best(found["dev"].T)
+    attribute, _ = choose(found["dev"].T)
     return attribute, found["test"][np.arange(len(attribute)), attribute]
-
-
-def _best(scores: NDArray) -> tuple[NDArray, NDArray]:
-    """The feature furthest from 0 for each attribute, and its sign: two arrays [n_attributes]."""
-    feature = np.nan_to_num(np.abs(scores), nan=-1.0).argmax(axis=0)
-    return feature, np.where(scores[feature, np.arange(scores.shape[1])] < 0, -1, 1)
 
 
 def _drawn(x: NDArray, y: NDArray, given: NDArray, user: NDArray) -> tuple[NDArray, NDArray]:
