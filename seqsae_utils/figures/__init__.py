@@ -1,6 +1,7 @@
 """Every figure of the notebooks: one function each, from a tidy table, a module a notebook."""
 
 import warnings
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -78,6 +79,13 @@ def plain_numbers(axis: Axis, multiples: tuple[int, ...] = (1, 2, 5)) -> None:
     axis.set_major_locator(LogLocator(subs=multiples))
     axis.set_major_formatter("{x:,.0f}")
     axis.set_minor_locator(NullLocator())
+
+
+def name_rows(axis: plt.Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, ... of a figure from the top downwards, and draw no line along them."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
 
 
 def save(figure: plt.Figure, table: pd.DataFrame, name: str, workspace: Workspace) -> None:

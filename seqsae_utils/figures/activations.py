@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from . import BLACK, COLUMN, GREY, ORANGE, PAGE
+from . import BLACK, COLUMN, GREY, ORANGE, PAGE, name_rows
 
 
 def hidden_states(norms: pd.DataFrame, spectrum: pd.DataFrame) -> plt.Figure:
@@ -51,8 +51,7 @@ def sites(table: pd.DataFrame) -> plt.Figure:
         label = "attributes permuted" if target == "next" else None  # once for both
         axis.plot(mean["auc_shuffled"], y, "x", color=BLACK, ms=5, label=label)
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axis.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5))
     axis.set(xlabel="AUC of a linear probe, test users")
-    axis.grid(axis="y", visible=False)
+    name_rows(axis, order)
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.2)
     return figure

@@ -7,21 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ..interpretability import REPRESENTATIONS
-from . import BLACK, BLUE, GREY, PAGE, color
-
-
-def _points(axis, table: pd.DataFrame, column: str, null: str = "") -> None:
-    """A row for each representation: the number, its interval, and what chance gives."""
-    names = [name for name in REPRESENTATIONS if name in table.index]
-    table, y = table.loc[names], np.arange(len(names))
-    colors = [color(name) for name in names]
-    axis.hlines(y, table[f"{column}_low"], table[f"{column}_high"], colors=colors, linewidth=2.5)
-    axis.scatter(table[column], y, c=colors, s=45, zorder=3, edgecolors="black", linewidths=0.4)
-    if null:
-        axis.plot(table[null], y, "x", color="black", markersize=5, label="by chance")
-    axis.set_yticks(y, [REPRESENTATIONS[name] for name in names])
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.grid(axis="y", visible=False)
+from . import BLACK, BLUE, GREY, PAGE, color, name_rows
+from .interpretability import points
 
 
 def found(table: pd.DataFrame) -> plt.Figure:
@@ -29,7 +16,7 @@ def found(table: pd.DataFrame) -> plt.Figure:
     levels = ("80", "90")
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.27 * len(table) + 1.0), sharey=True)
     for axis, level in zip(axes, levels, strict=True):
-        _points(axis, table, f"above_{level}", f"chance_{level}")
+        points(axis, table, f"above_{level}", f"chance_{level}")
         axis.set(xlabel=f"concepts with a feature of AUC above .{level[0]}", xlim=(0, None))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right")
     return figure
@@ -43,7 +30,7 @@ def ahead(tables: dict[str, pd.DataFrame]) -> plt.Figure:
     )
     order = max(tables.values(), key=len).index
     for axis, (given, table) in zip(np.atleast_1d(axes), tables.items(), strict=True):
-        _points(axis, table.reindex(order), "ahead", "null")
+        points(axis, table.reindex(order), "ahead", "null")
         axis.axvline(0, color="black", linewidth=0.6)
         axis.set(xlabel="partial correlation", title=given)
     return figure
@@ -66,9 +53,8 @@ def groups(table: pd.DataFrame) -> plt.Figure:
             rows["auc"], y, "o", color=shade, markerfacecolor=inside, markersize=4, label=label
         )
     axis.axvline(0.5, color="black", linewidth=0.6)
-    axis.set(xlabel="AUC of a probe, test users", ylim=(len(names) - 0.5, -0.5))
-    axis.set_yticks(range(len(names)), names)
-    axis.grid(axis="y", visible=False)
+    axis.set(xlabel="AUC of a probe, test users")
+    name_rows(axis, names)
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
@@ -80,14 +66,13 @@ def forgetting(table: pd.DataFrame) -> plt.Figure:
     axes[0].hlines(y, table["low"], table["high"], color=BLUE, linewidth=2)
     axes[0].plot(table["auc"], y, "o", color=BLUE)
     axes[0].axvline(0.5, color="black", linewidth=0.6)
-    axes[0].set(xlabel="AUC of a fresh probe afterwards", ylim=(len(table) - 0.5, -0.5))
-    axes[0].set_yticks(y, table["edit"])
+    axes[0].set(xlabel="AUC of a fresh probe afterwards")
     axes[1].plot(table["ndcg_kept"], y, "o", color=BLACK, label="NDCG@10")
     axes[1].plot(table["list_kept"], y, "o", color=BLACK, markerfacecolor="white", label="items")
     axes[1].set(xlabel="share that is kept", xlim=(0, None))
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     for axis in axes:
-        axis.grid(axis="y", visible=False)
+        name_rows(axis, table["edit"])
     return figure
 
 

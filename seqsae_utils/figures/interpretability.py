@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 
 from ..interpretability import REPRESENTATIONS
-from . import BLUE, COLUMN, GREY, ORANGE, PAGE, color
+from . import BLUE, COLUMN, GREY, ORANGE, PAGE, color, name_rows
 
 
 def genres(table: pd.DataFrame) -> plt.Figure:
@@ -34,21 +34,26 @@ def genres(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def held_out(table: pd.DataFrame) -> plt.Figure:
-    """The primary score of each representation and the SAE's lead over it, from `films_table`."""
+def points(axis: plt.Axes, table: pd.DataFrame, column: str, null: str = "") -> None:
+    """A row for each representation: the number, its interval, and what chance gives."""
     names = [name for name in REPRESENTATIONS if name in table.index]
     table, y = table.loc[names], np.arange(len(names))
     colors = [color(name) for name in names]
+    axis.hlines(y, table[f"{column}_low"], table[f"{column}_high"], colors=colors, linewidth=2.5)
+    axis.scatter(table[column], y, c=colors, s=45, zorder=3, edgecolors="black", linewidths=0.4)
+    if null:
+        axis.plot(table[null], y, "x", color="black", markersize=5, label="by chance")
+    name_rows(axis, [REPRESENTATIONS[name] for name in names])
+
+
+def held_out(table: pd.DataFrame) -> plt.Figure:
+    """The primary score of each representation and the SAE's lead over it, from `films_table`."""
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.25 * len(table) + 1.0), sharey=True)
     labels = {"held_out": "correlation, other users and other films", "lead": "lead of the SAE"}
     for axis, (name, label) in zip(axes, labels.items(), strict=True):
-        axis.hlines(y, table[f"{name}_low"], table[f"{name}_high"], colors=colors, linewidth=2.5)
-        axis.scatter(table[name], y, c=colors, s=45, zorder=3, edgecolors="black", linewidths=0.4)
+        points(axis, table, name)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(xlabel=label)
-        axis.grid(axis="y", visible=False)
-    axes[0].set_yticks(y, [REPRESENTATIONS[name] for name in names])
-    axes[0].set_ylim(len(table) - 0.5, -0.5)
     return figure
 
 
@@ -90,9 +95,8 @@ def monosemanticity(table: pd.DataFrame) -> plt.Figure:
             box.set_facecolor(color(representation))
         expected = [group[chance].median() for group in groups.values()]
         axis.plot(expected, rows, "x", color="black", label="by chance")
-        axis.set(xlabel=label, ylim=(len(groups) - 0.5, -0.5))
-        axis.set_yticks(rows, [REPRESENTATIONS.get(key, key) for key in groups])
-        axis.grid(axis="y", visible=False)
+        axis.set(xlabel=label)
+        name_rows(axis, [REPRESENTATIONS.get(key, key) for key in groups])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right")
     return figure
 
@@ -118,9 +122,8 @@ def predictions(table: pd.DataFrame) -> plt.Figure:
         draw(rows["accuracy"], y, xerr=around, label=REPRESENTATIONS.get(name, name))
         axis.plot(rows["shuffled"], y, "x", color="black", label=None if i else "labels shuffled")
     axis.axvline(0.5, color="black", linewidth=0.6)
-    axis.set_yticks(range(len(kinds)), ["all but items" if k == "all" else k for k in kinds])
-    axis.set(xlabel="accuracy on pairs of items", ylim=(len(kinds) - 0.5, -0.5))
-    axis.grid(axis="y", visible=False)
+    axis.set(xlabel="accuracy on pairs of items")
+    name_rows(axis, ["all but items" if k == "all" else k for k in kinds])
     figure.legend(loc="outside right upper")
     return figure
 
