@@ -88,24 +88,3 @@ def by_group(values: NDArray, groups, seed: int = 0) -> pd.DataFrame:
         for group, members in pd.Series(values).groupby(groups, observed=True)
     ]
     return pd.DataFrame(rows, columns=["group", "users", "mean", "low", "high"])
-
-
-def summary(
-    lists: NDArray, rank: NDArray, popularity: NDArray, n_users: int, seed: int = 0
-) -> dict[str, float]:
-    """All ranking metrics of one model, NDCG and HitRate with 95 % intervals over users.
-
-    `lists` [n_users_ranked, k] are the recommended items, `rank` [n_users_ranked] the place of each
-    held-out item, `popularity` [n_items + 1] how many of the `n_users` training users took each.
-    """
-    k = lists.shape[1]
-    found = {}
-    for name, values in {"ndcg": ndcg(rank, k), "hit_rate": hit_rate(rank, k)}.items():
-        low, high = bootstrap_mean(values, seed=seed)
-        found |= {f"{name}@{k}": values.mean(), f"{name}@{k}_low": low, f"{name}@{k}_high": high}
-    return found | {
-        f"mrr@{k}": mrr(rank, k).mean(),
-        f"coverage@{k}": coverage(lists, len(popularity) - 1),
-        f"novelty@{k}": novelty(lists, popularity, n_users),
-        f"diversity@{k}": diversity(lists),
-    }

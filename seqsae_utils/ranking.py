@@ -149,5 +149,16 @@ def ndcg_of_shuffled(
 
 
 def summary(ranking: Ranking, split: Split) -> dict[str, float]:
-    """All ranking metrics of one model, with intervals over users; see `metrics.summary`."""
-    return metrics.summary(ranking.lists, ranking.rank, split.popularity, len(split.train))
+    """All ranking metrics of one model, NDCG and HitRate with 95 % intervals over users."""
+    lists, rank, _ = ranking
+    k, found = lists.shape[1], {}
+    for name, of_users in {"ndcg": metrics.ndcg, "hit_rate": metrics.hit_rate}.items():
+        values = of_users(rank, k)
+        low, high = metrics.bootstrap_mean(values)
+        found |= {f"{name}@{k}": values.mean(), f"{name}@{k}_low": low, f"{name}@{k}_high": high}
+    return found | {
+        f"mrr@{k}": metrics.mrr(rank, k).mean(),
+        f"coverage@{k}": metrics.coverage(lists, split.n_items),
+        f"novelty@{k}": metrics.novelty(lists, split.popularity, len(split.train)),
+        f"diversity@{k}": metrics.diversity(lists),
+    }

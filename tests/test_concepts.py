@@ -222,7 +222,7 @@ def test_ranks_and_auc_are_those_of_scikit_learn_with_weights():
     values = rng.integers(0, 4, (60, 5)).astype(float)
     matrix = (rng.random((60, 3)) < 0.3).astype(float)
     weights = rng.integers(0, 3, 60).astype(float)
-    scores = found.auc(values, matrix, weights)
+    scores = found.auc(found.ranks(values, weights), matrix, weights)
     for i in range(5):
         for j in range(3):
             known = roc_auc_score(matrix[:, j], values[:, i], sample_weight=weights)

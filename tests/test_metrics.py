@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, recall_score
 
 from seqsae_utils import metrics
+from seqsae_utils.recommender import Ranking, Split, summary
 
 
 @pytest.fixture
@@ -155,14 +156,15 @@ def test_by_group_names_no_group_that_nobody_is_in():
 
 
 def test_summary_gathers_them_all(rng, lists):
-    rank, popularity = rng.integers(1, 30, size=40), rng.integers(1, 100, size=61)
-    summary = metrics.summary(lists, rank, popularity, n_users=100)
-    assert summary["ndcg@10"] == metrics.ndcg(rank).mean()
-    assert summary["hit_rate@10"] == (rank <= 10).mean()
-    assert summary["mrr@10"] == metrics.mrr(rank).mean()
-    assert summary["coverage@10"] == len(np.unique(lists)) / 60
-    assert summary["novelty@10"] == metrics.novelty(lists, popularity, 100)
-    assert summary["diversity@10"] == metrics.diversity(lists)
+    train = [1 + rng.permutation(60)[:20] for _ in range(100)]
+    split, rank = Split(60, train, ([], train[0]), ([], train[0])), rng.integers(1, 30, size=40)
+    found = summary(Ranking(lists, rank, np.zeros(40)), split)
+    assert found["ndcg@10"] == metrics.ndcg(rank).mean()
+    assert found["hit_rate@10"] == (rank <= 10).mean()
+    assert found["mrr@10"] == metrics.mrr(rank).mean()
+    assert found["coverage@10"] == len(np.unique(lists)) / 60
+    assert found["novelty@10"] == metrics.novelty(lists, split.popularity, 100)
+    assert found["diversity@10"] == metrics.diversity(lists)
     for name in ("ndcg@10", "hit_rate@10"):
-        assert summary[f"{name}_low"] < summary[name] < summary[f"{name}_high"]
-    assert "ndcg@5_low" in metrics.summary(lists[:, :5], rank, popularity, 100)
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+    assert "ndcg@5_low" in summary(Ranking(lists[:, :5], rank, np.zeros(40)), split)

@@ -224,12 +224,3 @@ def test_popularity_counts_training_users_alone():
     assert protocol.sizes == {
         "items": 4, "users who teach": 2, "users who choose": 1, "users who judge": 1,
     }  # fmt: skip
-
-
-def test_the_summary_is_that_of_the_protocol(dataset):
-    protocol = recommender.new_users(dataset)
-    scorer = recommender.popularity_scores(protocol.popularity)
-    ranking = recommender.rank_items(scorer, *protocol.test)
-    assert recommender.summary(ranking, protocol) == metrics.summary(
-        ranking.lists, ranking.rank, protocol.popularity, len(protocol.train)
-    )

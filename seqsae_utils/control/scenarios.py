@@ -66,17 +66,12 @@ class Scenario:
     def __post_init__(self):
         if self.by not in WAYS:
             raise ValueError(f"by {self.by!r}: choose from {', '.join(WAYS)}")
-        for what, share_of in self.share.items():
-            if (
-                isinstance(share_of, bool)
-                or not isinstance(share_of, Real)
-                or not 0 <= share_of <= 1
-            ):
-                raise ValueError(
-                    f"{what!r}: a share lies between 0 and 1 (40 % is 0.4), not {share_of!r}"
-                )
+        for what, value in self.share.items():
+            if not (_is_number(value) and 0 <= value <= 1):
+                between = "a share lies between 0 and 1 (40 % is 0.4)"
+                raise ValueError(f"{what!r}: {between}, not {value!r}")
         for knob, value in (*self.turn.items(), *self.features.items()):
-            if isinstance(value, bool) or not isinstance(value, Real):
+            if not _is_number(value):
                 raise ValueError(f"{knob!r}: a strength is a number, not {value!r}")
             if not abs(value) <= LARGEST:  # also rejects NaN
                 raise ValueError(
@@ -116,6 +111,10 @@ class Scenario:
                 held[row.feature] = min(held.get(row.feature, 0.0), SUPPRESSED * row.weight)
         suppressed = [Edit(int(feature), float(value), "set") for feature, value in held.items()]
         return suppressed + [Edit(int(feature), float(value)) for feature, value in added.items()]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -43,17 +43,13 @@ def ranks(values: NDArray, weights: NDArray) -> NDArray:
     return found
 
 
-def auc(values: NDArray, matrix: NDArray, weights: NDArray) -> NDArray:
+def auc(ranked: NDArray, matrix: NDArray, weights: NDArray) -> NDArray:
     """How often an item with a concept has the higher value: [n_features, n_concepts].
 
-    All pairs at once, by Mann and Whitney's U: `values` [n_items, n_features], `matrix` 0/1
-    [n_items, n_concepts], items counted `weights` [n_items] times; ties count half. NaN where
-    every item has the concept, or none.
+    All pairs at once, by Mann and Whitney's U: `ranked` [n_items, n_features] are the values'
+    `ranks`, `matrix` is 0/1 [n_items, n_concepts], items count `weights` [n_items] times; ties
+    count half. NaN where every item has the concept, or none.
     """
-    return _auc(ranks(values, weights), matrix, weights)
-
-
-def _auc(ranked: NDArray, matrix: NDArray, weights: NDArray) -> NDArray:
     weighted = matrix * weights[:, None]
     inside, total = weighted.sum(axis=0), weights.sum()
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -106,7 +102,8 @@ def find_concepts(
                 count = np.bincount(test.items, users[user], n_items + 1)[scoring]
                 summed = as_dense((one_hot * users[user]) @ x)[scoring]
                 value = summed / np.maximum(count, 1e-12)[:, None]
-                again = auc(value, matrix[scoring], items[scoring - 1] * (count > 0))
+                weights = items[scoring - 1] * (count > 0)
+                again = auc(ranks(value, weights), matrix[scoring], weights)
                 again = of_chosen(again, column, sign, 0.5)
                 redrawn.append(_summary(np.where(np.isnan(found), np.nan, again)))
         table = pd.DataFrame(redrawn).groupby(np.arange(len(redrawn)) % N_CONCEPT_DRAWS).mean()
@@ -147,7 +144,7 @@ class _Halves(NamedTuple):
         """AUC [n_features, n_concepts] on the items of a group; NaN where too few have it."""
         enough = np.min([matrix[some].sum(axis=0) for some in self.items.values()], axis=0)
         has = matrix[self.items[group]]
-        found = _auc(self.ranked[group], has, np.ones(len(has)))
+        found = auc(self.ranked[group], has, np.ones(len(has)))
         return np.where(enough >= MIN_ITEMS, found, np.nan)
 
     def score(self, matrix: NDArray) -> tuple[NDArray, NDArray, NDArray]:

@@ -122,8 +122,8 @@ def train(
     the last of `max_epochs` is kept. Training goes on from the file `checkpoint` if it exists, and
     ends with the same weights as without the interruption. Returns one row an epoch: epoch, loss
     (cross-entropy in nats), ndcg@10 (validation). `progress` is whether a bar is shown, or how its
-    text begins. Raises FloatingPointError if the model diverges,
-    ValueError if there is nothing to learn from or the checkpoint belongs to another training.
+    text begins. Raises FloatingPointError if the model diverges, ValueError if there is nothing to
+    learn from or the checkpoint belongs to another training.
     """
     groups = {"training": sequences} | ({"validation": validation[0]} if validation else {})
     for name, users in groups.items():
