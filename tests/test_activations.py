@@ -859,7 +859,7 @@ def test_no_more_positions_are_read_than_allowed(catalogue, monkeypatch, most, n
         harvested.append(sequences)
         return harvest(model, sequences, site, file)
 
-    monkeypatch.setattr(activations.probes, "harvest", watch)
+    monkeypatch.setattr(harvesting, "harvest", watch)
     tables = [
         activations.compare_sites(*catalogue, SITES, seed=seed, max_positions=most)
         for seed in (0, 0, 1)

@@ -64,7 +64,7 @@ def harvest(
         file.with_name(name) for name in (f"{file.name}.partial", f"{file.stem}_index.parquet")
     )
     n_pieces = sum(-(-len(sequence) // model.max_length) for sequence in sequences.values())
-    n_batches, index = -(-n_pieces // batch_size), _index(sequences)
+    n_batches, index = -(-n_pieces // batch_size), index_of(sequences)
     n_done, end, checksum = 0, 0, ""
     try:
         if found := checkpoint.load():
@@ -158,8 +158,8 @@ def _batches(
         yield batch
 
 
-def _index(sequences: dict[int, np.ndarray]) -> pd.DataFrame:
-    """Whose each row is: user, item, position; 12 bytes a row."""
+def index_of(sequences: dict[int, np.ndarray]) -> pd.DataFrame:
+    """Whose each row of a `harvest` is: user, item, position; 12 bytes a row."""
     lengths = np.array([len(sequence) for sequence in sequences.values()])
     users = np.array(list(sequences))
     table = {

@@ -1,8 +1,6 @@
 """What hidden states hold: their spectrum, what a linear probe reads, what their loss costs."""
 
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -14,7 +12,7 @@ from .. import metrics
 from ..hooks import find_site, hooked
 from ..normalisation import blocks
 from ..recommender import Recommender, rank_items
-from .harvesting import harvest
+from .harvesting import index_of, states_at
 
 
 def spectrum(states: NDArray) -> pd.DataFrame:
@@ -106,22 +104,18 @@ def compare_sites(
     labels = np.hstack([attribute_matrix, shuffled])
     n_attributes = attribute_matrix.shape[1]
     names = range(n_attributes) if attributes is None else attributes
-    groups = [_some_users(group, max_positions, rng) for group in (sequences_fit, sequences_test)]
-    tables = []
-    with TemporaryDirectory() as folder:
-        for site in sites:
-            read = []
-            for i, sequences in enumerate(groups):
-                file = Path(folder, f"{i}.npy")
-                index = harvest(model, sequences, site, file)
-                read.append((np.load(file), index))
-            for target, shift in {"current": 0, "next": 1}.items():
-                pairs = [_pairs(states, index, shift) for states, index in read]
-                (x, items), (x_test, items_test) = pairs
-                auc = np.array(probe_auc(x, labels[items], x_test, labels[items_test]))
-                columns = {"auc": auc[:n_attributes], "auc_shuffled": auc[n_attributes:]}
-                table = pd.DataFrame({"site": site, "target": target, "attribute": names})
-                tables.append(table.assign(**columns))
+    groups = {"fit": sequences_fit, "test": sequences_test}
+    groups = {group: _some_users(some, max_positions, rng) for group, some in groups.items()}
+    index, tables = [index_of(some) for some in groups.values()], []
+    for site in sites:
+        states = states_at(model, groups, site).values()
+        for target, shift in {"current": 0, "next": 1}.items():
+            pairs = [_pairs(*read, shift) for read in zip(states, index, strict=True)]
+            (x, items), (x_test, items_test) = pairs
+            auc = np.array(probe_auc(x, labels[items], x_test, labels[items_test]))
+            columns = {"auc": auc[:n_attributes], "auc_shuffled": auc[n_attributes:]}
+            table = pd.DataFrame({"site": site, "target": target, "attribute": names})
+            tables.append(table.assign(**columns))
     return pd.concat(tables, ignore_index=True)
 
 

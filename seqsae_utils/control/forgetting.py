@@ -23,9 +23,8 @@ def project_out(states: NDArray, has: NDArray) -> Delta:
     `states` are [n_positions, d_in], `has` bool [n_positions]: whose user belongs to the group. The
     component along the direction is set to its mean (Ravfogel et al., arXiv 2004.07667).
     """
-    direction = torch.from_numpy(
-        mean_difference(states, has[:, None].astype(np.float64))[0]
-    ).float()
+    (along,) = mean_difference(states, has[:, None].astype(np.float64))
+    direction = torch.from_numpy(along).float()
     middle = float(states.mean(axis=0) @ direction.numpy())
     return lambda hidden: (middle - hidden @ direction.to(hidden))[..., None] * direction.to(hidden)
 
@@ -38,10 +37,7 @@ def leace(states: NDArray, has: NDArray) -> Delta:
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         from concept_erasure import LeaceEraser  # it compiles a function when imported
 
-    x, z = (
-        torch.from_numpy(np.asarray(states, np.float64)),
-        torch.from_numpy(has.astype(np.float64)),
-    )
+    x, z = (torch.from_numpy(np.asarray(given, np.float64)) for given in (states, has))
     eraser = LeaceEraser.fit(x, z)
 
     def delta(hidden: Tensor) -> Tensor:

@@ -115,8 +115,7 @@ def find_concepts(
         for key, values in table.items():
             rows[name][f"{key}_low"], rows[name][f"{key}_high"] = interval(values.to_numpy())
             drawn[f"{name}.{key}"] = np.resize(values, N_DRAWS)
-        n_folds = np.isfinite(per_fold).sum(axis=0)
-        scores[name] = np.where(n_folds, np.nansum(per_fold, axis=0), np.nan) / n_folds.clip(1)
+        scores[name] = pd.DataFrame(per_fold).mean()
     return pd.DataFrame(rows).T, pd.DataFrame(scores), drawn
 
 

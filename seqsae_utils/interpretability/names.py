@@ -63,8 +63,7 @@ def names(
         anew = _label(mean, mass, allowed & (fold != i), dataset)
         pairs = _pairs(mean, allowed & (fold == i), dataset.popularity, rng)
         accuracy.append(_accuracy(fits(anew, dataset), mean, *pairs))
-    folds = np.isfinite(accuracy).sum(axis=0)
-    estimate = np.where(folds > 0, np.nansum(accuracy, axis=0) / np.maximum(folds, 1), 0.5)
+    estimate = pd.DataFrame(accuracy).mean().fillna(0.5)  # of the folds that could be asked
     confidence = np.where(table["kind"] == "item", table.pop("item_share"), estimate)
     table["confidence"] = np.where(table["kind"] != "", confidence, np.nan)
     table.insert(0, "feature", alive)
