@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from .resampling import draws, interval
-from .workspace import STAGES, flat, project, write_text
+from .workspace import STAGES, flat, project, replacing, write_text
 
 INTRODUCTION = (
     "Computed from several trainings of the whole chain (`make seeds`), never worded: means over "
@@ -35,7 +35,8 @@ RESULTS = (
 N_DRAWS = 2000
 COLUMNS = [
     "claim", "criterion", "number", "low", "high", "control", "control_number", "control_low",
-    "control_high", "n_trainings", "holds_in", "verdict", "users", "stage", "key", "headline",
+    "control_high", "ratio", "ratio_low", "ratio_high", "n_trainings", "holds_in", "verdict",
+    "users", "stage", "key", "headline",
 ]  # fmt: skip
 
 
@@ -49,6 +50,7 @@ class Claim(NamedTuple):
     baselines: Mapping[str, str | float]  # name -> number, or a constant; the best of them counts
     smaller: bool = False  # whether the smaller number is the better one
     headline: bool = False  # whether the README's table has it
+    figure: tuple[str, str] | None = None  # question and row of the README's figure
 
 
 def claims() -> list[Claim]:
@@ -144,7 +146,9 @@ def table(trainings: list[Training]) -> pd.DataFrame:
 
     ``holds``: the 95 % interval of the difference to the best baseline, paired over trainings and
     users, is on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
-    holds_in: trainings with a difference on the right side; users: whether they were drawn, too.
+    ratio: how many times as good the number is as its best baseline, with its paired interval; NaN
+    where the baseline may be 0. holds_in: trainings with a difference on the right side; users:
+    whether they were drawn, too.
     The zero edit must change nothing. A training without a number does not count for its claims.
     """
     rows, everything = [], trainings
@@ -171,9 +175,17 @@ def table(trainings: list[Training]) -> pd.DataFrame:
             verdict = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
             holds = ahead > 0
         row = [claim.claim, claim.measured, own.mean(), *interval(drawn), name, theirs.mean()]
-        row += [*interval(drawn_control), len(trainings), int(holds.sum()), verdict, users]
+        row += [*interval(drawn_control), *_ratio(own, theirs, drawn, drawn_control, sign)]
+        row += [len(trainings), int(holds.sum()), verdict, users]
         rows.append([*row, claim.stage, claim.number, claim.headline])
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _ratio(own, theirs, drawn, drawn_control, sign: int) -> tuple[float, ...]:
+    """Ratio of two numbers, the better one above 1, and its interval."""
+    if min(own.min(), theirs.min(), drawn.min(), drawn_control.min()) <= 0:
+        return (np.nan,) * 3
+    return (own.mean() / theirs.mean()) ** sign, *interval((drawn / drawn_control) ** sign)
 
 
 def write_claims(folder: Path) -> None:
@@ -264,10 +276,35 @@ def rendered() -> dict[Path, str]:
     return texts
 
 
+#: What the README's figure asks, from top to bottom, as claims.yaml names it.
+QUESTIONS = {
+    "interpretable": "Is a feature interpretable?",
+    "sequence": "What does the sequence add?",
+    "knobs": "Do knobs work?",
+}
+
+
+def drawn() -> pd.DataFrame:
+    """What the README's figure shows: rows of the tables of `MAIN`, with data, question and row."""
+    asked = [(c.claim, QUESTIONS[c.figure[0]], c.figure[1]) for c in claims() if c.figure]
+    asked = pd.DataFrame(asked, columns=["claim", "question", "row"])
+    asked = asked.sort_values(
+        "question", kind="stable", key=lambda q: q.map([*QUESTIONS.values()].index)
+    )
+    files = {name: project() / "figures" / name / "claims.csv" for name in MAIN}
+    tables = [pd.read_csv(file).assign(data=PUBLISHED[name]) for name, file in files.items()]
+    return asked.merge(pd.concat(tables), on="claim").dropna(subset="ratio")
+
+
 def publish() -> None:
-    """Decide the claims anew from the committed trainings, and write what `rendered` returns."""
+    """Decide the claims anew from the committed trainings; draw them, and write `rendered`."""
+    from . import figures  # slow to load: whoever decides claims draws none
+
     for folder in (project() / "figures" / name for name in PUBLISHED):
         if (folder / "trainings.csv").is_file():
             write_claims(folder)
+    figures.style()
+    with replacing(project() / "figures" / "claims.png") as file:
+        figures.claims(drawn()).savefig(file, format="png", metadata={"Software": None})
     for path, text in rendered().items():
         write_text(path, text)

@@ -4,11 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from seqsae_utils import claims
+from seqsae_utils import claims, figures
 from seqsae_utils.claims import Claim, Training
 from seqsae_utils.interpretability import REPRESENTATIONS
 from seqsae_utils.resampling import draws
@@ -64,6 +65,15 @@ def test_where_less_is_better_the_signs_turn(monkeypatch):
     one_claim(monkeypatch, smaller=True)
     row = decide([training(0.45, 0.5, s) for s in range(5)])
     assert (row["verdict"], row["holds_in"]) == ("holds", 5)
+    assert 1 < row["ratio_low"] < row["ratio"] < row["ratio_high"]
+    assert row["ratio"] == pytest.approx(row["control_number"] / row["number"])
+
+
+def test_where_the_baseline_may_be_zero_there_is_no_ratio(monkeypatch):
+    one_claim(monkeypatch)
+    row = decide([training(0.5, 0.0, s) for s in range(5)])
+    assert row["verdict"] == "holds"
+    assert row[["ratio", "ratio_low", "ratio_high"]].isna().all()
 
 
 def test_trainings_come_back_from_the_tables_beside_the_claims(monkeypatch, tmp_path):
@@ -143,6 +153,19 @@ def test_every_claim_names_numbers_that_are_compared_once():
     assert 6 <= sum(claim.headline for claim in found) <= 12
 
 
+def test_the_readme_draws_the_claims_as_they_were_decided():
+    table, asked = claims.drawn(), [claim for claim in claims.claims() if claim.figure]
+    assert list(table["question"].unique()) == [*claims.QUESTIONS.values()]
+    assert table.groupby("data")["row"].nunique().tolist() == [len(asked)] * len(claims.MAIN)
+    axes = figures.claims(table).axes
+    assert [axis.get_title(loc="left") for axis in axes] == [*claims.QUESTIONS.values()]
+    drawn = [line.get_xdata() for axis in axes for line in axis.lines if line.get_marker() == "o"]
+    assert sorted(np.concatenate(drawn)) == sorted(table["ratio"])
+    holds = table["verdict"] == "holds"
+    assert (holds == (table["ratio_low"] > 1)).mean() > 0.9  # a ratio's interval is not a lead's
+    plt.close("all")
+
+
 def test_trainings_are_read_from_their_folders(tmp_path):
     folder = tmp_path / "artifacts" / "toy"
     (folder / "draws").mkdir(parents=True)
@@ -185,5 +208,6 @@ def test_publishing_decides_and_shows_anew_where_it_stands(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path / "notebooks")
     claims.publish()
     assert decided.read_bytes() == (PROJECT / "figures" / "ml-100k" / "claims.csv").read_bytes()
+    assert (tmp_path / "figures" / "claims.png").stat().st_size > 50_000
     for path, text in shown.items():
         assert (tmp_path / path.relative_to(PROJECT)).read_text() == text

@@ -88,6 +88,36 @@ def name_rows(axis: plt.Axes, names: Sequence[str]) -> None:
     axis.grid(axis="y", visible=False)
 
 
+def claims(table: pd.DataFrame) -> plt.Figure:
+    """How many times as good as their best baseline the results are, from `claims.drawn`.
+
+    A row a claim, below its question; a mark a dataset, the last filled; lines: 95 % intervals.
+    """
+    questions = list(dict.fromkeys(table["question"]))
+    sizes = [table.loc[table["question"] == question, "row"].nunique() for question in questions]
+    figure, axes = plt.subplots(
+        len(questions), 1, figsize=(PAGE, 0.3 * sum(sizes) + 1.8), sharex=True, height_ratios=sizes
+    )
+    names = list(dict.fromkeys(table["data"]))
+    for axis, (question, of) in zip(axes, table.groupby("question", sort=False), strict=True):
+        rows = list(dict.fromkeys(of["row"]))
+        for name, fill, shift in zip(names, ("white", BLUE), (0.15, -0.15), strict=True):
+            own = of[of["data"] == name]
+            y = own["row"].map(rows.index) + shift
+            axis.hlines(y, own["ratio_low"], own["ratio_high"], color=BLUE, linewidth=1.5)
+            axis.plot(own["ratio"], y, "o", color=BLUE, mfc=fill, ms=7, label=name)
+        axis.axvline(1, color=BLACK, linewidth=1)
+        axis.set(title=question, xscale="log")
+        name_rows(axis, rows)
+    axes[-1].set_xticks([0.5, 0.7, 1, 1.5, 2, 3, 4], ["0.5", "0.7", "1", "1.5", "2", "3", "4"])
+    axes[-1].xaxis.set_minor_locator(NullLocator())
+    axes[-1].set(
+        xlabel="times as good as the best baseline of its kind (right of the line: better)"
+    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
+
+
 def save(figure: plt.Figure, table: pd.DataFrame, name: str, workspace: Workspace) -> None:
     """Write PNG, PDF and table as CSV, without dates: the same bytes each time; then show it.
 
