@@ -157,6 +157,7 @@ def test_the_readme_draws_the_claims_as_they_were_decided():
     table, asked = claims.drawn(), [claim for claim in claims.claims() if claim.figure]
     assert list(table["question"].unique()) == [*claims.QUESTIONS.values()]
     assert table.groupby("data")["row"].nunique().tolist() == [len(asked)] * len(claims.MAIN)
+    figures.style()
     axes = figures.claims(table).axes
     assert [axis.get_title(loc="left") for axis in axes] == [*claims.QUESTIONS.values()]
     drawn = [line.get_xdata() for axis in axes for line in axis.lines if line.get_marker() == "o"]
@@ -164,6 +165,7 @@ def test_the_readme_draws_the_claims_as_they_were_decided():
     holds = table["verdict"] == "holds"
     assert (holds == (table["ratio_low"] > 1)).mean() > 0.9  # a ratio's interval is not a lead's
     plt.close("all")
+    plt.rcdefaults()
 
 
 def test_trainings_are_read_from_their_folders(tmp_path):

@@ -69,8 +69,8 @@ ALL_FEATURES = rows(
     co_consumption=[0.3, 0.4, np.nan], co_consumption_chance=[0.1, 0.2, np.nan],
 )  # fmt: skip
 TOLD = rows(
-    {"representation": ["sae", "random_directions"], "kind": ["all", "attribute"]}, features=[3, 2],
-    accuracy=0.7, low=0.6, high=0.8, shuffled=0.5,
+    {"representation": ["sae", "random_directions"], "kind": ["all", "attribute"]},
+    features=[30, 20], accuracy=0.7, low=0.6, high=0.8, shuffled=0.5,
 )  # fmt: skip
 HISTOGRAM = rows({"group": ["Noir", "not Noir"], "i": range(9)}, activation=np.linspace(0.1, 3, 9))
 PROMOTED = pd.DataFrame(
@@ -340,3 +340,13 @@ def test_cards_of_few_features_and_of_prices(tmp_path, monkeypatch, n):
     assert not any("\\" in text for text in texts)
     assert any("no feature" in text for text in texts) == (not n)
     figures.save(figure, table, "07_cards", Workspace("mine"))
+
+
+def test_kinds_of_label_that_few_features_have_are_not_drawn():
+    """Another training has others, or none: the figure must not change its size for them."""
+    rare = TOLD.head(1).assign(kind="decade", features=interpretability.FEW - 1)
+    figures_of = [interpretability.predictions(table) for table in (TOLD, pd.concat([TOLD, rare]))]
+    without, with_it = (figure.get_size_inches().tolist() for figure in figures_of)
+    assert without == with_it
+    enough = pd.concat([TOLD, rare.assign(features=interpretability.FEW)])
+    assert interpretability.predictions(enough).get_size_inches()[1] > without[1]

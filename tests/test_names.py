@@ -255,7 +255,8 @@ def test_figure_draws_what_the_table_holds(monkeypatch):
     figures.style()
     table = pd.DataFrame(
         {"kind": ["all", "item"] * 2, "representation": ["sae"] * 2 + ["mine"] * 2,
-         "features": [3, 1, 2, 0], "accuracy": [0.7, 1, 0.6, np.nan], "low": [0.6, 1, 0.5, np.nan],
+         "features": [30, 10, 20, 0],
+         "accuracy": [0.7, 1, 0.6, np.nan], "low": [0.6, 1, 0.5, np.nan],
          "high": [0.8, 1, 0.7, np.nan], "shuffled": [0.5, 0.4, 0.5, np.nan]}
     )  # fmt: skip
     figure = plots.predictions(table)

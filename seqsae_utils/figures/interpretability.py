@@ -11,6 +11,9 @@ import seaborn as sns
 from ..interpretability import REPRESENTATIONS
 from . import BLUE, COLUMN, GREY, ORANGE, PAGE, color, name_rows
 
+#: Fewer features of a kind are not drawn: another training has others, or none.
+FEW = 5
+
 
 def genres(table: pd.DataFrame) -> plt.Figure:
     """For each attribute the best SAE feature, hidden dimension and random direction.
@@ -105,12 +108,14 @@ def predictions(table: pd.DataFrame) -> plt.Figure:
     """Accuracy of predicting, from a feature's label, which of two items activates it more.
 
     `table` holds rows of `interpretability.predict_pairs` with their ``representation``. Points
-    with 95 % intervals, by kind; the cross is the mean for shuffled labels, the line is chance.
+    with 95 % intervals and numbers of features, by kind, unless no representation has `FEW` of it;
+    the cross is the mean for shuffled labels, the line is chance.
     """
-    table = table[table["features"] > 0]
+    often = table.groupby("kind")["features"].transform("max") >= FEW
+    table = table[often & (table["features"] > 0)]
     if table.empty:
         figure, axis = plt.subplots(figsize=(PAGE, 0.5))
-        axis.text(0.5, 0.5, "no label could be tested", ha="center")
+        axis.text(0.5, 0.5, f"fewer than {FEW} labels of each kind could be tested", ha="center")
         return figure
     names, kinds = (list(dict.fromkeys(table[key])) for key in ("representation", "kind"))
     figure, axis = plt.subplots(figsize=(PAGE, 0.5 + 0.16 * len(kinds) * (len(names) + 2)))
@@ -121,6 +126,8 @@ def predictions(table: pd.DataFrame) -> plt.Figure:
         draw = partial(axis.errorbar, fmt="o", linewidth=2, color=color(name))
         draw(rows["accuracy"], y, xerr=around, label=REPRESENTATIONS.get(name, name))
         axis.plot(rows["shuffled"], y, "x", color="black", label=None if i else "labels shuffled")
+        for n, high, at in zip(rows["features"], rows["high"], y, strict=True):
+            axis.text(high, at, f"  {n:.0f}", va="center", fontsize="x-small", color=GREY)
     axis.axvline(0.5, color="black", linewidth=0.6)
     axis.set(xlabel="accuracy on pairs of items")
     name_rows(axis, ["all but items" if k == "all" else k for k in kinds])
