@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from . import metrics, recommender
-from .apps.desk.engine import N_ITEMS, Desk
-from .control import Scenario, sae_delta, scenarios, share, steered, steered_scorer
+from .apps.desk.engine import N_ITEMS, Desk, losses
+from .control import Scenario, sae_delta, scenarios, share, steered_scorer
 from .control.scenarios import LARGEST
 from .recommender import Scorer
 from .workspace import name_nearest, project, replacing
@@ -188,54 +188,32 @@ def _lists(desk, block, untouched, scores, scorer, scenario, how, why: bool) -> 
     table["attributes"] = np.append("", described["attributes"])[items]
     table["place_before"] = place_before.numpy().ravel()
     if why:
-        brought, lost = _because(desk, histories, lists, scores, scorer)
+        brought, lost = _because(desk, histories, lists, scorer)
         table["because"], table["lost"] = titles[brought.ravel()], lost.ravel()
         edits = scenario.edits(desk.knobs) if how == "features" else []
         table["features"] = _carried_by(desk, histories, lists, edits)
     return table[items > 0]
 
 
-def _because(desk, histories, lists, scores, scorer) -> tuple[np.ndarray, np.ndarray]:
+def _because(desk, histories, lists, scorer) -> tuple[np.ndarray, np.ndarray]:
     """The item of the history without which each item of a list loses most, and its loss in nats.
 
     A history of one item is its own reason; nothing is known of the loss then.
     """
     brought = np.array([np.full(N_ITEMS, history[-1]) for history in histories])
     lost = np.full(lists.shape, np.nan)
-    full = scores.log_softmax(dim=1).gather(1, lists)
-    recent = [history[-desk.model.max_length :] for history in histories]
-    places = [(u, j) for u, history in enumerate(recent) if len(history) > 1
-              for j in range(len(history))]  # fmt: skip
-    for some in _blocks(places):
-        owner = torch.tensor([u for u, _ in some])
-        without = scorer([np.delete(recent[u], j) for u, j in some]).log_softmax(dim=1)
-        loss = (full[owner] - without.gather(1, lists[owner])).numpy()
-        for (u, j), of_list in zip(some, loss, strict=True):
-            more = ~(of_list <= lost[u])  # also where nothing is known yet
-            brought[u, more], lost[u, more] = recent[u][j], of_list[more]
+    for u, (history, items) in enumerate(zip(histories, lists.numpy(), strict=True)):
+        recent = history[-desk.model.max_length :]
+        if len(nats := losses(scorer, recent, items, len(recent))):
+            brought[u], lost[u] = recent[nats.argmax(axis=0)], nats.max(axis=0)
     return brought, lost
 
 
-@torch.no_grad()
 def _carried_by(desk, histories, lists, edits) -> list[str]:
     """Labels of the features that carry each item of each list, the strongest first."""
-    change, seen = sae_delta(desk.dictionary, edits), []
-    padded = desk.model.pad(histories)
-    last = padded.shape[1] - 1 - (padded > 0).int().flip(1).argmax(dim=1)
-
-    def delta(hidden: Tensor) -> Tensor:
-        seen.append(hidden[torch.arange(len(hidden)), last].clone())
-        return change(hidden)
-
-    with steered(desk.model, desk.site, delta):
-        desk.model.next_item_scores(histories)
-    code, std = desk.dictionary.encode(seen[0]), desk.dictionary.std
-    edited = code.clone()
-    for edit in edits:
-        edited[:, edit.feature] += std * edit.change(code[:, edit.feature] / std)
-    said = []
-    for own, items in zip(edited, lists, strict=True):
-        table = desk.setting_apart(own, items[items > 0].numpy())
+    said, (_, codes) = [], desk.scored(histories, edits)
+    for code, items in zip(codes, lists, strict=True):
+        table = desk.setting_apart(code, items[items > 0].numpy())
         table["text"] = table["name"] + " (" + table["feature"].astype(str) + ")"
         by_item = table.groupby("item")["text"].agg("; ".join)
         said += by_item.reindex(items.numpy()).fillna("").tolist()

@@ -29,7 +29,7 @@ DEAD, N_FEATURES, N_ITEMS, N_USERS = 5, 30, 40, 25
 
 
 def made_up(n_features=N_FEATURES, n_items=N_ITEMS, n_users=N_USERS, length=30, seed=0) -> dict:
-    """The arguments of `atlas.write`; the feature `DEAD` never fires, titles 1 to 6 are hostile."""
+    """Arguments of `atlas.content`; the feature `DEAD` never fires, titles 1 to 6 are hostile."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(5, length, n_users)
     index = pd.DataFrame({"user": np.repeat(np.arange(n_users) + 100, lengths)})
@@ -57,7 +57,6 @@ def made_up(n_features=N_FEATURES, n_items=N_ITEMS, n_users=N_USERS, length=30, 
     features["correlation"] = np.where(codes.any(axis=0), strong, np.nan)
     features["promotes"], features["effect"] = "War", 9.01234
     return {
-        "label": 'Toy <&"',
         "features": features,
         "directions": rng.normal(size=(n_features, 8)).astype(np.float32),
         "head": rng.normal(size=(n_items + 1, 8)).astype(np.float32),
@@ -74,6 +73,10 @@ def made_up(n_features=N_FEATURES, n_items=N_ITEMS, n_users=N_USERS, length=30, 
     }
 
 
+def write(file: Path, **world) -> None:
+    atlas.write(file, {"label": 'Toy <&"', "user": None, **atlas.content(**world)})
+
+
 def content(file: Path) -> dict:
     """What a page holds, found as a browser does: up to the first end of a script."""
     text = file.read_text(encoding="utf-8")
@@ -88,7 +91,7 @@ def world() -> dict:
 @pytest.fixture(scope="module")
 def file(world, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("atlas") / "atlas.html"
-    atlas.write(path, **world)
+    write(path, **world)
     return path
 
 
@@ -194,20 +197,20 @@ def test_nearest_features_by_scikit_learn(world, found):
 
 
 def test_the_same_input_gives_the_same_bytes(world, file, tmp_path):
-    atlas.write(tmp_path / "again.html", **world)
+    write(tmp_path / "again.html", **world)
     assert (tmp_path / "again.html").read_bytes() == file.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["again.html"]
 
 
 def test_tables_of_another_dictionary_are_refused_and_nothing_is_written(world, tmp_path):
     with pytest.raises(ValueError, match="29 rows in the table of features, 30 directions"):
-        atlas.write(tmp_path / "atlas.html", **{**world, "features": world["features"][1:]})
+        write(tmp_path / "atlas.html", **{**world, "features": world["features"][1:]})
     assert not any(tmp_path.iterdir())
 
 
 def test_an_atlas_as_large_as_that_of_movielens_stays_below_ten_megabytes(tmp_path):
     world = made_up(n_features=512, n_items=1_400, n_users=95, length=200)
-    atlas.write(tmp_path / "atlas.html", **world)
+    write(tmp_path / "atlas.html", **world)
     assert 2e5 < (tmp_path / "atlas.html").stat().st_size < 10e6
 
 
@@ -333,7 +336,7 @@ def test_search_finds_concepts_and_puts_labels_first(opened, world, tmp_path):
     features = world["features"].assign(concept="")
     features.loc[[9, 13], "concept"] = ["director: Kubrick", "decade: Drama number 29"]
     features.loc[[21, 25], "label"] = ["Kubrick", ""]
-    atlas.write(tmp_path / "atlas.html", **world | {"features": features})
+    write(tmp_path / "atlas.html", **world | {"features": features})
     page = opened(path=tmp_path / "atlas.html")
     page.fill("#search", "kubrick")
     assert features_of(page) == [21, 9]
@@ -559,7 +562,7 @@ def test_titles_are_text_and_nothing_else(opened, found):
 
 def test_thousands_of_features_come_as_they_are_scrolled_to(opened, tmp_path):
     world = made_up(n_features=4_096, n_items=300)
-    atlas.write(tmp_path / "large.html", **world)
+    write(tmp_path / "large.html", **world)
     page = opened(path=tmp_path / "large.html")
     assert page.inner_text("#count") == "4,095 features"
     first = page.locator("#features tbody tr").count()
@@ -574,7 +577,7 @@ def test_thousands_of_features_come_as_they_are_scrolled_to(opened, tmp_path):
 
 def test_columns_that_nobody_measured_are_left_out(opened, world, tmp_path):
     few = world["features"][["feature", "density", "label", "correlation", "promotes", "effect"]]
-    atlas.write(tmp_path / "few.html", **{**world, "features": few})
+    write(tmp_path / "few.html", **{**world, "features": few})
     page = opened(path=tmp_path / "few.html")
     assert page.locator("th[data-key=confidence], th[data-key=kind]").count() == 0
     assert page.locator("th[data-key=correlation]").is_visible()

@@ -39,74 +39,73 @@ def build(workspace: Workspace) -> Path:
     for group in ("dev", "test"):
         states, index[group] = activations.load(workspace.load("activations"), group)
         codes[group] = sae.encode(dictionary, states)
-    features = names.load(workspace, dataset, head)
+    features = names.load(workspace, dataset, dictionary, head)
     following, told = interpretability.of_next(codes, index, dataset.attribute_matrix)
-    features = features.assign(next=np.array(dataset.attributes)[following], next_correlation=told)
     user, history = next(iter(dataset.sequences("test").items()))
     site = workspace.manifest("activations")["parameters"]["site"]
-    turned = user, lists(model, site, dictionary, history, features["feature"])
-    directions = dictionary.W_dec.detach().numpy()
-    file = workspace.artifacts / "atlas.html"
-    write(
-        file,
-        workspace.label,
-        features,
-        directions,
-        head,
-        codes["test"],
-        index["test"],
-        items,
-        turned,
+    features = features.assign(
+        next=np.array(dataset.attributes)[following],
+        next_correlation=told,
+        turned=lists(model, site, dictionary, history, features["feature"]).tolist(),
     )
+    directions = dictionary.W_dec.detach().numpy()
+    found = content(features, directions, head, codes["test"], index["test"], items)
+    file = workspace.artifacts / "atlas.html"
+    write(file, {"label": workspace.label, "user": int(user), **found})
     return file
 
 
 def lists(model, site: str, dictionary: sae.SAE, history: NDArray, features) -> NDArray:
     """The items of a list [n_features, n_strengths, N_ITEMS] with a feature at each strength."""
-    found = np.zeros((len(features), len(STRENGTHS), N_ITEMS), dtype=np.int64)
-    for row, feature in zip(found, features, strict=True):
-        for place, strength in enumerate(STRENGTHS):
-            delta = control.sae_delta(dictionary, [control.Edit(int(feature), strength)])
-            scores = control.steered_scorer(model, site, delta)([history])
-            row[place] = recommender.best(recommender.unseen(scores, [history]), N_ITEMS)[0]
-    return found
+
+    def listed(*edits: control.Edit) -> NDArray:
+        delta = control.sae_delta(dictionary, [*edits])
+        scores = control.steered_scorer(model, site, delta)([history])
+        return recommender.best(recommender.unseen(scores, [history]), N_ITEMS)[0].numpy()
+
+    untouched = listed()
+    return np.array(
+        [
+            [listed(control.Edit(int(feature), s)) if s else untouched for s in STRENGTHS]
+            for feature in features
+        ]
+    )
 
 
-def write(
-    file: Path,
-    label: str,
-    features: pd.DataFrame,
-    directions: NDArray,
-    head: NDArray,
-    codes: sparse.csr_array,
-    index: pd.DataFrame,
-    items: pd.DataFrame,
-    turned: tuple[int, NDArray] | None = None,
-) -> None:
-    """Write the atlas: complete or not at all, and the same bytes for the same input.
+def write(file: Path, found: dict) -> None:
+    """Write the `content` of an atlas, with its label and the user whose list is turned.
 
-    `features` has a row for each feature, in the order of the dictionary: feature, density, and
-    other columns of `COLUMNS`; the page leaves out what is missing. `directions` [d_sae, d_in] are
-    the decoder's, `head` [n_items + 1, d_in] the item embedding, `codes` [n_positions, d_sae] those
-    of the test users. `index` has user, item and position of each position, sorted by user and
-    position; `items` has item (1 to n_items), title, attributes (joined by ``|``), year; `turned`
-    is a user and the `lists` of all features. Raises `ValueError` if the features are not those of
-    the dictionary.
+    Complete or not at all, and the same bytes for the same input.
     """
-    if not len(features) == len(directions) == codes.shape[1]:
-        raise ValueError(
-            f"{len(features)} rows in the table of features, {len(directions)} directions, "
-            f"{codes.shape[1]} columns of codes: expected the same number, of one dictionary"
-        )
-    found = content(label, features, directions, head, codes, index, items, turned)
     text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # A title may contain "</script>": JSON can escape the first character.
     text = text.replace("<", "\\u003c")
     write_text(file, TEMPLATE.read_text(encoding="utf-8").replace("__CONTENT__", text))
 
 
-def content(label, features, directions, head, codes, index, items, turned=None) -> dict:
-    """What the page shows, for JSON; pages name an item by its place in the list ``items``."""
+def content(
+    features: pd.DataFrame,
+    directions: NDArray,
+    head: NDArray,
+    codes: sparse.csr_array,
+    index: pd.DataFrame,
+    items: pd.DataFrame,
+) -> dict:
+    """What the page shows, for JSON; pages name an item by its place in the list ``items``.
+
+    `features` has a row for each feature, in the order of the dictionary: feature, density, and
+    other columns of `COLUMNS`, and turned, its `lists`; the page leaves out what is missing.
+    `directions` [d_sae, d_in] are the decoder's, `head` [n_items + 1, d_in] the item embedding,
+    `codes` [n_positions, d_sae] those of the test users. `index` has user, item and position of
+    each position, sorted by user and position; `items` has item (1 to n_items), title, attributes
+    (joined by ``|``), year. `ValueError` if the features are not those of the dictionary.
+    """
+    if not len(features) == len(directions) == codes.shape[1]:
+        raise ValueError(
+            f"{len(features)} rows in the table of features, {len(directions)} directions, "
+            f"{codes.shape[1]} columns of codes: expected the same number, of one dictionary"
+        )
+    turned = features.get("turned", [[]] * len(features))
     user, item, position = (index[name].to_numpy() for name in ("user", "item", "position"))
     codes, n_items = sparse.csc_array(codes), int(items["item"].max())
     table = {name: _column(features[name]) for name in COLUMNS if name in features}
@@ -129,7 +128,7 @@ def content(label, features, directions, head, codes, index, items, turned=None)
             "histories": _histories(rows, values, user, item, position),
             **_promoted(logits[number]),
             "nearest": _nearest(unit, alive, feature),
-            "turned": [] if turned is None else turned[1][feature].tolist(),
+            "turned": turned[feature],
         }
         _hide_weak(table, feature, logits[number].std())
         pages.append(page)
@@ -145,10 +144,8 @@ def content(label, features, directions, head, codes, index, items, turned=None)
         for history in page["histories"]:
             history["items"] = [place[item] for item in history["items"]]
     return {
-        "label": label,
         "n_positions": len(index),
         "n_users": int(index["user"].nunique()),
-        "user": None if turned is None else int(turned[0]),
         "table": table,
         "items": [
             [title, None if pd.isna(year) else int(year), attributes.replace("|", ", ")]

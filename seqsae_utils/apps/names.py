@@ -14,15 +14,17 @@ from ..workspace import Workspace
 MIN_CORRELATION, MIN_EFFECT = 0.1, 0.5
 
 
-def load(workspace: Workspace, dataset: data.Dataset, head: NDArray | None) -> pd.DataFrame:
+def load(
+    workspace: Workspace, dataset: data.Dataset, dictionary: sae.SAE, head: NDArray | None
+) -> pd.DataFrame:
     """The features of a profile, a row each: notebook 5's columns, `eras` named, and 7's concepts.
 
     `head` [n_items + 1, d_in], if the model has one. `StageError` for a stage that is not there.
     """
     features = pd.read_parquet(workspace.load("interpretability") / "features.parquet")
     explained = pd.read_parquet(workspace.load("concepts") / "explained.parquet")
-    directions = sae.load(workspace.load("sae")).W_dec.detach().numpy()
     if head is not None:
+        directions = dictionary.W_dec.detach().numpy()
         features = eras(features, directions, head, dataset.items["year"])
     return features.merge(explained, how="left", on="feature")
 

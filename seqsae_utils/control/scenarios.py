@@ -79,6 +79,10 @@ class Scenario:
                     f"strengths go from -{LARGEST:g} to {LARGEST:g}"
                 )
 
+    def __bool__(self):
+        """Whether it turns anything."""
+        return any((self.turn, self.features, self.suppress, self.share))
+
     def check(self, knobs: pd.DataFrame, features: pd.DataFrame) -> None:
         """`ValueError` for what cannot be turned here; `features` has feature and density."""
         attributes = knobs["attribute"].unique().tolist()

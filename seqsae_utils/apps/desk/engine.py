@@ -113,13 +113,14 @@ class Desk:
             raise StageError(f"{knobs} is missing: {way_out}")
         model = recommender.load(workspace.load("recommender"))
         head = model.head.detach().numpy() if hasattr(model, "head") else None
+        dictionary = sae.load(workspace.load("sae"))
         return cls(
             workspace.label,
             dataset,
             model,
             workspace.manifest("activations")["parameters"]["site"],
-            sae.load(workspace.load("sae")),
-            names.load(workspace, dataset, head),
+            dictionary,
+            names.load(workspace, dataset, dictionary, head),
             pd.read_parquet(knobs),
         )
 
@@ -251,10 +252,7 @@ class Desk:
         if self.state.user is None:
             who = {"history": ",".join(map(str, self.state.history))}
         said = {"scenario": self.state.scenario, **pins}.items()
-        turned = {
-            k: scenarios.write(s) for k, s in said if s.turn or s.features or s.suppress or s.share
-        }
-        return urlencode(who | turned)
+        return urlencode(who | {name: scenarios.write(one) for name, one in said if one})
 
     def visit(self, query: str) -> None:
         """Go where an address says; `ValueError` for what is not here, with the rest done."""
@@ -326,26 +324,20 @@ class Desk:
         table = table[table["carries"] > 0].drop_duplicates(["item", "name"])
         return table.groupby("item", sort=False).head(N_REASONS).reset_index(drop=True)
 
-    @torch.no_grad()
     def because(self) -> dict[int, list[int]]:
         """The items of the history that set each item of the list after apart, strongest first.
 
-        Each of the last `N_LEFT_OUT` is left out once, with all edits as they are: these lower the
-        item's logit most, compared with the rest of the list (and not less than others' logits).
+        Each of the last `N_LEFT_OUT` is left out once, with all edits as they are: these cost the
+        item most, compared with the rest of the list.
         """
         history, items = np.array(self.state.history), self.after.items[self.after.items > 0]
-        if len(history) < 2:
+        scorer = lambda histories: self.scored(histories, self.after.edits)[0]  # noqa: E731
+        if not len(lost := losses(scorer, history, items, N_LEFT_OUT)):
             return {}
-        some = np.arange(max(0, len(history) - N_LEFT_OUT), len(history))
-        histories = [history, *(np.delete(history, i) for i in some)]
-        with steered(self.model, self.site, sae_delta(self.dictionary, self.after.edits)):
-            scores = self.model.next_item_scores(histories)[:, 1:]
-        fall = (scores[0] - scores[1:]).numpy()
-        ours = fall[:, items - 1] - fall.mean(axis=1, keepdims=True)
-        apart = ours - ours.mean(axis=1, keepdims=True)
-        apart[ours <= 0] = 0.0
-        apart = np.where((apart > 0).any(axis=0), apart, ours)
-        order = history[some[np.argsort(-apart, axis=0)[:N_BECAUSE]]]
+        apart = lost - lost.mean(axis=1, keepdims=True)
+        apart[lost <= 0] = 0.0
+        apart = np.where((apart > 0).any(axis=0), apart, lost)
+        order = history[-len(lost) :][np.argsort(-apart, axis=0)[:N_BECAUSE]]
         kept = -np.sort(-apart, axis=0)[:N_BECAUSE] > 0
         return {i: order[kept[:, j], j].tolist() for j, i in enumerate(items.tolist())}
 
@@ -444,6 +436,27 @@ class Desk:
         return raised
 
     @torch.no_grad()
+    def scored(self, histories: list[np.ndarray], edits: list[Edit]) -> tuple[Tensor, Tensor]:
+        """Scores under edits [n_histories, n_items + 1]; the edited codes that predict [.., d_sae].
+
+        The codes are those of the last positions, at which the next item is predicted.
+        """
+        change, seen = sae_delta(self.dictionary, edits), []
+        padded = self.model.pad(histories)
+        last = padded.shape[1] - 1 - (padded > 0).int().flip(1).argmax(dim=1)
+
+        def delta(hidden: Tensor) -> Tensor:
+            seen.append(hidden[torch.arange(len(hidden)), last].clone())
+            return change(hidden)
+
+        with steered(self.model, self.site, delta):
+            scores = self.model.next_item_scores(histories)
+        code, std = self.dictionary.encode(seen[0]), self.dictionary.std
+        edited = code.clone()
+        for edit in edits:
+            edited[:, edit.feature] += std * edit.change(code[:, edit.feature] / std)
+        return scores, edited
+
     def _scored(
         self,
         history: tuple[int, ...],
@@ -452,19 +465,7 @@ class Desk:
         shares: np.ndarray | None = None,
     ) -> View:
         items = np.array(history, dtype=np.int64)
-        change, seen = sae_delta(self.dictionary, edits), []
-        last = int(self.model.pad([items])[0].nonzero()[-1])
-
-        def delta(hidden: Tensor) -> Tensor:
-            seen.append(hidden[0, last].clone())
-            return change(hidden)
-
-        with steered(self.model, self.site, delta):
-            scores = self.model.next_item_scores([items])
-        code = self.dictionary.encode(seen[0])
-        edited, std = code.clone(), self.dictionary.std
-        for edit in edits:
-            edited[edit.feature] += std * edit.change(code[edit.feature] / std)
+        scores, codes = self.scored([items], edits)
         if scores.isnan().any():
             raise ValueError("the model has no answer any more: a knob stands too far out")
         unseen = recommender.unseen(scores, [items])
@@ -475,7 +476,19 @@ class Desk:
             scores, unseen = scores + added, unseen + added
         rank = rankdata(-unseen[0], "min").astype(int)
         listed = recommender.best(unseen, N_ITEMS)[0].numpy()
-        return View(listed, rank, scores[0].numpy(), edited, edits, raised)
+        return View(listed, rank, scores[0].numpy(), codes[0], edits, raised)
+
+
+@torch.no_grad()
+def losses(scorer: recommender.Scorer, history: np.ndarray, items: np.ndarray, n: int):
+    """Nats that items lose without each of the last `n` of a history [n, n_items], oldest first.
+
+    A history of one item has nothing to leave out: no row.
+    """
+    some = range(max(0, len(history) - n), len(history)) if len(history) > 1 else ()
+    histories = [history, *(np.delete(history, i) for i in some)]
+    scores = scorer(histories).log_softmax(dim=1)[:, items]
+    return (scores[0] - scores[1:]).numpy()
 
 
 def _words(title: str) -> frozenset[str]:
