@@ -348,7 +348,7 @@ class Workspace:
             named = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
             write_json(partial / "manifest.json", manifest | {"files": named})
             shutil.rmtree(old, ignore_errors=True)
-            self.forget(stage)
+            shutil.rmtree(done, ignore_errors=True)
             if final.exists():
                 final.rename(old)
             partial.rename(final)
@@ -357,13 +357,18 @@ class Workspace:
                 to.parent.mkdir(parents=True, exist_ok=True)
                 (final / path.relative_to(partial)).rename(to)
             if not claim:
-                self.forget(stage)
+                shutil.rmtree(done)
             fsync(self.artifacts)
             shutil.rmtree(old, ignore_errors=True)
 
     def forget(self, stage: str) -> None:
-        """Remove what the work of a finished stage would go on from."""
+        """Remove what the work of a finished stage would go on from, also ``<stage>.*checkpoint``.
+
+        The latter is of work that a notebook does outside of `save`.
+        """
         shutil.rmtree(self.artifacts / f"{stage}.done", ignore_errors=True)
+        for left in self.artifacts.glob(f"{stage}.*checkpoint"):
+            left.unlink()
 
     def record(self, stage: str, numbers: dict, draws: dict[str, np.ndarray] | None = None) -> dict:
         """Record the nested numbers of one stage in ``metrics.json``; returns them as written.

@@ -237,6 +237,13 @@ def test_the_split_has_the_sizes_and_the_newcomers_of_the_protocol():
     assert set(users["user_id"][users["split"] == "test"]) == newest
 
 
+@pytest.mark.parametrize("users, dev", [(1000, 360), (15, 5), (12, 5), (11, 4)])
+def test_of_few_users_enough_choose_for_a_fifth_to_be_held_out(users, dev):
+    raw = data.synthetic(n_users=users, n_items=40)
+    found = data.prepare(raw, min_attribute_items=1).users["split"].value_counts()
+    assert found["dev"] == dev and found["recommender"] >= found["dev"]
+
+
 def test_only_the_seed_moves_the_sae_users_and_nothing_moves_the_test_users():
     raw = data.synthetic(n_users=100)
     first, again, other = (data.prepare(raw, seed=seed).users for seed in (0, 0, 1))

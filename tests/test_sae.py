@@ -750,6 +750,12 @@ def test_a_sweep_is_a_table_with_a_row_for_each_run(runs, planted, tmp_path):
     assert table["problems"][1].startswith("relu: ") or found["dense_fraction"] <= 0.1
 
 
+def test_a_sweep_without_held_out_states_is_refused_before_it_trains(runs, planted, tmp_path):
+    with pytest.raises(ValueError, match="no position is held out .* raise dev_fraction"):
+        sae.sweep(runs, planted[0], planted[0][:0], tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_sweep_goes_on_where_it_was_killed_and_is_the_same_in_two_processes(
     runs, planted, tmp_path, monkeypatch
 ):

@@ -246,9 +246,13 @@ def test_work_is_not_done_again_until_its_stage_is_recorded(ws, k, recorded, aga
     assert list(ws.manifest("sae")["files"]) == ["a/weights"]
     left = sorted(path.name for path in ws.load("sae").rglob("*"))
     assert left == ["a", "manifest.json", "weights"]
+    beside = [ws.artifacts / f"{stage}.more.checkpoint" for stage in ("sae", "control")]
+    for file in beside:
+        file.touch()
     if recorded:
         ws.forget("sae")
         assert not [*ws.artifacts.glob("*.done")]
+    assert [file.is_file() for file in beside] == [not recorded, True]
     assert work(k) == again
     assert ((ws.load("sae") / "manifest.json").read_bytes() == first) == (k == 8)
 

@@ -20,6 +20,8 @@ from .tables import DataError
 
 #: Groups of users: the first teach the recommender, the second the SAE and choose, the third judge.
 SPLITS = ("recommender", "dev", "test")
+#: Development users where there are twice as many for two groups: each fifth is held out of an SAE.
+MIN_DEV = 5
 TABLES = ("interactions", "items", "users", "everyone")
 #: What lists are counted by besides attributes: an attribute of this name gets another one.
 POPULAR = "popular"
@@ -116,7 +118,8 @@ def prepare(
 
     `test_fraction` of all users (rounded up) become test users: the ``newest``, or ``random`` ones
     (always random in data without times). Of the rest, a random `dev_fraction` become development
-    users; the recommender users remain. With `max_users` above 0, so many users are drawn first.
+    users, at least `MIN_DEV` or half of them; the recommender users remain. With `max_users` above
+    0, so many users are drawn first.
 
     The catalogue is what the recommender users had. Of repeated interactions the first is kept, and
     a user needs two items. Of the attributes that at least `min_attribute_items` items carry, at
@@ -254,7 +257,8 @@ def _split(n_users, oldest_first, test_fraction, dev_fraction, rng) -> np.ndarra
     rest = rng.permutation(np.sort(order[: n_users - n_test]))
     split = np.full(n_users, "recommender", dtype=object)
     split[order[n_users - n_test :]] = "test"
-    split[rest[: round(dev_fraction * len(rest))]] = "dev"
+    n_dev = max(round(dev_fraction * len(rest)), min(MIN_DEV, len(rest) // 2))
+    split[rest[:n_dev]] = "dev"
     return split
 
 

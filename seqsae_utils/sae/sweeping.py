@@ -35,7 +35,8 @@ def sweep(
     Each run gets a folder in `folder`, in SAELens' layout. Its name holds all that the run depends
     on: states, held-out states, config, training, code. A run that lies there is read, not trained
     again. Each uses one thread and its own seed, so the table is the same however it was made;
-    within ``joblib.parallel_config("dask")`` a cluster that sees `folder` makes it.
+    within ``joblib.parallel_config("dask")`` a cluster that sees `folder` makes it. ValueError
+    where nothing is held out.
 
     Columns, in the order of `runs`: the config, learning_rate, steps, seed, what `quality` measures
     on `held_out`, problems (see `sparsity_warnings`) and run, the name of the folder.
@@ -43,6 +44,11 @@ def sweep(
     import pandas as pd
     from joblib import Parallel, delayed
 
+    if not len(held_out):
+        raise ValueError(
+            "no position is held out to measure dictionaries on: each fifth development user is, "
+            "so there must be five; raise dev_fraction, or take more users"
+        )
     runs = list(runs)
     data = {"states": digest(states), "held_out": digest(held_out)}  # once for all runs
     names = [f"{run[0].variant}-{digest(fingerprint(sweep, run=run, **data))[:12]}" for run in runs]
