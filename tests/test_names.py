@@ -267,3 +267,10 @@ def test_figure_draws_what_the_table_holds(monkeypatch):
     assert [text.get_text() for text in axis.get_yticklabels()] == ["all but items", "item"]
     plt.close("all")
     plt.rcdefaults()
+
+
+def test_without_an_item_that_a_set_may_have_nothing_is_enriched():
+    nobody = np.full(5, -1)
+    module = import_module("seqsae_utils.interpretability.names")
+    hits, expected, p = module.enrichment(np.zeros((2, 3), int), nobody, np.zeros((5, 4)))
+    assert not hits.any() and not expected.any() and (p == 1).all() and p.shape == (2, 4)

@@ -80,8 +80,9 @@ def enrichment(top: NDArray, group: NDArray, has: NDArray) -> tuple[NDArray, NDA
     have it, how many are expected to, the one-sided p-value.
     """
     size = np.bincount(group[group >= 0])
-    known = np.stack([has[group == g].sum(axis=0) for g in range(len(size))]).astype(int)
-    drawn = np.stack([(group[top] == g).sum(axis=1) for g in range(len(size))], axis=1)
+    member = group == np.arange(len(size))[:, None]  # of no stratum, where no item is known enough
+    known = (member @ has).astype(int)
+    drawn = member[:, top].sum(axis=2).T
     hits, expected = has[top].sum(axis=1), drawn @ (known / size[:, None])
     p = np.ones(hits.shape)
     probability = {}  # of 0, 1, ... n hits in a stratum: [n_properties, n + 1]
