@@ -357,7 +357,7 @@ class Workspace:
                 to.parent.mkdir(parents=True, exist_ok=True)
                 (final / path.relative_to(partial)).rename(to)
             if not claim:
-                shutil.rmtree(done)
+                shutil.rmtree(done, ignore_errors=True)
             fsync(self.artifacts)
             shutil.rmtree(old, ignore_errors=True)
 

@@ -81,7 +81,7 @@ def enrichment(top: NDArray, group: NDArray, has: NDArray) -> tuple[NDArray, NDA
     """
     size = np.bincount(group[group >= 0])
     member = group == np.arange(len(size))[:, None]  # of no stratum, where no item is known enough
-    known = (member @ has).astype(int)
+    known = member.astype(int) @ has.astype(int)
     drawn = member[:, top].sum(axis=2).T
     hits, expected = has[top].sum(axis=1), drawn @ (known / size[:, None])
     p = np.ones(hits.shape)
