@@ -22,10 +22,11 @@ from .resampling import draws, interval
 from .workspace import STAGES, flat, project, replacing, write_text
 
 INTRODUCTION = (
-    "Computed from several trainings of the whole chain (`make seeds`), never worded: means over "
-    "trainings, with 95 % intervals from drawing trainings and users again († trainings only); the "
-    "baseline is the best of its kind. *Trainings*: in how many the result is on its right side. "
-    "A claim **holds** if the interval of the paired difference excludes the baseline."
+    "Computed from several trainings of the whole chain (`make seeds`): means over trainings, with "
+    "95 % intervals over trainings and users († over trainings only). The baseline is the best of "
+    "its kind. *Trainings* counts those in which the result is better than the baseline. A claim "
+    "**holds** if the interval of the paired difference is on the right side of 0, **does not "
+    "hold** if it is on the wrong side, and is **undecided** if it covers 0."
 )
 RESULTS = (
     f"# All claims\n\n{INTRODUCTION} The same tables as data: `figures/*/claims.csv`; every "
@@ -195,7 +196,7 @@ def write_claims(folder: Path) -> None:
 
 
 def shown(found: pd.DataFrame, stage: str | None = None) -> str:
-    """Rows of ``claims.csv`` as a markdown table: those of a stage, or the headlines."""
+    """Rows of ``claims.csv`` as a markdown table: those of a stage, or the headlines in brief."""
 
     def value(row, name: str) -> str:
         prefix = "" if name == "number" else "control_"
@@ -203,18 +204,17 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
         return point if low == high == point else f"{point} [{low}, {high}]"
 
     rows = found[found["headline"] if stage is None else found["stage"] == stage]
-    lines = [
-        "| claim | measured by | result | best baseline | trainings | verdict |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ["claim", "measured by", "result", "best baseline", "trainings", "verdict"]
+    lines = [columns if stage else ["claim", "SAE", "best baseline", "verdict"]]
+    lines.append(["---"] * len(lines[0]))
     for row in rows.to_dict("records"):
-        control, mark = value(row, "control_number"), "" if row["users"] else " †"
-        lines.append(
-            f"| {row['claim']} | {row['criterion']}{mark} | {value(row, 'number')} | "
-            f"{row['control']}: {control} | {row['holds_in']} of {row['n_trainings']} | "
-            f"**{row['verdict']}** |"
-        )
-    return "\n".join(lines)
+        mark = "" if row["users"] else " †"
+        own, control = value(row, "number"), f"{row['control']}: {value(row, 'control_number')}"
+        verdict, count = f"**{row['verdict']}**", f"{row['holds_in']} of {row['n_trainings']}"
+        measured = [f"{row['criterion']}{mark}"]
+        brief = [row["claim"] + mark, own, control, f"{verdict} ({count})"]
+        lines.append([row["claim"], *measured, own, control, count, verdict] if stage else brief)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _number(value: float) -> str:
@@ -235,7 +235,7 @@ PUBLISHED = {
     "ml-100k-fresh": "MovieLens-100K, other users in each group, looked at once",
 }
 MAIN = ("ml-100k", "ml-1m")
-#: So many trainings one of `MAIN` must have before it is shown.
+#: So many trainings one of `MAIN` must have before it is shown; each row says how many it has.
 ENOUGH = 5
 
 
@@ -251,18 +251,26 @@ def rendered() -> dict[Path, str]:
     tables = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
 
     def of(stage: str | None, profiles=MAIN) -> str:
-        return "\n\n".join(
-            f"**{PUBLISHED[name]}**\n\n{shown(found, stage)}"
-            for name, found in tables.items()
-            if name in profiles and (name not in MAIN or found["n_trainings"].min() >= ENOUGH)
-        )
+        parts = []
+        for name, found in tables.items():
+            here = found[found["stage"] == stage] if stage else found
+            enough = name not in MAIN or found["n_trainings"].max() >= ENOUGH
+            if name in profiles and enough and len(here):
+                verdicts = ("holds", "does not hold", "undecided")
+                counts = [f"{(here['verdict'] == v).sum()} × {v}" for v in verdicts]
+                count = f"**{PUBLISHED[name]}**: {len(here)} claims, " + ", ".join(counts)
+                parts.append(f"{count}\n\n{shown(found, stage)}")
+        return "\n\n".join(parts)
 
     texts = {}
     readme = project() / "README.md"
     before, _, rest = readme.read_text().partition("<!-- claims -->")
     _, _, after = rest.partition("<!-- end of claims -->")
     texts[readme] = f"{before}<!-- claims -->\n{of(None)}\n<!-- end of claims -->{after}"
-    stages = "\n\n".join(f"## {stage.capitalize()}\n\n{of(stage, PUBLISHED)}" for stage in STAGES)
+    stages = "\n\n".join(
+        f"## {stage.capitalize().replace('Sae', 'SAE')}\n\n{of(stage, PUBLISHED)}"
+        for stage in STAGES
+    )
     texts[project() / "figures" / "RESULTS.md"] = f"{RESULTS}\n\n{stages}\n"
     for stage, name in STAGES.items():
         path = project() / "notebooks" / f"{name}.ipynb"
@@ -270,7 +278,8 @@ def rendered() -> dict[Path, str]:
         for cell in book.cells:
             if "claims" in cell.metadata.get("tags", []):
                 cell.source = (
-                    f"<!-- claims: {stage} -->\n## The claims\n\n{INTRODUCTION}\n\n{of(stage)}"
+                    f"<!-- claims: {stage} -->\n## The question, answered\n\n{INTRODUCTION}\n\n"
+                    f"{of(stage)}"
                 )
         texts[path] = nbformat.writes(book) + "\n"
     return texts

@@ -2,13 +2,19 @@
 
 import json
 import re
+import tempfile
 import textwrap
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import pytest
+
+from seqsae_utils.sae import saelens, variants
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
+CONTRIBUTING = (PROJECT / "CONTRIBUTING.md").read_text()
 METRICS = {
     name: json.loads((PROJECT / "figures" / name / "metrics.json").read_text())
     for name in ("ml-100k",)
@@ -26,13 +32,20 @@ def shown(value: float) -> str:
     return f"{value:.3f}".replace("0.", ".", 1)
 
 
+def paragraph(words: str) -> str:
+    """The one paragraph or point of the README with these words, in one line."""
+    parts = [" ".join(part.split()) for part in re.split(r"\n\n|\n(?=\* )", README)]
+    (found,) = [part for part in parts if words in part]
+    return found
+
+
 def in_trainings(stage: str, name: str) -> list[float]:
     table = pd.read_csv(PROJECT / "figures" / "ml-100k" / "trainings.csv")
     return table[(table["stage"] == stage) & (table["name"] == name)]["value"].tolist()
 
 
 def test_the_row_of_all_teaching_shows_the_committed_numbers():
-    (line,) = [line for line in README.splitlines() if "everybody's last item" in line]
+    line = paragraph("everybody's last item")
     ours = in_trainings("recommender", "leave_last_out.sasrec.ndcg@10")
     models = ("ease", "item_knn", "popularity")
     others = [number(f"recommender.leave_last_out.{model}.ndcg@10") for model in models]
@@ -41,11 +54,11 @@ def test_the_row_of_all_teaching_shows_the_committed_numbers():
 
 
 def test_one_training_is_set_beside_the_others():
-    (line,) = [line for line in README.splitlines() if "One training decides nothing" in line]
+    line = paragraph("One training decides nothing")
     first, *others = in_trainings("interpretability", "sae.max_correlation")
     expected = [shown(value) for value in (first, min(others), max(others))]
     assert len(others) == 4 and re.findall(r"\.\d{3}\b", line) == expected
-    (line,) = [line for line in README.splitlines() if "can know films instead" in line]
+    line = paragraph("can know films instead")
     assert f"{number('data.items'):,} films" in line
 
 
@@ -66,9 +79,65 @@ def test_what_is_said_of_the_datasets_is_counted():
     undecided = verdicts["ml-100k"][verdicts["ml-100k"] == "undecided"].index
     now = verdicts["ml-1m"].reindex(undecided).dropna()
     assert "Two datasets, two answers" in README and (now == "holds").mean() > 0.5
-    held = found["ml-1m-small"].loc["an SAE feature tells a genre better than a hidden dimension"]
+    held = found["ml-1m-small"].loc["an SAE feature matches a genre better than a hidden dimension"]
     assert held["number"] > 0.5 * (0.180 + 0.713), "nearer to ML-1M than to MovieLens-100K"
     assert (verdicts["ml-100k-fresh"] == "holds").sum() < (verdicts["ml-100k"] == "holds").sum()
+
+
+#: Paragraphs of the README, and the claims whose numbers they quote.
+QUOTED = {
+    "Are the features interpretable?": [
+        "an SAE feature matches a genre better than a hidden dimension",
+        "an SAE feature matches a genre better than an SAE of item vectors, which knows no "
+        "sequence",
+    ],
+    "What does the sequence add?": [
+        "given the current item, an SAE feature predicts the genres of the NEXT item better than "
+        "an SAE of static item embeddings",
+        "given the last ten items too, an SAE feature predicts the next item's genres better than "
+        "a decayed mean of item embeddings",
+    ],
+    "Do the knobs work?": [
+        "steering with several SAE features costs less than the same choice for a permuted genre",
+        "steering with several SAE features costs less than re-ranking (scores raised)",
+    ],
+    "Another seed finds other features": ["another seed finds most features again"],
+    "Labels predict too little": [
+        "counting features without a label too, labels predict more than those of untrained or "
+        "static dictionaries"
+    ],
+    "One feature is rarely a cheap knob": ["one SAE feature steers cheaply on most genres"],
+    "No measured gain for a user": ["turning a knob helps a user who turns to a genre"],
+    "does not beat EASE": ["the recommender beats models without order"],
+}
+
+
+@pytest.mark.parametrize("words", QUOTED)
+def test_what_is_said_quotes_the_claims(words):
+    """Each number in it is one of a claim that it quotes; each claim's own number is in it."""
+    quoted = re.findall(r"(?<![\d.])\.\d{3}\b", paragraph(words))
+    tables = [
+        pd.read_csv(PROJECT / "figures" / name / "claims.csv") for name in ("ml-100k", "ml-1m")
+    ]
+    rows = pd.concat(table[table["claim"].isin(QUOTED[words])] for table in tables)
+    own, best = ([shown(v) for v in rows[c]] for c in ("number", "control_number"))
+    assert quoted and not {*quoted} - {*own, *best}
+    missing = {*own} - {*quoted}
+    assert not missing or (words == "does not beat EASE" and len(missing) == 1)
+
+
+def test_the_verdicts_are_those_of_the_claims():
+    of = {name: pd.read_csv(PROJECT / "figures" / name / "claims.csv").set_index("claim")["verdict"]
+          for name in ("ml-100k", "ml-1m")}  # fmt: skip
+
+    def verdicts(words):
+        return [of[name][claim] for claim in QUOTED[words] for name in of]
+
+    assert verdicts("Are the features interpretable?") == ["holds"] * 2 + ["undecided"] * 2
+    assert verdicts("What does the sequence add?") == ["holds"] * 2 + ["does not hold", "holds"]
+    assert verdicts("Do the knobs work?") == ["holds"] * 2 + ["does not hold"] * 2
+    assert verdicts("No measured gain for a user") == ["undecided"] * 2
+    assert of["ml-100k"][QUOTED["does not beat EASE"][0]] == "undecided"
 
 
 def test_numbers_of_others_name_their_source():
@@ -97,10 +166,42 @@ def test_the_house_is_the_one_that_stands_here():
     (house,) = re.findall(r"(?ms)^## The house\n+```\n(.*?)^```", README)
     for folder in re.findall(r"(?m)^([a-z_]+)/  ", house):
         assert (PROJECT / folder).is_dir(), folder
-    rooms = [line.split("  ")[0].split() for line in re.findall(r"(?m)^  ([a-z].*)", house)]
+    (layers,) = re.findall(r"(?ms)^## The layers\n.*?^```\n(.*?)^```", CONTRIBUTING)
+    rooms = [re.split("  +", line)[0].split() for line in re.findall(r"(?m)^  ([a-z].*)", layers)]
     package = PROJECT / "seqsae_utils"
     found = {path.stem for path in package.iterdir() if not path.name.startswith("__")}
     assert {name for room in rooms for name in room} == found
+
+
+def test_the_examples_of_contributing_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = [known.copy() for known in (variants.VARIANTS, saelens.ARCHITECTURES)]
+    names: dict = {"__name__": "contributing"}
+    try:
+        for example in re.findall(r"(?ms)^```python\n(.*?)^```", CONTRIBUTING):
+            exec(example, names)
+    finally:
+        for known, before in zip((variants.VARIANTS, saelens.ARCHITECTURES), own, strict=True):
+            known.clear()
+            known.update(before)
+        plt.rcdefaults()
+    assert (names["history"]["explained_variance"].iloc[-1] > 0.1) and len(names["table"]) == 4
+    assert len(names["raw"].interactions) == 4
+    assert (tmp_path / "figures" / "smoke" / "01_popular.png").is_file()
+
+
+def test_contributing_has_the_columns_of_every_file_of_a_run(smoke):
+    listed = dict(re.findall(r"(?m)^\| `(\S+)` \| .* \| (.*) \|$", CONTRIBUTING))
+    for file, columns in listed.items():
+        read = pd.read_csv if file.endswith(".csv") else pd.read_parquet
+        assert list(read(smoke.artifacts / file).columns) == columns.split(", "), file
+    tables = [p.relative_to(smoke.artifacts) for p in smoke.artifacts.rglob("*.*")]
+    tables = [p for p in tables if p.suffix in (".csv", ".parquet") and len(p.parts) == 2]
+    rest = {p.as_posix() for p in tables if p.parts[0] != "draws"} - {*listed}
+    assert {
+        name for name in rest if not re.search(r"/(untrained_)?(dev|test)_index", name)
+    } == set()
 
 
 def test_the_twelve_lines_from_a_model_of_ones_own_are_those_that_are_run():
