@@ -194,7 +194,7 @@ def test_an_own_folder_comes_first_and_needs_no_network(own, monkeypatch):
     write_folder(own / "toy", FILES)
     raw = data.load_raw("toy")
     assert raw.label == "TOY"
-    assert raw.source == "the folder toy"
+    assert raw.source.startswith("the folder toy")
 
 
 @pytest.mark.parametrize("published", [{"interactions": 10}, {"content": "0" * 64}])

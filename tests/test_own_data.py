@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from seqsae_utils import data
-from seqsae_utils.data import formats
+from seqsae_utils.data import formats, tables
 
 USERS = [f"u{n}" for n in range(30)]
 INTERACTIONS = pd.DataFrame(
@@ -107,7 +107,19 @@ FORMS = {
     "utf-16": (lambda f: write(f, INTERACTIONS, sep="\t", encoding="utf-16"), "csv in utf-16"),
     "latin-1": (
         lambda f: write(f, INTERACTIONS.assign(by="Zoë"), encoding="latin-1"),
+        "interactions.csv in cp1252",
+    ),
+    "no Windows": (
+        lambda f: write(f, INTERACTIONS.assign(by="\x81"), encoding="latin-1"),
         "interactions.csv in latin-1",
+    ),
+    "names": (
+        lambda f: write(
+            f,
+            renamed(INTERACTIONS, item_id="parent_asin"),
+            renamed(ITEMS, item_id="parent_asin"),
+        ),
+        "parent_asin as item_id",
     ),
     "shops": (
         lambda f: write(
@@ -162,6 +174,54 @@ def test_a_fraction_of_a_second_keeps_the_order(tmp_path):
         write(tmp_path / "d", INTERACTIONS.assign(timestamp=times.map(lambda t: t.isoformat())))
     )
     assert raw.interactions["timestamp"].is_unique
+
+
+@pytest.mark.parametrize(
+    "times", [[20190120 + n for n in range(6)], [43485.5 + n for n in range(6)]]
+)
+def test_times_too_small_for_seconds_are_called_so(tmp_path, times):
+    """Dates as numbers, and days since 1900 as spreadsheets count them."""
+    raw = read(write(tmp_path / "d", INTERACTIONS.assign(timestamp=times * 30)))
+    first = raw.interactions[raw.interactions["user_id"] == "u0"]["item_id"].tolist()
+    assert first == INTERACTIONS["item_id"][:6].tolist()
+    assert "only their order counts" in raw.source
+
+
+def test_titles_from_windows_keep_their_dashes_and_quotation_marks(tmp_path):
+    items = ITEMS.assign(title="Zoë – the “second”")
+    raw = read(write(tmp_path / "d", INTERACTIONS, items, encoding="cp1252"))
+    assert set(raw.items["title"]) == {"Zoë – the “second”"}
+    assert "items.csv in cp1252" in raw.source
+
+
+def test_a_byte_that_means_nothing_late_in_a_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK", 500)  # what the encoding is told by
+    text = ITEMS.assign(title="Zoë").to_csv(index=False) + "i99,T\x81,red\n"
+    folder = write(tmp_path / "d", INTERACTIONS)
+    (folder / "items.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(data.DataError, match="items.csv: .*0x81.*save it as UTF-8"):
+        read(folder)
+
+
+@pytest.mark.parametrize("mark", [", ", ";"])
+def test_attributes_that_are_separated_otherwise_are_said(tmp_path, mark):
+    items = ITEMS.assign(attributes=ITEMS["attributes"].str.replace("|", mark))
+    raw = read(write(tmp_path / "d", INTERACTIONS, items))
+    assert f"50% of attributes hold {mark.strip()!r}, but only | separates them" in raw.source
+
+
+def test_what_is_no_table_is_refused_for_what_it_is(tmp_path):
+    folder = write(tmp_path / "d", INTERACTIONS, encoding="utf-16-le")  # which does not say so
+    with pytest.raises(data.DataError, match="interactions.csv is no text"):
+        read(folder)
+    write(tmp_path / "e", INTERACTIONS, sep=" ")
+    with pytest.raises(data.DataError, match="columns are separated by , ; | or tabs"):
+        read(tmp_path / "e")
+    for end in ("jsonl", "xlsx", "csv.xz"):
+        folder = write(tmp_path / end, INTERACTIONS)
+        (folder / "interactions.csv").rename(folder / f"interactions.{end}")
+        with pytest.raises(data.DataError, match=f"interactions.{end} is of no known kind"):
+            read(folder)
 
 
 def test_quoted_line_ends_are_read_however_long_the_file(tmp_path):

@@ -165,6 +165,17 @@ def test_results_are_gathered_without_times(built):
     assert set(json.loads((figures / "timings.json").read_text())["seconds"]) == set(NAMES)
 
 
+def test_what_could_not_be_measured_is_said_at_the_end(built, capsys):
+    assert "could not be measured" not in capsys.readouterr().out
+    file = built / "artifacts" / "toy" / "metrics.json"
+    found = json.loads(file.read_text())
+    found["data"] |= {"names": {"auc": None, "auc_low": None}}
+    file.write_text(json.dumps(found))
+    run.gather(workspace.Workspace("toy"))
+    shown = capsys.readouterr().out
+    assert "\n2 of " in shown and "(null in metrics.json): data.names\n" in shown
+
+
 @pytest.mark.parametrize(
     "path, old, new, expected",
     [

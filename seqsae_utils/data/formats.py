@@ -126,6 +126,8 @@ LAYOUTS = (
         **MUSIC4ALL,
     ),
 )
+#: How files of own data may end.
+ENDS = re.compile(r".+\.(csv|tsv|txt|inter|item)(\.(gz|bz2|zip))?|.+\.parquet")
 #: What the columns of own data may be called, in small letters and digits.
 ALIASES = {
     "user_id": ("userid", "user", "customerid", "reviewerid", "uid"),
@@ -139,6 +141,13 @@ ALIASES = {
         "trackid",
         "isbn",
         "asin",
+        "parentasin",
+        "businessid",
+        "videoid",
+        "newsid",
+        "songid",
+        "artistid",
+        "gameid",
     ),
     "timestamp": ("timestamp", "time", "unixreviewtime", "eventtime", "datetime", "date", "tdat"),
     "order": ("order",),
@@ -170,7 +179,12 @@ def read(folder: Folder, *, source: str, label: str) -> Raw:
     items = _read_items(folder, layout)
     interactions, timed, repeats = _read_interactions(folder, layout)
     if timed and (unit := _unit(interactions["timestamp"])):
-        said.append(f"times in {unit}")
+        said.append(unit)
+    texts = items["attributes"]
+    if own and not texts.str.contains("|", regex=False).any():
+        beside = max(",;", key=lambda mark: texts.str.count(mark).sum())
+        if (many := texts.str.contains(beside).mean()) > 0.25:
+            said.append(f"{many:.0%} of attributes hold {beside!r}, but only | separates them")
     source = f"{source} ({'; '.join(said)})" if said else source
     return Raw(by_user_and_time(interactions), items, source, label, timed, repeats)
 
@@ -182,6 +196,10 @@ def _own(folder: Folder, file: str, names: list[str]) -> tuple[Layout, list[str]
     if len(beside) != 1:
         found = " and ".join(beside) or "no items.csv"
         raise DataError(f"{folder} holds {found} beside {file}: expected one file of items")
+    for name in (file, *beside):
+        if not ENDS.fullmatch(name):
+            ends = "csv, tsv, txt (also packed: .gz, .bz2, .zip) or parquet"
+            raise DataError(f"{folder}: {name} is of no known kind; save it as {ends}")
     said = [name for name in (file, *beside) if name not in ("interactions.csv", "items.csv")]
     columns = ("user_id", "item_id", "timestamp", "order")
     separator, user, item, time, order = _columns(folder / file, columns, said)
@@ -229,9 +247,14 @@ def _plain(name: str) -> str:
 
 
 def _unit(times: pd.Series) -> str:
-    """The unit of times that are too large for seconds, judged by their size; or nothing."""
+    """What the size of times says that are no seconds since 1970; or nothing.
+
+    Dates as numbers (20190120, 2019) and days since 1900 are too small, and serve as an order.
+    """
     units = {10**17: "nanoseconds", 10**14: "microseconds", 10**11: "milliseconds"}
-    return next((unit for least, unit in units.items() if times.median() >= least), "")
+    if (median := times.median()) < 10**8:
+        return "times too small for seconds since 1970: only their order counts"
+    return next((f"times in {unit}" for least, unit in units.items() if median >= least), "")
 
 
 def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:

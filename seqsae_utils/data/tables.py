@@ -9,7 +9,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ NUMBER = pa.float64()
 TIMES = (pa.int64(), NUMBER, pa.string())
 A_TIME = (
     "a number that is not negative (seconds since 1970), or a time like 2019-01-20 14:36; "
-    "pd.to_datetime(column, dayfirst=True) makes such times of others"
+    "pd.to_datetime(column, format='%d/%m/%Y') makes such times of others"
 )
 #: How packed files end, and what unpacks them.
 PACKED: dict[str, Callable] = {
@@ -67,15 +67,16 @@ def header(path: Folder, separator: str) -> tuple[int, list[str]]:
 def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa.Table]:
     """Yield some columns of a file, block by block, so that memory does not follow its length.
 
-    The file is in UTF-8, UTF-16, or else in Latin-1, and is unpacked where it is `PACKED`, or it is
-    parquet. Quotation marks have a meaning only beside a `separator` of CSV, see `QUOTED`. `kinds`
-    are those of the wanted columns, each one of `EXPECTED`; `columns` names all columns, where the
-    first line does not. Raises DataError if a column or all rows are missing, a column is named
-    twice, or a line has other fields.
+    The file is in UTF-8, UTF-16, or else as `encoding_of` says, and is unpacked where it is
+    `PACKED`, or it is parquet. Quotation marks have a meaning only beside a `separator` of CSV, see
+    `QUOTED`. `kinds` are those of the wanted columns, each one of `EXPECTED`; `columns` names all
+    columns, where the first line does not. Raises DataError if a column or all rows are missing, a
+    column is named twice, or a line has other fields.
     """
     skip, columns = (0, list(columns)) if columns else header(path, separator)
     if missing := [name for name in kinds if name not in columns]:
         hint = " (or order)" if "timestamp" in missing and path.name == "interactions.csv" else ""
+        hint += "; columns are separated by , ; | or tabs" if len(columns) == 1 else ""
         raise DataError(
             f"{path.name}: line {skip} names the columns {', '.join(columns) or '(none)'}; "
             f"missing: {', '.join(missing)}{hint}"
@@ -111,6 +112,8 @@ def tables(path: Folder, separator: str, kinds: dict, columns=()) -> Iterator[pa
                         raise pa.ArrowInvalid(place)
                 yield pa.Table.from_batches([block])
                 row += block.num_rows
+    except UnicodeDecodeError as error:  # past the beginning
+        raise DataError(f"{path.name}: {error}; save it as UTF-8") from error
     except pa.ArrowInvalid as error:
         place = re.search(r"(?:column #(\d+): )?Row #(\d+)", str(error))
         # Blank lines above the names are counted, others are not.
@@ -221,16 +224,22 @@ def _records(path: Folder, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def encoding_of(path: Folder) -> str:
-    """UTF-16 if a file says so (Excel's "Unicode text"), UTF-8 if it begins in it, else Latin-1."""
+    """UTF-16 if a file says so (Excel's "Unicode text"), UTF-8 if it begins in it.
+
+    Else that of Windows, which is Latin-1 with dashes and curved quotation marks, or Latin-1 where
+    a byte means nothing there. DataError for a file with zero bytes: it is no text.
+    """
     with _opened(path) as file:
         beginning = file.read(BLOCK)
     if beginning[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(beginning)
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8"
+    if b"\0" in beginning:
+        raise DataError(f"{path.name} is no text, for it holds zero bytes: save it as UTF-8")
+    for encoding in ("utf-8", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            codecs.getincrementaldecoder(encoding)().decode(beginning)
+            return encoding
+    return "latin-1"
 
 
 @contextmanager

@@ -55,6 +55,10 @@ def gather(workspace: Workspace) -> None:
             low, high = numbers.get(f"{key}_low"), numbers.get(f"{key}_high")
             interval = f"  [{low:.3f}, {high:.3f}]" if None not in (low, high) else ""
             print(f"  {title:<40}{numbers[key]:>8.4g}{interval}")
+    if missing := [name for name, number in numbers.items() if number is None]:
+        parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in missing)
+        print(f"\n{len(missing)} of {len(numbers)} numbers could not be measured on these data")
+        print(f"(null in metrics.json): {', '.join(parts)}")
 
 
 def folder_of(profile: str, overrides: dict, name: str = "") -> Path | None:

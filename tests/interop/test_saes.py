@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from seqsae_utils import sae
+from seqsae_utils import activations, data, recommender, sae
 
 WHY = "lives in an environment of its own: run `make interop`"
 saelens = pytest.importorskip("sae_lens", reason=f"SAELens {WHY}")
@@ -26,6 +26,19 @@ CONFIGS = {v: sae.Config(D_IN, D_SAE, v, k=3, l1_coefficient=0.5) for v in sae.V
 def states() -> np.ndarray:
     """Far from mean 0 and deviation 1, as hidden states are."""
     return np.random.default_rng(0).normal(5, 3, (3_000, D_IN)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory) -> np.ndarray:
+    """Raw hidden states of a SASRec that learned a little of the catalogue of profile smoke."""
+    dataset = data.prepare(data.synthetic(n_users=400))
+    config = recommender.Config(dataset.n_items, d_model=D_IN, max_length=32)
+    training = recommender.Training(learning_rate=0.003, max_epochs=8)
+    split = recommender.new_users(dataset)
+    model, _ = recommender.fit(config, split, training, progress=False)
+    file = tmp_path_factory.mktemp("states") / "dev.npy"
+    activations.harvest(model, dataset.sequences("dev"), "blocks.0", file)
+    return np.load(file)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -51,6 +64,20 @@ def test_saelens_loads_each_variant_and_agrees(ours, states, tmp_path):
     same(ours, theirs, torch.from_numpy(states[:500]))
     theirs.save_model(tmp_path / "again")
     same(sae.load(tmp_path / "again"), theirs, torch.from_numpy(states[:500]))
+
+
+@pytest.mark.parametrize("variant", CONFIGS)
+def test_raw_states_of_a_recommender_go_around(variant, hidden, tmp_path):
+    """Written here, read and written by SAELens, and read here: the codes are equal."""
+    assert 0.1 < hidden.std() < 0.9 and np.abs(hidden.mean(axis=0)).max() > 0.1 * hidden.std()
+    made, _ = sae.fit(hidden, CONFIGS[variant], sae.Training(steps=100, batch_size=256))
+    assert abs(made.std - 1) > 0.05  # a reader that leaves the scale out is far off
+    raw = torch.from_numpy(hidden[:500])
+    sae.save(made, tmp_path / "a")
+    theirs = saelens.SAE.load_from_disk(tmp_path / "a")
+    same(made, theirs, raw)
+    theirs.save_model(tmp_path / "b")
+    same(sae.load(tmp_path / "b"), made, raw)
 
 
 def made_by_saelens(name: str, **fields):
