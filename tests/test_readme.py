@@ -149,10 +149,14 @@ def test_a_knob_at_zero_changes_nothing():
 
 
 def test_links_and_figures_lead_to_files():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    targets = re.findall(r"\]\(([^)#]+)", README) + re.findall(r'src="([^"]+)"', README)
     local = [target for target in targets if not target.startswith("http")]
     assert len(local) >= 8
     assert [target for target in local if not (PROJECT / target).exists()] == []
+
+
+def test_it_is_read_in_one_sitting():
+    assert README.count("\n") <= 200
 
 
 def test_every_notebook_and_profile_is_mentioned():
@@ -186,7 +190,8 @@ def test_the_examples_of_contributing_run_one_after_the_other(tmp_path, monkeypa
             known.clear()
             known.update(before)
         plt.rcdefaults()
-    assert (names["history"]["explained_variance"].iloc[-1] > 0.1) and len(names["table"]) == 4
+    assert names["history"]["explained_variance"].iloc[-1] > 0.1
+    assert len([*names["folder"].glob("batchtopk-*/cfg.json")]) == len(names["runs"]) == 4
     assert len(names["raw"].interactions) == 4
     assert (tmp_path / "figures" / "smoke" / "01_popular.png").is_file()
 
