@@ -43,6 +43,7 @@ def results(workspace: Path) -> dict[str, object]:
         if file.suffix == ".ipynb":
             content = json.loads(file.read_bytes())
             for cell in content["cells"]:
+                cell.pop("id", None)  # papermill draws that of the parameters anew
                 outputs = cell.get("outputs", [])
                 cell["outputs"] = [o for o in outputs if o.get("name") != "stderr"]
         elif file.suffix == ".json" and file.parent.parent.name == "runs":  # a record
