@@ -293,7 +293,7 @@ QUESTIONS = {
 }
 
 
-def drawn() -> pd.DataFrame:
+def figure_table() -> pd.DataFrame:
     """What the README's figure shows: rows of the tables of `MAIN`, with data, question and row."""
     asked = [(c.claim, QUESTIONS[c.figure[0]], c.figure[1]) for c in claims() if c.figure]
     asked = pd.DataFrame(asked, columns=["claim", "question", "row"])
@@ -314,6 +314,6 @@ def publish() -> None:
             write_claims(folder)
     figures.style()
     with replacing(project() / "figures" / "claims.png") as file:
-        figures.claims(drawn()).savefig(file, format="png", metadata={"Software": None})
+        figures.claims(figure_table()).savefig(file, format="png", metadata={"Software": None})
     for path, text in rendered().items():
         write_text(path, text)

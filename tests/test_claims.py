@@ -154,7 +154,7 @@ def test_every_claim_names_numbers_that_are_compared_once():
 
 
 def test_the_readme_draws_the_claims_as_they_were_decided():
-    table, asked = claims.drawn(), [claim for claim in claims.claims() if claim.figure]
+    table, asked = claims.figure_table(), [claim for claim in claims.claims() if claim.figure]
     assert list(table["question"].unique()) == [*claims.QUESTIONS.values()]
     assert table.groupby("data")["row"].nunique().tolist() == [len(asked)] * len(claims.MAIN)
     figures.style()

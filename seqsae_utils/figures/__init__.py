@@ -89,7 +89,7 @@ def name_rows(axis: plt.Axes, names: Sequence[str]) -> None:
 
 
 def claims(table: pd.DataFrame) -> plt.Figure:
-    """How many times as good as their best baseline the results are, from `claims.drawn`.
+    """How many times as good as their best baseline the results are, from `claims.figure_table`.
 
     A row a claim, below its question; a mark a dataset, the last filled; lines: 95 % intervals.
     """

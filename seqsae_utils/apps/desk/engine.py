@@ -15,7 +15,17 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from ... import data, recommender, sae
-from ...control import NEAR, Edit, Scenario, raises, sae_delta, scenarios, share, solve, steered
+from ...control import (
+    NEAR,
+    Edit,
+    Scenario,
+    raises,
+    sae_delta,
+    scenarios,
+    share,
+    solve,
+    steered_scorer,
+)
 from ...workspace import StageError, Workspace, name_nearest
 from .. import names
 
@@ -331,7 +341,8 @@ class Desk:
         item most, compared with the rest of the list.
         """
         history, items = np.array(self.state.history), self.after.items[self.after.items > 0]
-        scorer = lambda histories: self.scored(histories, self.after.edits)[0]  # noqa: E731
+        delta = sae_delta(self.dictionary, self.after.edits)
+        scorer = steered_scorer(self.model, self.site, delta)
         if not len(lost := losses(scorer, history, items, N_LEFT_OUT)):
             return {}
         apart = lost - lost.mean(axis=1, keepdims=True)
@@ -449,8 +460,7 @@ class Desk:
             seen.append(hidden[torch.arange(len(hidden)), last].clone())
             return change(hidden)
 
-        with steered(self.model, self.site, delta):
-            scores = self.model.next_item_scores(histories)
+        scores = steered_scorer(self.model, self.site, delta)(histories)
         code, std = self.dictionary.encode(seen[0]), self.dictionary.std
         edited = code.clone()
         for edit in edits:
@@ -480,7 +490,9 @@ class Desk:
 
 
 @torch.no_grad()
-def losses(scorer: recommender.Scorer, history: np.ndarray, items: np.ndarray, n: int):
+def losses(
+    scorer: recommender.Scorer, history: np.ndarray, items: np.ndarray, n: int
+) -> np.ndarray:
     """Nats that items lose without each of the last `n` of a history [n, n_items], oldest first.
 
     A history of one item has nothing to leave out: no row.
