@@ -66,8 +66,8 @@ desk: .venv/.done  ## turn the knobs of PROFILE in the browser, and see the list
 demo: .venv/.done  ## desk and atlas of a made-up catalogue in the browser, at once: nothing is trained
 	@$(RUN) demo
 
-notebooks: .venv/.done  ## execute the notebooks anew where needed and put them back, to be committed
-	@$(RUN) notebooks
+notebooks: .venv/.done  ## execute the notebooks anew where needed and keep them, to be committed
+	@$(RUN) notebooks --profile "$$PROFILE" $(PARAMS)
 
 lab: .venv/.done  ## open JupyterLab: notebooks/, and workshop/exercises/
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks

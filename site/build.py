@@ -19,7 +19,6 @@ from seqsae_utils import claims, control, recommender
 from seqsae_utils.apps import atlas
 from seqsae_utils.apps.desk import Desk, pages
 from seqsae_utils.control import Scenario
-from seqsae_utils.run.clean import normalise
 from seqsae_utils.run.demo import prepare
 from seqsae_utils.workspace import STAGES, Workspace, project
 
@@ -42,7 +41,7 @@ def main() -> None:
     write("headlines.md", side_by_side_claims(tables, None))
     write("claims.md", claims_page(datasets, tables))
     write("side_by_side.md", figures_page(datasets))
-    write("chapters.md", chapters_page(copy_second_dataset()))
+    write("chapters.md", chapters_page())
     os.environ["SEQSAE_WORKSPACE"] = str(BUILD / "workspace")
     prepare()
     write("../extra/features.html", features(atlas.build(Workspace("smoke"))))
@@ -65,6 +64,7 @@ def copy_sources() -> None:
         "README.md",
         "CHANGELOG.md",
         "notebooks/0*.ipynb",
+        "notebooks/*/0*.ipynb",
         "workshop/*.md",
         "workshop/*/W*.ipynb",
         "figures/RESULTS.md",
@@ -89,37 +89,20 @@ def toctree(names: list[str]) -> str:
     return "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
 
 
-def copy_second_dataset() -> list[str]:
-    """Copy the executed notebooks of ML-1M, where they are, and return their names."""
-    found = []
-    for name in STAGES.values():
-        file = project() / "runs" / "ml-1m" / f"{name}.ipynb"
-        if file.is_file():
-            book = normalise(nbformat.read(file, as_version=4))
-            first = book.cells[0]
-            first.source = re.sub(r"(?m)\A(# .*)$", r"\1, on ML-1M", first.source)
-            write(f"ml-1m/{name}.ipynb", nbformat.writes(book))
-            found.append(name)
-    return found
-
-
-def chapters_page(second: list[str]) -> str:
-    """The list of notebooks, of both datasets."""
+def chapters_page() -> str:
+    """The list of notebooks, of all datasets."""
     lines = ["# The chapters", "", "Executed notebooks, as the project holds them.", ""]
+    folder, shown = SOURCE / "notebooks", []
     for name in STAGES.values():
-        book = nbformat.read(SOURCE / "notebooks" / f"{name}.ipynb", as_version=4)
-        head = book.cells[0].source
+        head = nbformat.read(folder / f"{name}.ipynb", as_version=4).cells[0].source
         title = head.splitlines()[0].lstrip("# ")
         asked = re.search(r"\*\*Question: (.*?)\*\*", head)
-        other = f" ([the same on ML-1M](ml-1m/{name}.ipynb))" if name in second else ""
         question = f": {asked[1]}" if asked else ""
-        lines.append(f"* [{title}](notebooks/{name}.ipynb){other}{question}")
-    if not second:
-        lines += ["", "The notebooks of ML-1M are not here: `make paper PROFILE=ml-1m` executes "
-                  "them. Its figures and claims are [beside those of MovieLens-100K]"
-                  "(side_by_side.md)."]  # fmt: skip
-    shown = [f"notebooks/{name}" for name in STAGES.values()]
-    return "\n".join(lines) + toctree(shown + [f"ml-1m/{name}" for name in second])
+        copies = [file.relative_to(SOURCE) for file in sorted(folder.glob(f"*/{name}.ipynb"))]
+        others = "".join(f" ([on {claims.PUBLISHED[c.parent.name]}]({c}))" for c in copies)
+        lines.append(f"* [{title}](notebooks/{name}.ipynb){others}{question}")
+        shown += [f"notebooks/{name}", *(str(copy.with_suffix("")) for copy in copies)]
+    return "\n".join(lines) + toctree(shown)
 
 
 def heading(stage: str) -> str:

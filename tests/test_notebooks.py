@@ -16,14 +16,16 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from seqsae_utils.claims import ENOUGH, PUBLISHED, claims, load_trainings, rendered, table
+from seqsae_utils.claims import ENOUGH, MAIN, PUBLISHED, claims, load_trainings, rendered, table
 from seqsae_utils.figures.interpretability import FEW
+from seqsae_utils.run import kept
 from seqsae_utils.run.clean import normalise
 from seqsae_utils.run.parameters import TYPES, declared, resolve
 from seqsae_utils.workspace import STAGES, sha256
 
 PROJECT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("0*.ipynb"))
+COPIES = sorted((PROJECT / "notebooks").glob("*/0*.ipynb"))
 PROFILES = sorted((PROJECT / "notebooks" / "params").glob("*.yaml"))
 FIGURES = PROJECT / "figures" / "ml-100k"
 MEGABYTE = 2**20
@@ -193,7 +195,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS + COPIES, ids=lambda p: f"{p.parent.name}-{p.stem}")
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_a_committed_notebook(path, rule):
     rule(nbformat.read(path, as_version=4))
@@ -312,12 +314,28 @@ def test_the_metrics_are_what_the_notebook_shows(path):
     assert recorded_numbers(nbformat.read(path, as_version=4)) == metrics[stage]
 
 
-def test_the_figures_are_those_of_the_manifest():
-    listed = json.loads((FIGURES / "manifest.json").read_text())["files"]
+@pytest.mark.parametrize("profile", MAIN[1:])
+def test_executed_copies_are_those_of_the_chapters(profile):
+    """Code and texts are the chapters', and the numbers lie where the trainings have them."""
+    copies = {path.stem: path for path in COPIES if path.parent.name == profile}
+    assert list(copies) == list(STAGES.values())
+    folder, now = PROJECT / "figures" / profile, {}
+    for stage, name in STAGES.items():
+        text = copies[name].read_text(encoding="utf-8")
+        assert kept(copies[name], copies[name]) == text, "run `python -m seqsae_utils.run claims`"
+        now[stage] = recorded_numbers(nbformat.reads(text, as_version=4))
+    committed = json.loads((folder / "metrics.json").read_text())
+    assert not differences(now, committed, pd.read_csv(folder / "trainings.csv"))
+
+
+@pytest.mark.parametrize("profile", MAIN)
+def test_the_figures_are_those_of_the_manifest(profile):
+    folder = PROJECT / "figures" / profile
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
     own = {"metrics.json", "manifest.json", "timings.json"}
-    lying = {path.relative_to(FIGURES).as_posix() for path in FIGURES.rglob("*") if path.is_file()}
+    lying = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert lying - own - {"trainings.csv", "draws.parquet", "claims.csv"} == set(listed)
-    assert {name: sha256(FIGURES / name) for name in listed} == listed
+    assert {name: sha256(folder / name) for name in listed} == listed
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)

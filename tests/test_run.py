@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 import seqsae_utils
 from seqsae_utils import claims, run, workspace
 from seqsae_utils.run import changes, parameters, trainings
-from seqsae_utils.run.clean import normalise, with_outputs
+from seqsae_utils.run.clean import beside, normalise, with_outputs
 
 NAMES = ["01_data", "02_recommender", "03_activations"]
 #: What notebooks need of the real `Workspace`, without waiting for torch in every kernel.
@@ -482,6 +482,35 @@ def test_executed_notebooks_replace_the_committed_ones(project, monkeypatch, cap
     assert [cell.id for cell in book.cells] == ["title", "parameters", "body"]
 
 
+def test_another_published_profile_keeps_copies(project, monkeypatch, capsys):
+    assert run.main(["notebooks", "--profile", "tiny"]) == 1
+    assert "keeps what is committed: ml-100k, ml-1m" in capsys.readouterr().err
+    assert run.main(["notebooks", "-p", "k", "8"]) == 1
+    assert "keeps what a profile's own parameters give" in capsys.readouterr().err
+    monkeypatch.setitem(run.PUBLISHED, "tiny", "Tiny (made up)")
+    before = {name: (project / f"notebooks/{name}.ipynb").read_bytes() for name in NAMES}
+    assert run.main(["notebooks", "--profile", "tiny"]) == 0
+    assert before == {name: (project / f"notebooks/{name}.ipynb").read_bytes() for name in NAMES}
+    copy = project / "notebooks/tiny/02_recommender.ipynb"
+    book = nbformat.read(copy, as_version=4)
+    assert book.cells[0].source.splitlines()[0].endswith(" (Tiny (made up))")
+    kinds = [cell.metadata.get("tags") for cell in book.cells if cell.cell_type == "code"]
+    assert kinds[:2] == [["parameters"], ["injected-parameters"]]
+    assert 'profile = "tiny"' in book.cells[2].source
+    # A text is edited: `claims` puts it into the copy too, and changes nothing else.
+    monkeypatch.setattr(run, "publish", lambda: None)
+    link = "[list](scenarios.yaml), [two](02_recommender.ipynb), [it](https://e.org#a), [b](#c)"
+    replace(project / "notebooks/02_recommender.ipynb", "# A notebook", f"# A better text\\n{link}")
+    assert run.main(["claims"]) == 0
+    first = book.cells[0].source
+    book = nbformat.read(copy, as_version=4)
+    better = book.cells.pop(0).source
+    assert better.startswith("# A better text (Tiny (made up))\n")
+    assert link.replace("(sc", "(../sc") in better and first != better
+    text = copy.read_text()
+    assert run.main(["claims"]) == 0 and copy.read_text() == text
+
+
 def test_a_changed_file_of_the_readers_own_is_noticed(project, monkeypatch):
     folder = project / "datasets" / "mine"
     folder.mkdir(parents=True)
@@ -601,6 +630,15 @@ def test_outputs_are_put_beside_texts_that_have_been_edited_since():
     copy.cells[1].source = "2"
     with pytest.raises(ValueError, match="its code cells are not those of its executed copy"):
         with_outputs(book, copy)
+
+
+def test_a_copy_names_no_folder():
+    warned = [new_output("stream", name="stderr", text="/a/b.py:3: UserWarning: /c is not whole\n")]
+    book = executed([], "")
+    book.cells.insert(0, new_markdown_cell("# Title", id="t"))
+    book.cells[1].metadata["tags"] = ["parameters"]
+    copy = beside(book, executed(warned, ""), "Tiny")
+    assert copy.cells[0].source == "# Title (Tiny)" and copy.cells[1].outputs == []
 
 
 #: In the place of `seqsae_utils.run` in the processes that `seeds` starts: a chain in no time.

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import shutil
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -94,8 +93,8 @@ def broken(site: Path) -> list[str]:
 
 def test_pages_are_there(site):
     assert [name for name in SHOWN if not (site / f"{name}.html").is_file()] == []
-    notebooks = {file.stem for file in (PROJECT / "notebooks").glob("0*.ipynb")}
-    assert notebooks <= {file.stem for file in (site / "notebooks").glob("*.html")}
+    for file in (PROJECT / "notebooks").glob("**/0*.ipynb"):  # both datasets
+        assert (site / file.relative_to(PROJECT).with_suffix(".html")).is_file(), file
     modules = [file for file in (PROJECT / "seqsae_utils").rglob("*.py") if file.stem[:2] != "__"]
     for file in modules:
         name = file.relative_to(PROJECT).with_suffix("").as_posix()
@@ -216,18 +215,3 @@ def test_a_link_to_what_the_site_lacks_is_plain_text(build, tmp_path):
     (tmp_path / "here.md").touch()
     text = "[a](here.md#b) [c](gone.md) [d](https://e.org) ![f](gone.png) [g](#h)"
     assert build.unlinked(text, tmp_path) == text.replace("[c](gone.md)", "c")
-
-
-def test_executed_notebooks_of_the_second_dataset_are_shown_where_they_are(
-    build, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(build, "project", lambda: tmp_path)
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "source")
-    assert build.copy_second_dataset() == []
-    name = "05_interpretability"
-    folder = tmp_path / "runs" / "ml-1m"
-    folder.mkdir(parents=True)
-    shutil.copy(PROJECT / "notebooks" / f"{name}.ipynb", folder)
-    assert build.copy_second_dataset() == [name]
-    shown = (tmp_path / "source" / "ml-1m" / f"{name}.ipynb").read_text(encoding="utf-8")
-    assert "# 5 · Interpretability, on ML-1M" in shown

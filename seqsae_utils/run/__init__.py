@@ -19,11 +19,11 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..apps import atlas as pages
 from ..apps.desk import Desk
-from ..claims import publish
+from ..claims import PUBLISHED, publish
 from ..data import dbpedia, load_raw, prepare
 from ..workspace import STAGES, StageError, Workspace, locked, project, write_json, write_text
 from .changes import checksums, fingerprint, metrics, outdated
-from .clean import normalise, with_outputs
+from .clean import beside, normalise, with_outputs
 from .demo import prepare as prepare_demo
 from .parameters import RunError, declared, notebook, resolve
 from .results import begin, compare, folder_of, gather
@@ -110,24 +110,37 @@ def paper(profile: str, overrides: dict) -> None:
 
 
 def notebooks(profile: str, overrides: dict) -> None:
-    """Execute the notebooks (ml-100k), copy back outputs; RunError if defaults or cells differ."""
+    """Execute the notebooks, and keep outputs (ml-100k) or copies (another published profile).
+
+    `RunError` for a profile that is not published, and if defaults or cells differ.
+    """
+    if profile not in PUBLISHED:
+        raise RunError(f"`notebooks` keeps what is committed: {', '.join(PUBLISHED)}")
     for name, parameters in resolve(profile, overrides).items():
         for key, (_, default) in declared(notebook(name)).items():
-            if parameters[key] != default:
+            if profile == "ml-100k" and parameters[key] != default:
                 raise RunError(
                     f"{name} has {key} = {default!r}, the profile ml-100k {parameters[key]!r}: "
                     "a notebook's defaults are that profile"
                 )
     paper(profile, overrides)
-    books, runs = {}, Workspace(profile).runs
+    books, folder = {}, project() / "notebooks" / profile
     for name in STAGES.values():
-        paths = notebook(name), runs / f"{name}.ipynb"
+        path = notebook(name) if profile == "ml-100k" else folder / f"{name}.ipynb"
         try:
-            books[name] = with_outputs(*(nbformat.read(path, as_version=4) for path in paths))
+            books[path] = kept(path, Workspace(profile).runs / f"{name}.ipynb")
         except ValueError as error:
             raise RunError(f"{name}: {error}; was it edited just now? Start again") from None
-    for name, book in books.items():
-        write_text(notebook(name), nbformat.writes(book) + "\n")
+    for path, text in books.items():
+        write_text(path, text)
+
+
+def kept(path: Path, executed: Path) -> str:
+    """Text of a committed notebook as executed: a chapter, or a copy in a profile's folder."""
+    book, done = (nbformat.read(file, as_version=4) for file in (notebook(path.stem), executed))
+    copy = path != notebook(path.stem)
+    book = beside(book, done, PUBLISHED[path.parent.name]) if copy else with_outputs(book, done)
+    return nbformat.writes(book) + "\n"
 
 
 def data(profile: str, overrides: dict) -> None:
@@ -167,8 +180,10 @@ def demo(profile: str, overrides: dict) -> None:
 
 
 def claims(profile: str, overrides: dict) -> None:
-    """Put the committed tables of claims into README, ``figures/RESULTS.md`` and notebooks."""
+    """Put the committed tables of claims, and the chapters' texts, where they are read."""
     publish()
+    for path in (project() / "notebooks").glob("*/0*.ipynb"):
+        write_text(path, kept(path, path))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -198,8 +213,10 @@ def main(arguments: list[str] | None = None) -> int:
         if command in ("atlas", "desk") and overrides:
             raise RunError(f"`{command}` shows what the notebooks left, and has no parameters")
         own = options.profile == "ml-100k" and not overrides
-        if command in ("notebooks", "claims", "demo") and not own:
+        if command in ("claims", "demo") and not own:
             raise RunError(f"`{command}` shows what is committed, and has no profile or parameters")
+        if command == "notebooks" and overrides:
+            raise RunError("`notebooks` keeps what a profile's own parameters give: no others here")
         root = None
         if command in ("paper", "seeds", "compare", "atlas", "desk") and not options.end_with_stdin:
             root = folder_of(options.profile, overrides, options.name)
