@@ -706,6 +706,24 @@ def test_dial_errors_by_hand(model, users, attribute_matrix, directions, monkeyp
     np.testing.assert_allclose(draws["untouched", 0.5], expected)
 
 
+def test_one_list_along_the_dial(model, users, attribute_matrix, directions):
+    """The untouched list comes first; each later one is that of the dial, or of raised scores."""
+    has_it, history = attribute_matrix[:, 0], users[0][3]
+    arguments = model, "blocks.0", STD, directions[0], has_it
+    found = control.one_list(*arguments, history, [0.3, 0.9]).set_index(["way", "target"])
+    own = unseen(model.next_item_scores([history]), [history])
+    for way in ("dial", "rerank"):
+        first = found.loc[(way, 0.0)]
+        assert first["item"].tolist() == best(own)[0].tolist() and first["kept"].all()
+        assert (first["turned"] == 0).all() and first["rank"].tolist() == [*range(1, 11)]
+    solved = control.solve(control.shares_along(*arguments, [history]), 0.3, 1)
+    assert found.loc[("dial", 0.3), "has"].mean() == pytest.approx(solved["share"][0])
+    assert (found.loc[("dial", 0.3), "turned"] == solved["strength"][0]).all()
+    assert found.loc[("rerank", 0.3), "has"].sum() == 3
+    assert (found["has"] == has_it[found["item"]]).all()
+    assert not found.loc[("rerank", 0.9), "kept"].all()
+
+
 def test_a_user_is_drawn_with_all_attributes_that_the_dial_was_asked_for():
     """Two attributes whose errors add up to the same for every user: there is nothing to draw."""
     rows = [("dial", 0.4, user, error, error < 0.05)

@@ -99,6 +99,11 @@ SERVED = rows(
     {"method": ["sae_feature", "rerank"], "strength": [0.5, 1.0, 2.0]},
     change=[0.02, 0.05, -0.01], low=-0.02, high=0.06,
 )  # fmt: skip
+ONE_LIST = rows(
+    {"way": ["dial", "rerank"], "target": [0.0, 0.5], "rank": [1, 2]}, attribute="Noir",
+    title=["The Third Man (1949)", "A Title That Goes On and On (1950)"], turned=[0, 0, 1.5, 1.5],
+    has=[True, False], kept=[True, True, False, True],
+)  # fmt: skip
 
 DRAWN = {
     "long_tail": lambda: data.long_tail(LONG_TAIL),
@@ -121,6 +126,7 @@ DRAWN = {
     "side_effects": lambda: control.side_effects(SIDE_EFFECTS),
     "areas": lambda: control.areas(AREAS, BY_METHOD, "sae_feature"),
     "dial": lambda: control.dial(DIALLED),
+    "one_list": lambda: control.one_list(ONE_LIST),
     "serving": lambda: control.serving(SERVED),
 }
 

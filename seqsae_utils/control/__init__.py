@@ -12,7 +12,7 @@ from .curves import (
     side_effects,
     sweep,
 )
-from .dial import NEAR, dial_errors, dial_summary, raises, shares_along, solve
+from .dial import NEAR, dial_errors, dial_summary, one_list, raises, shares_along, solve
 from .edits import Edit, direction_delta, sae_delta, steered, steered_scorer
 from .examples import by_examples, draw_examples, nearest_items
 from .forgetting import leace, project_out, suppress

@@ -103,6 +103,43 @@ def shares_along(
     return share_of
 
 
+def one_list(
+    model: nn.Module,
+    site: str,
+    std: float,
+    direction: NDArray,
+    has_attribute: NDArray,
+    history: NDArray,
+    targets: list[float],
+    max_strength: float = 8.0,
+) -> pd.DataFrame:
+    """One user's list at growing shares of an attribute: by the dial, and by raising scores.
+
+    Arguments as in `dial_errors`. Returns a row for each way (``dial``, ``rerank``), target (0 in
+    front: the untouched list) and rank: turned (standard deviations, or logits), item, has (the
+    attribute), kept (it was in the untouched list).
+    """
+    along = torch.from_numpy(np.asarray(direction, np.float32))
+    share_of = shares_along(model, site, std, direction, has_attribute, [history])
+    own = unseen(model.next_item_scores([history]), [history])
+    before, tables = best(own)[0].numpy(), []
+    for target in (0.0, *targets):
+        strength = solve(share_of, target, 1, max_strength)["strength"][0] if target else 0.0
+        delta = direction_delta(along, strength, std)
+        turned = unseen(steered_scorer(model, site, delta)([history]), [history])
+        matrix, shares = has_attribute[:, None].astype(float), np.array([target])
+        raised = raises(own[0].numpy(), matrix, shares)[0] if target else 0.0
+        for way, by, scores in (
+            ("dial", strength, turned),
+            ("rerank", raised, own + torch.from_numpy(raised * matrix[:, 0])),
+        ):
+            items = best(scores)[0].numpy()
+            table = {"item": items, "has": has_attribute[items], "kept": np.isin(items, before)}
+            table |= {"way": way, "target": target, "turned": by, "rank": 1 + np.arange(len(items))}
+            tables.append(pd.DataFrame(table))
+    return pd.concat(tables, ignore_index=True)
+
+
 def dial_errors(
     model: nn.Module,
     site: str,

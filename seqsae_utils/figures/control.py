@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import to_rgba
 
 from ..control import METHODS
 from . import BLUE, GREY, PAGE, color
@@ -115,6 +116,38 @@ def dial(table: pd.DataFrame) -> plt.Figure:
     axes[1].set(ylabel="lists within half a place (%)", ylim=(0, 105))
     plt.setp(axes, xlabel="share asked for (%)")
     axes[0].legend()
+    return figure
+
+
+def one_list(table: pd.DataFrame) -> plt.Figure:
+    """A user's titles by the share of an attribute that was requested, a sheet for each way.
+
+    Columns of `control.one_list`, attribute and title.
+    """
+    long = r"^(.{26}).{2,}$"
+    said = {"dial": ("knobs turned", "sd"), "rerank": ("scores raised", "logits")}
+    figure, axes = plt.subplots(len(said), 1, figsize=(PAGE, 5.2))
+    for axis, (way, (title, unit)) in zip(axes, said.items(), strict=True):
+        lists = dict(list(table[table["way"] == way].groupby("target", sort=False)))
+        heads = [f"{share:.0%}: {of['turned'].iloc[0]:+.1f} {unit}" for share, of in lists.items()]
+        sheet = axis.table(
+            np.column_stack(
+                [of["title"].replace(long, r"\1…", regex=True) for of in lists.values()]
+            ),
+            colLabels=["untouched", *heads[1:]],
+            cellLoc="left",
+            bbox=(0, 0, 1, 1),
+        )
+        sheet.auto_set_font_size(False)
+        for (row, column), cell in sheet.get_celld().items():
+            cell.set(linewidth=0.3, edgecolor=GREY, fontsize=7)
+            cell.PAD = 0.02
+            has, kept = [*lists.values()][column].iloc[row - 1][["has", "kept"]] if row else (0, 1)
+            cell.set_facecolor(to_rgba(BLUE, 0.25) if has else "white")
+            cell.get_text().set_fontweight("bold" if kept else "normal")
+        axis.set_title(f"{table['attribute'].iloc[0]}: {title}")
+        axis.set_axis_off()
+    figure.supxlabel("requested share of the list, and how far that turns", fontsize="medium")
     return figure
 
 
