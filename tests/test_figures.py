@@ -50,7 +50,13 @@ FRONT = rows(
     explained_variance=[0.5, 0.8, 0.95], problems=["", "", "relu: not sparse"],
 )  # fmt: skip
 DENSITY = rows({"variant": ["kept", "paper"], "i": range(20)}, density=np.linspace(0, 0.6, 20))
-REPLACEMENT = pd.DataFrame({"replacement": ["original", "kept", "mean"], "ndcg@10": [0.2, 0.1, 0]})
+REPLACEMENT = pd.DataFrame(
+    {
+        "replacement": ["original", "kept", "mean"],
+        "ndcg@10": [0.2, 0.1, 0],
+        "top10_overlap": [1, 0.8, 0],
+    }
+)
 BY_GENRE = pd.DataFrame(
     {"attribute": NAMES, "sae": [0.5, 0.7, np.nan], "neurons": [0.3, 0.1, np.nan],
      "random_directions": [0.2, 0.15, np.nan], "p_value": [0.01, 0.2, np.nan]}
@@ -63,10 +69,9 @@ HELD_OUT = pd.DataFrame(
 PROBES = rows(
     {"representation": ["neurons", "sae"], "features": ["1", "2", "dense"]}, auc=[0.6, 0.7, 0.8]
 )
-ALL_FEATURES = rows(
-    {"representation": ["neurons", "sae"], "feature": range(3)},
-    selectivity=[0.1, 0.4, np.nan], selectivity_null=[0.2, 0.3, np.nan],
-    co_consumption=[0.3, 0.4, np.nan], co_consumption_chance=[0.1, 0.2, np.nan],
+MEDIANS = pd.DataFrame(
+    {"selectivity": [0.4, np.nan], "selectivity_null": 0.1, "co_consumption": [0.3, 0.4],
+     "co_consumption_chance": [0.1, 0.5]}, index=["neurons", "sae"],
 )  # fmt: skip
 TOLD = rows(
     {"representation": ["sae", "random_directions"], "kind": ["all", "attribute"]},
@@ -115,10 +120,10 @@ DRAWN = {
     "pareto": lambda: sae.pareto(FRONT, 64),
     "density": lambda: sae.density(DENSITY),
     "replacement_cost": lambda: sae.replacement_cost(REPLACEMENT),
-    "genres": lambda: interpretability.genres(BY_GENRE),
+    "genres": lambda: interpretability.genres(BY_GENRE, HELD_OUT),
     "held_out": lambda: interpretability.held_out(HELD_OUT),
     "probes": lambda: interpretability.probes(PROBES),
-    "monosemanticity": lambda: interpretability.monosemanticity(ALL_FEATURES),
+    "monosemanticity": lambda: interpretability.monosemanticity(MEDIANS),
     "predictions": lambda: interpretability.predictions(TOLD),
     "feature_page": lambda: interpretability.feature_page(HISTOGRAM, PROMOTED, "Feature 3: Noir"),
     "dose_response": lambda: control.dose_response(CURVES[CURVES["method"] == "sae_feature"]),
@@ -176,9 +181,8 @@ def test_the_saved_table_is_what_was_plotted(tmp_path, monkeypatch):
 
 
 def test_long_tail_shows_its_columns():
-    left, right = data.long_tail(LONG_TAIL).axes
-    assert left.lines[0].get_ydata().tolist() == [8, 2, 1]  # a logarithm needs at least one
-    np.testing.assert_allclose(right.lines[0].get_ydata(), [80, 100, 100])
+    (axis,) = data.long_tail(LONG_TAIL).axes
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [80, 100, 100])
 
 
 def test_sequence_lengths_counts_users_from_the_long_end():
@@ -195,64 +199,97 @@ def test_attribute_overlap_reads_rows_as_attributes():
     np.testing.assert_allclose(shown[off], 100 * share.to_numpy()[off])
     assert np.ma.getmaskarray(shown).diagonal().all()
     assert [bar.get_width() for bar in left.patches] == [9, 2, 1]
+    often = data.attribute_overlap(OVERLAP.assign(share=[1.0, 0.301, 0.299] * 3)).axes[1].texts
+    assert {text.get_text() for text in often} == {"", "30", "100"}  # and the diagonal has none
 
 
 def test_a_dictionary_keeps_its_colour_and_shows_no_identifier():
     assert set(VARIANTS) < set(sae.LOOKS)
     shown = [text.get_text() for text in sae.pareto(FRONT, 64).legends[0].get_texts()]
     assert shown == ["TopK", "ReLU + L1", "random directions", "paper's settings"]
-    bars = sae.replacement_cost(REPLACEMENT).axes[0].patches
     looks = [sae.LOOKS[name][1] for name in REPLACEMENT["replacement"]]
-    assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == looks
+    axes = sae.replacement_cost(REPLACEMENT).axes
+    for axis, column in zip(axes, ("ndcg@10", "top10_overlap"), strict=True):
+        assert [to_hex(bar.get_facecolor()).upper() for bar in axis.patches] == looks
+        assert [bar.get_width() for bar in axis.patches] == REPLACEMENT[column].tolist()
+    others = {*figures.COLORS.values()} - {figures.BLUE, figures.GREY, figures.BLACK}
+    assert not others & {shade for _, shade, _ in sae.LOOKS.values()}
 
 
 def test_dictionaries_with_problems_are_hollow():
     lines = [line for line in sae.pareto(FRONT, 64).axes[0].lines if len(line.get_xdata()) > 1]
     joined = {line.get_label(): line for line in lines}
     assert joined["TopK"].get_xdata().tolist() == [4, 16]  # over those that are joined, filled
+    np.testing.assert_allclose(joined["TopK"].get_ydata(), [50, 20])  # what is not explained, in %
     assert all(line.get_markerfacecolor() == "white" for line in lines if line.get_ls() == "-")
 
 
-def test_sites_show_each_attribute_and_the_means_of_each_target():
+def test_sites_show_the_means_and_how_far_they_are_from_the_first_site():
     table = SITES.assign(auc=SITES["auc"].where(SITES["site"] == "blocks.0", SITES["auc"] - 0.1))
-    axis = activations.sites(table).axes[0]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["item_embedding", "blocks.0"]
-    spread, current, shuffled, next_spread, following, next_shuffled, chance = axis.lines
-    assert spread.get_xdata()[[0, 2, 3, 5]] == pytest.approx([0.8, 0.6, 0.9, 0.7])
-    assert next_spread.get_xdata() == pytest.approx([0.5, 0.4, 0.3, 0.6, 0.5, 0.4])
-    np.testing.assert_allclose(current.get_xydata(), [[0.7, -0.17], [0.8, 0.83]])
-    np.testing.assert_allclose(following.get_xydata(), [[0.4, 0.17], [0.5, 1.17]])
-    np.testing.assert_allclose(shuffled.get_xydata(), [[0.55, -0.17], [0.55, 0.83]])
-    np.testing.assert_allclose(next_shuffled.get_xydata(), [[0.5, 0.17], [0.5, 1.17]])
-    labels = [current.get_label(), following.get_label(), next_shuffled.get_label()]
-    assert labels == ["current item", "next item", "attributes permuted"]
-    top, bottom = axis.get_ylim()[::-1]
+    table.loc[[6, 9], "auc"] += [0.1, -0.1]  # Noir, at the second site
+    left, right = activations.sites(table).axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["item embedding", "blocks.0"]
+    lines = {line.get_label(): line for line in left.lines}
+    np.testing.assert_allclose(lines["current item"].get_xydata(), [[0.7, -0.17], [0.85, 0.83]])
+    np.testing.assert_allclose(lines["next item"].get_xydata(), [[0.4, 0.17], [0.467, 1.17]], 1e-3)
+    shuffled = lines["attributes permuted"].get_xydata()
+    np.testing.assert_allclose(shuffled, [[0.5, 0.17], [0.5, 1.17]])
+    means = [line.get_xydata()[0] for line in right.lines if line.get_marker() in "oD"]
+    np.testing.assert_allclose(means, [[0.15, 0.83], [0.067, 1.17]], 6e-3)
+    ticks = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "|"]
+    np.testing.assert_allclose(ticks, [0.2, 0.1, 0.1, 0, 0.1], atol=1e-9)
+    (low, _), (high, _) = right.collections[0].get_segments()[0]
+    np.testing.assert_allclose([low, high], [0.1, 0.2])  # two attributes, drawn again
+    top, bottom = left.get_ylim()[::-1]
     assert top < bottom  # the first site stands at the top
 
 
 def test_genres_are_hollow_where_they_are_not_significant():
-    axis = interpretability.genres(BY_GENRE).axes[0]
+    films = HELD_OUT.assign(held_out=np.arange(len(HELD_OUT)) / 100)
+    axis = interpretability.genres(BY_GENRE, films).axes[0]
     order = [label.get_text() for label in axis.get_yticklabels()]
-    best = BY_GENRE.set_index("attribute")["sae"]
-    assert (
-        order == ["Sci-Fi", *best.dropna().sort_values().index][-3:] or order[-1] == best.idxmax()
-    )
+    assert order == ["mean", "Children's", "Noir", "Sci-Fi"]
     lines = {line.get_label(): line for line in axis.lines}
-    assert lines["SAE feature"].get_xdata().tolist() == [0.5]
+    assert lines["SAE"].get_xdata().tolist() == [films["held_out"]["sae"], 0.5]
+    assert lines["SAE"].get_ydata().tolist() == [-0.3, 2]
+    means = lines["hidden dimensions"].get_xdata().tolist()
+    assert means[:3] == [films["held_out"]["neurons"], 0.1, 0.3]
     hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
-    assert 0.7 in hollow[0].get_xdata().tolist()
+    assert [line.get_xdata()[0] for line in hollow if len(line.get_xdata())] == [0.7]
 
 
-def test_curves_belong_to_their_attribute_and_method():
-    share, change, coverage = control.dose_response(CURVES[CURVES["method"] == "sae_feature"]).axes
-    lines = {line.get_label(): line for line in share.lines}
-    for name in NAMES:
-        assert lines[name].get_xydata().tolist() == [[-4, 0.1], [0, 0.2], [4, 0.6]]
-    assert change.lines[0].get_ydata().tolist() == [-0.1, 0, -0.05]
-    assert coverage.lines[0].get_ydata().tolist() == [0.3, 0.5, 0.2]
+def test_monosemanticity_is_what_exceeds_chance():
+    left, right = interpretability.monosemanticity(MEDIANS).axes
+    np.testing.assert_allclose(left.collections[1].get_offsets().filled(np.nan)[0], [0.3, 0])
+    np.testing.assert_allclose(right.collections[1].get_offsets()[:, 0], [0.2, -0.1])
+
+
+def test_curves_belong_to_their_attribute():
+    curves = CURVES[CURVES["method"] == "sae_feature"].copy()
+    curves["share"] += curves["attribute"].map(NAMES.index) / 10
+    curves.loc[curves["attribute"] == "Sci-Fi", "coverage"] /= 2  # by another feature
+    axes = np.reshape(control.dose_response(curves).axes, (3, len(NAMES)))
+    for i, (column, name) in enumerate(zip(axes.T, NAMES, strict=True)):
+        share, change, coverage = (axis.lines[0].get_ydata() for axis in column)
+        np.testing.assert_allclose(share, np.array([0.1, 0.2, 0.6]) + i / 10)
+        assert change.tolist() == [-0.1, 0, -0.05]
+        np.testing.assert_allclose(coverage, np.array([0.3, 0.5, 0.2]) / (1 + (name == "Sci-Fi")))
+        assert column[0].get_title("left") == name
+    texts = [[text.get_text() for text in axis.texts] for axis in axes[0]]
+    assert texts == [[], ["the feature\nof Noir"], []]
+
+
+def test_gain_and_loss_start_at_the_untouched_model():
     panels = control.gain_against_loss(CURVES).axes
     assert [panel.get_title("left") or panel.get_title() for panel in panels] == NAMES
-    assert panels[0].lines[0].get_xydata().tolist() == [[0.2, 0.2], [0.6, 0.15]]  # strengths from 0
+    for line in panels[0].lines[: len(control.LINES)]:
+        np.testing.assert_allclose(line.get_xydata(), [[0, 100], [40, 75]])  # strengths from 0
+    bands = [band.get_paths()[0].vertices[:, 1] for band in panels[0].collections]
+    assert len(bands) == 2  # several SAE features, scores raised
+    np.testing.assert_allclose([(b.min(), b.max()) for b in bands], [(25, 150)] * 2)
+    assert len({(panel.get_xlim(), panel.get_ylim()) for panel in panels}) == 1
+    low, high = panels[0].get_ylim()
+    assert low == 0 and high > 150
 
 
 def test_the_lead_is_right_of_the_line_where_the_chosen_method_is_ahead():
@@ -276,6 +313,7 @@ def test_side_effects_are_in_points_with_rows_turned_up():
     assert [text.get_text() for text in axis.texts] == ["47", "-1", "0"] * 2
     assert [label.get_text() for label in axis.get_yticklabels()] == NAMES[:2]
     assert [label.get_text() for label in axis.get_xticklabels()] == NAMES
+    assert [frame.get_xy() for frame in axis.patches] == [(0, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("name", ["Cash $5, Change $1", "$$", "$10-$20", "_private", "a & b <c>"])

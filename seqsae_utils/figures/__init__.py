@@ -18,7 +18,8 @@ COLUMN, PAGE = 4.6, 9.2
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#8A8A8A",
 )  # fmt: skip
-WINE, TEAL, OLIVE, BROWN, BLACK = "#882255", "#44AA99", "#999933", "#661100", "#000000"
+WINE, TEAL, OLIVE, BROWN = "#882255", "#44AA99", "#999933", "#661100"
+INDIGO, BLACK = "#332288", "#000000"
 #: The colour of a representation or method, in all figures, by how its name begins.
 COLORS = {
     "neuron": ORANGE, "gpt2_neurons": ORANGE, "pca": YELLOW, "ica": GREEN, "kmeans": OLIVE,

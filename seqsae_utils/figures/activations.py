@@ -1,10 +1,13 @@
 """Figures of notebook 3: hidden states, and what a probe reads in them."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from ..resampling import drawn_means, interval
 from . import BLACK, COLUMN, GREY, ORANGE, PAGE, name_rows
 
 
@@ -34,24 +37,36 @@ def probe(table: pd.DataFrame) -> plt.Figure:
 
 
 def sites(table: pd.DataFrame) -> plt.Figure:
-    """Draw AUC of a linear probe at each site, for attributes of the current and the next item.
+    """AUC of a linear probe at each site, and its difference to the first site.
 
-    From `compare_sites`: ticks are attributes, marks means, crosses means for permuted attributes.
+    From `compare_sites`, for attributes of the current and of the next item. Marks are means over
+    attributes, crosses those for permuted attributes, ticks attributes, lines 95 % intervals over
+    attributes.
     """
     order = list(dict.fromkeys(table["site"]))
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.5 * len(order) + 1.2))
-    for target, shift, marker in (("current", -0.17, "o"), ("next", 0.17, "D")):
-        group = table[table["target"] == target]
-        y = shift + np.array([order.index(site) for site in group["site"]])
-        axis.plot(group["auc"], y, "|", color=ORANGE, alpha=0.5, ms=7)
-        mean = group.groupby("site")[["auc", "auc_shuffled"]].mean().loc[order]
+    size = (PAGE, 0.45 * len(order) + 1.1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True)
+    for target, marker, shift in (("current", "o", -0.17), ("next", "D", 0.17)):
+        group = table[table["target"] == target].dropna()
         y = shift + np.arange(len(order))
-        fill, label = ORANGE if target == "current" else "white", f"{target} item"
-        axis.plot(mean["auc"], y, marker, color=ORANGE, mec=BLACK, ms=7, mfc=fill, label=label)
+        fill = ORANGE if target == "current" else "white"
+        draw = partial(plt.Axes.plot, color=ORANGE, ls="", mec=BLACK, mfc=fill, ms=7, marker=marker)
+        means = group.groupby("site")[["auc", "auc_shuffled"]].mean().loc[order]
+        draw(left, means["auc"], y, label=f"{target} item")
         label = "attributes permuted" if target == "next" else None  # once for both
-        axis.plot(mean["auc_shuffled"], y, "x", color=BLACK, ms=5, label=label)
-    axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axis.set(xlabel="AUC of a linear probe, test users")
-    name_rows(axis, order)
+        left.plot(means["auc_shuffled"], y, "x", color=BLACK, ms=5, label=label)
+        auc = group.pivot(index="attribute", columns="site", values="auc")[order]
+        more = auc.sub(auc[order[0]], axis=0)[order[1:]].to_numpy()
+        right.plot(more.T, y[1:], "|", color=ORANGE, alpha=0.5, ms=7)
+        ends = [interval(drawn) for drawn in drawn_means(more).T]
+        right.hlines(y[1:], *np.array(ends).T, color=BLACK, linewidth=2)
+        draw(right, more.mean(axis=0), y[1:])
+    left.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
+    left.set(xlabel="AUC of a linear probe, test users")
+    right.axvline(0, color=GREY, linestyle=":", linewidth=1)
+    names = [site.replace("_", " ") for site in order]
+    right.set(xlabel=f"difference to {names[0]}")
+    for axis in (left, right):
+        name_rows(axis, names)
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.2)
     return figure

@@ -9,7 +9,8 @@ import seaborn as sns
 from matplotlib.colors import to_rgba
 
 from ..control import METHODS
-from . import BLUE, GREY, PAGE, color
+from ..control.curves import MOST
+from . import BLACK, BLUE, GREY, PAGE, color
 
 #: The lines of figures in which few methods stand for all.
 LINES = {
@@ -27,51 +28,82 @@ def _curve(axis, table: pd.DataFrame, x: str, y: str, line: str, shade, label: s
 
 
 def dose_response(curves: pd.DataFrame) -> plt.Figure:
-    """Share of the attribute, change of NDCG@10, coverage, by strength: rows of `measure`."""
-    labels = {"share": "share in the top 10", "ndcg_change": "change of NDCG@10"}
+    """Share of the attribute, change of NDCG@10, coverage, by strength: rows of `measure`.
+
+    A column an attribute; the same rows but for the share are the work of the same feature.
+    """
+    labels = {
+        "share": "share in\nthe top 10",
+        "ndcg_change": "change of\nNDCG@10",
+        "coverage": "catalogue\nrecommended",
+    }
     groups = dict(list(curves.groupby("attribute", sort=False)))
-    colors = sns.color_palette("plasma", len(groups))  # attributes, not methods
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 3.1))
-    for axis, column in zip(axes, (*labels, "coverage"), strict=True):
-        for shade, (attribute, curve) in zip(colors, groups.items(), strict=True):
-            _curve(axis, curve, "strength", column, "o-", shade, attribute)
-        axis.axvline(0, color=GREY, linestyle=":", linewidth=1)
-        axis.set(xlabel="strength (standard deviations)", ylabel=labels.get(column, column))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    figure, axes = plt.subplots(
+        3, len(groups), figsize=(PAGE, 4.6), sharex=True, sharey="row", squeeze=False
+    )
+    first = {}  # which attribute was turned with the feature that gives these lists
+    for column, (attribute, curve) in zip(axes.T, groups.items(), strict=True):
+        for axis, (name, label) in zip(column, labels.items(), strict=True):
+            _curve(axis, curve, "strength", name, "o-", color(curve["method"].iloc[0]), attribute)
+            for line in (axis.axhline, axis.axvline):
+                line(0, color=GREY, linestyle=":", linewidth=1)
+            axis.set(ylabel=label if axis in axes[:, 0] else "")
+        column[0].set_title(attribute)
+        other = first.setdefault(tuple(curve["coverage"]), attribute)
+        if other != attribute:
+            column[0].text(0.03, 0.97, f"the feature\nof {other}", va="top", fontsize="small",
+                           transform=column[0].transAxes)  # fmt: skip
+    figure.supxlabel("strength (standard deviations)", fontsize="medium")
     return figure
 
 
 def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
-    """NDCG@10 of each method against the share of the steered attribute: rows of `measure`."""
+    """NDCG@10 that each method keeps against what it gains of the attribute: rows of `measure`.
+
+    The vertical line is the gain up to which `areas` measures.
+    """
     attributes = list(dict.fromkeys(curves["attribute"]))
     n_columns = min(3, len(attributes))
     n_rows = -(-len(attributes) // n_columns)
-    size = (PAGE, 2.3 * n_rows + 0.4)
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=(PAGE, 2.3 * n_rows + 0.7), sharex=True, sharey=True,
+        squeeze=False,
+    )  # fmt: skip
     for axis, attribute in zip(axes.ravel(), attributes, strict=False):
         for method, line in LINES.items():
             curve = curves[(curves["attribute"] == attribute) & (curves["method"] == method)]
             curve = curve[curve["strength"] >= 0].sort_values("strength")
             if curve.empty:
                 continue
-            _curve(axis, curve, "share", "ndcg", line, color(method), METHODS[method])
-        axis.set(title=attribute)
-    figure.supylabel("NDCG@10", fontsize="medium")
-    figure.supxlabel("share of the attribute in the top 10", fontsize="medium")
+            untouched = curve.iloc[0]
+            kept = {"gain": 100 * (curve["share"] - untouched["share"])}
+            kept["kept"] = 100 * curve["ndcg"] / untouched["ndcg"]
+            for end in ("_low", "_high") if method in ("sae_several", "rerank") else ():
+                kept[f"kept{end}"] = 100 * (1 + curve[f"ndcg_change{end}"] / untouched["ndcg"])
+            _curve(axis, pd.DataFrame(kept), "gain", "kept", line, color(method), METHODS[method])
+        axis.axvline(100 * MOST, color=BLACK, linestyle=":", linewidth=1)
+        axis.axhline(100, color=GREY, linestyle=":", linewidth=1)
+        axis.set_title(attribute)
+    axes[0, 0].set_ylim(0)  # of all panels
+    figure.supylabel("NDCG@10 kept (%)", fontsize="medium")
+    figure.supxlabel("gained share of the top 10 (points)", fontsize="medium")
     for axis in axes.ravel()[len(attributes) :]:
         axis.remove()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
 def side_effects(table: pd.DataFrame) -> plt.Figure:
-    """Change of every attribute's share, in points, when one is turned up: from `side_effects`."""
+    """Change of every attribute's share, in points, when one (framed) is turned up."""
     wide = (100 * table.pivot(index="attribute", columns="other", values="change")).round() + 0.0
     wide = wide.loc[list(dict.fromkeys(table["attribute"])), list(dict.fromkeys(table["other"]))]
     limit = np.abs(wide.to_numpy()).max()
     figure, axis = plt.subplots(figsize=(PAGE, 0.32 * len(wide) + 1.5))
     draw = partial(sns.heatmap, annot=True, fmt=".0f", annot_kws={"size": 7}, linewidths=0.5)
     draw(wide, cmap="vlag", vmin=-limit, vmax=limit, ax=axis, cbar_kws={"label": "points"})
+    for row, attribute in enumerate(wide.index):
+        corner = (wide.columns.get_loc(attribute), row)
+        axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=BLACK, linewidth=1.5))
     axis.set(xlabel="share of this attribute in the top 10", ylabel="turned up")
     plt.setp(axis.get_xticklabels(), rotation=40, ha="right")
     return figure

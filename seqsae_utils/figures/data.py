@@ -1,5 +1,7 @@
 """Figures of notebook 1: what the data looks like."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,18 +12,14 @@ from . import BLACK, BLUE, COLUMN, GREY, PAGE, plain_numbers
 
 
 def long_tail(table: pd.DataFrame) -> plt.Figure:
-    """Draw how interactions fall on items: columns rank, interactions, share (cumulative)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 3.2))
-    left.loglog(table["rank"], table["interactions"].clip(lower=1), color=BLUE, lw=2)
-    left.set(xlabel="rank of the item", ylabel="interactions")
-    for axis in (left.xaxis, left.yaxis):
-        plain_numbers(axis, (1,))
+    """Draw how interactions fall on items: columns rank and share (cumulative)."""
+    figure, axis = plt.subplots(figsize=(COLUMN, 3.2))
     items = 100 * table["rank"] / len(table)
-    right.plot(items, 100 * table["share"], color=BLUE, lw=2, label="as it is")
-    right.plot([0, 100], [0, 100], color=GREY, ls="--", label="if all items were alike")
-    right.set(xlabel="most popular items [% of the catalogue]", ylabel="interactions [%]")
-    right.set(xlim=(0, 100), ylim=(0, 102))
-    right.legend(loc="lower right")
+    axis.plot(items, 100 * table["share"], color=BLACK, lw=2, label="as it is")
+    axis.plot([0, 100], [0, 100], color=GREY, ls="--", label="if all items were alike")
+    axis.set(xlabel="most popular items [% of the catalogue]", ylabel="interactions [%]")
+    axis.set(xlim=(0, 100), ylim=(0, 102))
+    axis.legend(loc="lower right")
     return figure
 
 
@@ -50,13 +48,16 @@ def attribute_overlap(table: pd.DataFrame, most: int = 20) -> plt.Figure:
     alone = table[table["attribute"] == table["other"]].set_index("attribute").loc[names, "items"]
     size = (PAGE, 1.6 + 0.26 * len(names))
     figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(1, 2.6))
-    left.barh(names, alone, color=BLUE)
+    left.barh(names, alone, color=GREY)
     left.set(xlabel="items", ylim=(len(names) - 0.5, -0.5))
     left.grid(axis="y", visible=False)
     off_diagonal = 100 * share.mask(np.eye(len(names), dtype=bool))
+    often = off_diagonal.map(lambda value: f"{value:.0f}" if value >= 30 else "")
+    draw = partial(sns.heatmap, annot=often, fmt="", annot_kws={"size": 7}, yticklabels=False)
     bar = {"label": "items of the row that carry the column [%]"}
-    sns.heatmap(off_diagonal, ax=right, cmap="cividis", vmin=0, yticklabels=False, cbar_kws=bar)
-    right.set(xlabel="", ylabel="", facecolor="white")
+    draw(off_diagonal, ax=right, cmap="Greys", vmin=0, vmax=100, linewidths=0.5, cbar_kws=bar,
+         linecolor="#EEEEEE")  # fmt: skip
+    right.set(xlabel="", ylabel="")
     right.grid(False)
     right.tick_params(axis="x", rotation=90)
     return figure

@@ -9,30 +9,34 @@ import pandas as pd
 import seaborn as sns
 
 from ..interpretability import REPRESENTATIONS
-from . import BLUE, COLUMN, GREY, ORANGE, PAGE, color, name_rows
+from . import BLUE, COLUMN, GREY, PAGE, color, name_rows
 
 #: Fewer features of a kind are not drawn: another training has others, or none.
 FEW = 5
 
 
-def genres(table: pd.DataFrame) -> plt.Figure:
+def genres(table: pd.DataFrame, films: pd.DataFrame) -> plt.Figure:
     """For each attribute the best SAE feature, hidden dimension and random direction.
 
-    Correlations sae, neurons, random_directions by attribute; hollow where p_value is over .05.
+    Correlations sae, neurons, random_directions by attribute; hollow where p_value is over .05. The
+    top row is their mean over attributes, with 95 % intervals, from `films_table`.
     """
-    table = table.sort_values("sae", ascending=True, na_position="first").reset_index(drop=True)
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 1.0))
-    y, ends = table.index, table[["neurons", "sae"]]
+    table = table.sort_values("sae", ascending=False).reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 1.3))
+    y, ends = table.index + 1, table[["neurons", "sae"]]
     axis.hlines(y, ends.min(axis=1), ends.max(axis=1), color=GREY, linewidth=1)
-    axis.plot(table["random_directions"], y, "|", color="black", markersize=9, label="random")
-    axis.plot(table["neurons"], y, "o", color=ORANGE, label="hidden dimension")
-    sure = table["p_value"] < 0.05
-    axis.plot(table["sae"][sure], y[sure], "o", color=BLUE, label="SAE feature")
-    axis.plot(table["sae"][~sure], y[~sure], "o", color=BLUE, markerfacecolor="white")
+    looks = {"random_directions": ("|", 0), "neurons": ("o", -0.3), "sae": ("D", 0.3)}
+    for name, (marker, up) in looks.items():
+        mean, low, high = films.loc[name, ["held_out", "held_out_low", "held_out_high"]]
+        shade, sure = color(name), (table["p_value"] < 0.05) | (name != "sae")
+        axis.hlines(-up, low, high, color=shade, linewidth=2)
+        draw = partial(axis.plot, marker=marker, color=shade, ls="", ms=9 if marker == "|" else 6)
+        draw([mean, *table[name][sure]], [-up, *y[sure]], label=REPRESENTATIONS[name])
+        draw(table[name][~sure], y[~sure], mfc="white")
     axis.axvline(0, color="black", linewidth=0.6)
-    axis.set(xlabel="correlation, other users and other films", yticks=y)
-    axis.set_yticklabels(table["attribute"])
-    axis.grid(axis="y", visible=False)
+    axis.axhline(0.5, color=GREY, linewidth=0.6)
+    axis.set(xlabel="correlation, other users and other films", xlim=(None, 1))
+    name_rows(axis, ["mean", *table["attribute"]])
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.2)
     return figure
 
@@ -74,33 +78,24 @@ def probes(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def monosemanticity(table: pd.DataFrame) -> plt.Figure:
-    """Two measures of being about one thing, all features of a representation as one box.
+def monosemanticity(medians: pd.DataFrame) -> plt.Figure:
+    """How far two measures of being about one thing exceed chance, in the median feature.
 
-    `table` holds rows of `interpretability.monosemanticity` with their ``representation``. A box
-    holds half of the features, its whiskers nine tenths; the cross is the median by chance.
+    `medians` holds the columns of `interpretability.monosemanticity` by representation.
     """
     panels = {
-        "selectivity": ("selectivity_null", "selectivity for the best attribute"),
-        "co_consumption": ("co_consumption_chance", "top items: cosine of audiences"),
+        "selectivity": ("selectivity_null", "selectivity above chance"),
+        "co_consumption": ("co_consumption_chance", "cosine of audiences above chance"),
     }
-    groups = dict(list(table.groupby("representation", sort=False)))
-    rows = range(len(groups))
-    line, fill = {"color": "black"}, {"alpha": 0.6, "linewidth": 0.8}
-    draw = partial(plt.Axes.boxplot, patch_artist=True, medianprops=line, boxprops=fill, sym="")
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.3 * len(groups) + 1.2), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.27 * len(medians) + 1.0), sharey=True)
     for axis, (name, (chance, label)) in zip(axes, panels.items(), strict=True):
-        values = [group[name].dropna() for group in groups.values()]
-        drawn = draw(
-            axis, values, positions=rows, widths=0.6, whis=(5, 95), orientation="horizontal"
-        )
-        for box, representation in zip(drawn["boxes"], groups, strict=True):
-            box.set_facecolor(color(representation))
-        expected = [group[chance].median() for group in groups.values()]
-        axis.plot(expected, rows, "x", color="black", label="by chance")
+        above, y = medians[name] - medians[chance], range(len(medians))
+        colors = [color(key) for key in medians.index]
+        axis.hlines(y, 0, above, colors=colors, linewidth=2.5)
+        axis.scatter(above, y, c=colors, s=60, zorder=3, edgecolors="black", linewidths=0.4)
+        axis.axvline(0, color="black", linewidth=0.8)
         axis.set(xlabel=label)
-        name_rows(axis, [REPRESENTATIONS.get(key, key) for key in groups])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right")
+        name_rows(axis, [REPRESENTATIONS.get(key, key) for key in medians.index])
     return figure
 
 

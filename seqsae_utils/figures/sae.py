@@ -6,18 +6,18 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from . import BLACK, BLUE, COLUMN, GREY, OLIVE, PAGE, PURPLE, RED, TEAL, WINE, plain_numbers
+from . import BLACK, BLUE, COLUMN, GREY, INDIGO, PAGE, plain_numbers
 
 #: Name, colour and marker of each dictionary, and of what else replaces a hidden state.
 LOOKS = {
     "topk": ("TopK", BLUE, "D"),
-    "relu": ("ReLU + L1", RED, "o"),
-    "gated": ("Gated", TEAL, "s"),
-    "jumprelu": ("JumpReLU", OLIVE, "^"),
-    "batchtopk": ("BatchTopK", PURPLE, "v"),
-    "matryoshka": ("Matryoshka", WINE, "<"),
+    "relu": ("ReLU + L1", INDIGO, "o"),
+    "gated": ("Gated", BLUE, "s"),
+    "jumprelu": ("JumpReLU", BLUE, "^"),
+    "batchtopk": ("BatchTopK", BLUE, "v"),
+    "matryoshka": ("Matryoshka", BLUE, "<"),
     "kept": ("kept", BLUE, "D"),
-    "paper": ("paper's settings", RED, "*"),  # ReLU + L1, too
+    "paper": ("paper's settings", INDIGO, "*"),  # ReLU + L1, too
     "random": ("random directions", GREY, "x"),
     "original": ("untouched", BLACK, "o"),
     "mean": ("mean state", "#BBBBBB", "o"),
@@ -25,23 +25,24 @@ LOOKS = {
 
 
 def pareto(table: pd.DataFrame, d_in: int) -> plt.Figure:
-    """Draw reconstruction against sparsity, from columns name, l0, explained_variance, problems.
+    """Draw the variance that is lost against sparsity: name, l0, explained_variance, problems.
 
     A row is a dictionary; those of one name are joined. Hollow markers have problems: they are not
     sparse, or over a tenth of their features are dead or dense.
     """
     figure, axis = plt.subplots(figsize=(PAGE, 4.2))
     axis.axvline(d_in, color="black", lw=0.8, ls=":")
-    axis.text(d_in, 0.02, " as many as dimensions", rotation=90, fontsize="small", va="bottom")
+    axis.text(d_in, 100, " as many as dimensions", rotation=90, fontsize="small", va="top")
     for key, rows in table.groupby("name", sort=False):
         rows, (name, color, marker) = rows.sort_values("l0"), LOOKS[key]
         draw = partial(axis.plot, color=color, marker=marker, ms=13 if marker == "*" else 7)
-        draw(rows["l0"], rows["explained_variance"], lw=0.8, mfc="white")
-        rows = rows[rows["problems"] == ""]
-        draw(rows["l0"], rows["explained_variance"], ls="", label=name)
-    axis.set(xscale="log", ylim=(0, 1.02), xlabel="L0 (features per position)")
-    axis.set(ylabel="explained variance, held-out users")
+        lost, fine = 100 * (1 - rows["explained_variance"]), rows["problems"] == ""
+        draw(rows["l0"], lost, lw=0.8, mfc="white")
+        draw(rows["l0"][fine], lost[fine], ls="", label=name)
+    axis.set(xscale="log", yscale="log", xlabel="L0 (features per position)", ylim=(None, 100))
+    axis.set(ylabel="variance that is lost, held-out users (%)")
     plain_numbers(axis.xaxis, (1, 2, 4))
+    plain_numbers(axis.yaxis)
     figure.legend(loc="outside right center")
     return figure
 
@@ -61,12 +62,14 @@ def density(table: pd.DataFrame) -> plt.Figure:
 
 
 def replacement_cost(table: pd.DataFrame) -> plt.Figure:
-    """Draw NDCG@10 when hidden states are replaced, from columns replacement, ndcg@10."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.35 * len(table) + 0.8))
+    """Draw what replacing hidden states costs: columns replacement, ndcg@10, top10_overlap."""
+    labels = {"ndcg@10": "NDCG@10, test users", "top10_overlap": "share of the top 10 that stays"}
     names, colors, _ = zip(*(LOOKS[key] for key in table["replacement"]), strict=True)
-    axis.bar_label(axis.barh(names, table["ndcg@10"], color=colors), fmt=" %.3f", size="small")
-    axis.invert_yaxis()
-    axis.grid(visible=False)  # its lines would strike the numbers out
-    axis.locator_params(axis="x", nbins=4)
-    axis.set(xlabel="NDCG@10, test users", ylabel="", xlim=(0, 1.2 * table["ndcg@10"].max()))
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.3 * len(table) + 0.8), sharey=True)
+    for axis, (column, label) in zip(axes, labels.items(), strict=True):
+        bars = axis.barh(names, table[column], color=colors)
+        axis.bar_label(bars, fmt=" %.3f", size="small")
+        axis.grid(visible=False)  # its lines would strike the numbers out
+        axis.set(xlabel=label, xlim=(0, 1.2 * table[column].max()))
+    axes[0].invert_yaxis()
     return figure
