@@ -49,7 +49,7 @@ def dose_response(curves: pd.DataFrame) -> plt.Figure:
                 line(0, color=GREY, linestyle=":", linewidth=1)
             axis.set(ylabel=label if axis in axes[:, 0] else "")
         column[0].set_title(attribute)
-        other = first.setdefault(tuple(curve["coverage"]), attribute)
+        other = first.setdefault(tuple(curve[["ndcg", "coverage"]].stack()), attribute)
         if other != attribute:
             column[0].text(0.03, 0.97, f"the feature\nof {other}", va="top", fontsize="small",
                            transform=column[0].transAxes)  # fmt: skip
@@ -103,9 +103,11 @@ def side_effects(table: pd.DataFrame) -> plt.Figure:
     draw(wide, cmap="vlag", vmin=-limit, vmax=limit, ax=axis, cbar_kws={"label": "points"})
     for row, attribute in enumerate(wide.index):
         corner = (wide.columns.get_loc(attribute), row)
-        axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=BLACK, linewidth=1.5))
+        frame = plt.Rectangle(corner, 1, 1, fill=False, edgecolor=BLACK, lw=1.5, clip_on=False)
+        axis.add_patch(frame)
     axis.set(xlabel="share of this attribute in the top 10", ylabel="turned up")
     plt.setp(axis.get_xticklabels(), rotation=40, ha="right")
+    plt.setp(axis.get_yticklabels(), rotation=0)
     return figure
 
 
