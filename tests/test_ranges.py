@@ -90,10 +90,17 @@ def test_a_profile_is_no_path(name):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (b"k: 4\nseed: 1\nk: 8\n", r"mine.yaml: line 3, not YAML: 'k' comes a second time"),
+        (b"k: 4\nseed: 1\nk: 8\n", r"mine.yaml: line 3 is not YAML: 'k' comes a second time"),
         ("label: Größe\n".encode("latin-1"), "mine.yaml is not UTF-8"),
-        (b"k:\t4\n\tseed: 1\n", "mine.yaml: line 1, not YAML"),
-        (b"1: 2\n", "no notebook has a parameter 1"),
+        (b"k:\t4\n\tseed: 1\n", "mine.yaml: line 1 is not YAML"),
+        (b"k: 4\n1: 2\n", "mine.yaml: line 2: no notebook has a parameter 1"),
+        (
+            b"k: 4\nlabel: 2020-13-45\n",
+            "mine.yaml: line 2 is not YAML: '2020-13-45' cannot be read",
+        ),
+        (b"k: " + b"1" * 5_000, "mine.yaml: line 1 is not YAML: '1{20}' cannot be read"),
+        (b"k: !!bool maybe\n", "mine.yaml: line 1 is not YAML: 'maybe' cannot be read"),
+        (b"label: " + b"[" * 3_000, "mine.yaml: not YAML: .* nested too deep"),
         (b"- k\n", "mine.yaml: expected lines `key: value`"),
     ],
 )

@@ -339,8 +339,9 @@ def test_the_profile_is_the_name_of_its_file(project):
         (["-p", "size", "true"], "parameter 'size' is True"),
         (["-p", "name", "3"], "declare `name: str | None`"),
         (["-p", "size", " "], "parameter 'size' is None"),
-        (["-p", "size", "[1"], "parameter 'size' is '[1': line 1, not YAML: "),
+        (["-p", "size", "[1"], "parameter 'size' is '[1': line 1 is not YAML: "),
         (["-p", "size", "\x00"], "parameter 'size' is '\\x00': not YAML: "),
+        (["-p", "size", "2020-13-45"], "parameter 'size' is '2020-13-45': line 1 is not YAML: "),
         (["-p", "size ", "1"], "no notebook has a parameter 'size '; nearest: 'size'; all "),
         (["-p", "", ""], "no notebook has a parameter ''; nearest: "),
         (["-p", "qqqq", "1"], "of them: n_jobs, name, profile, rate, "),
@@ -364,8 +365,8 @@ def test_a_wrong_parameter_or_profile_is_refused_before_anything_runs(
     "text, message",
     [
         ("siz: 3\n", "no notebook has a parameter 'siz'; nearest: 'size'"),
-        ("1: 3\n", "no notebook has a parameter 1; nearest: "),
-        ("size: 3\nrate: [1\n", "toy.yaml: line 3, not YAML: "),
+        ("1: 3\n", "toy.yaml: line 1: no notebook has a parameter 1; nearest: "),
+        ("size: 3\nrate: [1\n", "toy.yaml: line 3 is not YAML: "),
         ("size = 3\n", "toy.yaml: expected lines `key: value`, found 'size = 3'"),
     ],
 )

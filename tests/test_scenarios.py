@@ -82,9 +82,11 @@ def test_what_speaks_against_a_suppressed_attribute_stays():
         ("", "expected names"),
         ("- a", "expected names"),
         ("a: {turn: {Horror: 1}\nb: 1", "line 2 is not YAML"),
-        ("a: \x07", "is not YAML"),
+        ("a: \x07", "not YAML"),
         ("a: {turn: {Horror: 1}}\na: {turn: {Horror: 2}}", "line 2 is not YAML: 'a' comes"),
         ("a:\n  turn:\n    Horror: 1\n    Horror: 2", "line 4 is not YAML: 'Horror' comes a"),
+        ("a:\n  about: 2020-13-45", "line 2 is not YAML: '2020-13-45' cannot be read: month"),
+        ("a: " + "[" * 3_000, "not YAML: brackets or lines are nested"),
         ("a: !!python/object/apply:os.getcwd []", "line 1 is not YAML"),
     ],
 )  # fmt: skip

@@ -122,10 +122,14 @@ def _is_number(value) -> bool:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML lets the last of two equal keys win; this one refuses them."""
+    """YAML lets the last of two equal keys win; this one refuses them, and says where a value is.
+
+    ConstructorError at a key that comes a second time, or at a value that is none of its kind, such
+    as a thirteenth month.
+    """
 
     def construct_mapping(self, node, deep=False):
-        """The mapping of a node, or ConstructorError at the key that comes a second time."""
+        """The mapping of a node."""
         seen = set()
         for key, _ in node.value:
             if str(key.value) in seen:
@@ -133,6 +137,27 @@ class UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node, deep=False):
+        """The value of a node."""
+        try:
+            return super().construct_object(node, deep)
+        except (AttributeError, LookupError, ValueError) as error:
+            text = f"{str(node.value)[:20]!r} cannot be read: {error}"
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from None
+
+
+def load_yaml(text: str):
+    """The content of a YAML text; `ValueError` with its line where it is none, see `UniqueKeys`."""
+    try:
+        return yaml.load(text, UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line, what = f"line {error.problem_mark.line + 1} is ", error.problem
+    except yaml.YAMLError as error:
+        line, what = "", str(error).partition("\n")[0]
+    except RecursionError:
+        line, what = "", "brackets or lines are nested too deep"
+    raise ValueError(f"{line}not YAML: {what}")
 
 
 def read(file: Path) -> dict[str, Scenario]:
@@ -146,12 +171,9 @@ def read(file: Path) -> dict[str, Scenario]:
 def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
     """The scenarios of a YAML text by name; a `ValueError` says where and names the right key."""
     try:
-        content = yaml.load(text, UniqueKeys)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1
-        raise ValueError(f"{source}: line {line} is not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {error}") from None
+        content = load_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{source}: expected names, each with {', '.join(FORMS)} below it")
     found = {}

@@ -9,7 +9,7 @@ import nbformat
 import yaml
 
 from .. import ranges
-from ..control.scenarios import UniqueKeys
+from ..control.scenarios import load_yaml
 from ..workspace import STAGES, name_nearest, project
 
 TYPES: dict[str, Any] = {kind.__name__: kind for kind in (int, str, bool, list, dict)}
@@ -48,21 +48,29 @@ def resolve(profile: str, overrides: dict) -> dict[str, dict]:
         nearest = name_nearest(profile, sorted(profiles))
         here = "" if profiles else " here; start in the folder of the project"
         raise RunError(f"no profile {profile!r}; {nearest}{here}")
+    file = profiles[profile]
     try:
-        text = profiles[profile].read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
+        given = load_yaml(text) or {}
     except UnicodeDecodeError as error:
-        raise RunError(f"{profiles[profile].name} is not UTF-8: {error}; save it anew") from None
-    given = _yaml(text, f"{profiles[profile].name}: ") or {}
+        raise RunError(f"{file.name} is not UTF-8: {error}; save it anew") from None
+    except ValueError as error:
+        raise RunError(f"{file.name}: {error}") from None
     if not isinstance(given, dict):
-        raise RunError(f"{profiles[profile].name}: expected lines `key: value`, found {given!r}")
+        raise RunError(f"{file.name}: expected lines `key: value`, found {given!r}")
+    keys = yaml.compose(text).value if given else []
+    where = {str(k.value): f"{file.name}: line {k.start_mark.line + 1}: " for k, _ in keys}
     known = {name: declared(notebook(name)) for name in STAGES.values()}
     every_key = {key: kind for keys in known.values() for key, (kind, _) in keys.items()}
+    where |= dict.fromkeys(overrides, "")
     given |= {key: _read(key, value, every_key.get(key, "")) for key, value in overrides.items()}
     given["profile"] = profile
     for key in given:
         if key not in every_key:
             nearest = name_nearest(key, sorted(every_key))
-            raise RunError(f"no notebook has a parameter {key!r}; {nearest}")
+            raise RunError(
+                f"{where.get(str(key), '')}no notebook has a parameter {key!r}; {nearest}"
+            )
     found = {
         name: {
             key: fit(key, given[key], kind) if key in given else default
@@ -102,13 +110,7 @@ def _read(key: str, value, kind: str):
     """
     if not isinstance(value, str) or kind == "str":
         return value
-    return _yaml(value, f"parameter {key!r} is {value!r}: ")
-
-
-def _yaml(text: str, where: str):
     try:
-        return yaml.load(text, UniqueKeys)
-    except yaml.YAMLError as error:
-        line = f"line {error.problem_mark.line + 1}, " if hasattr(error, "problem_mark") else ""
-        what = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise RunError(f"{where}{line}not YAML: {what}") from None
+        return load_yaml(value)
+    except ValueError as error:
+        raise RunError(f"parameter {key!r} is {value!r}: {error}") from None
