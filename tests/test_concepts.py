@@ -59,7 +59,7 @@ def test_a_concept_of_one_item_or_of_all_tells_nothing_and_is_left_out(dataset, 
     write(folder / "concepts.csv", "item_id,kind,concept", *rows)
     assert concepts.load_concepts("mine", dataset).table["name"].tolist() == ["actor: Some"]
     write(folder / "concepts.csv", "item_id,kind,concept", *rows[:-8])
-    with pytest.raises(data.DataError, match=f"the largest has {len(every)}"):
+    with pytest.raises(data.DataError, match=f"the largest has {len(every)}; lower min_i"):
         concepts.load_concepts("mine", dataset)
 
 

@@ -724,6 +724,17 @@ def test_one_list_along_the_dial(model, users, attribute_matrix, directions):
     assert not found.loc[("rerank", 0.9), "kept"].all()
 
 
+def test_targets_that_only_rounding_tells_apart_are_one():
+    """As notebook 06 asks: the target of the reader beside its own, and then looks for one row."""
+    for target in (0.1 + 0.2, 0.300001, 0.299999, 0.3):
+        asked = sorted({0.1, 0.3, target})
+        rows = [("dial", t, user, 0.1 * user, True) for t in asked for user in range(5)]
+        table = pd.DataFrame(rows, columns=["how", "target", "user", "error", "reached"])
+        summary, draws = control.dial_summary(table)
+        assert np.isclose(summary["target"], target).sum() == 1 and len(summary) == 2
+        np.testing.assert_array_equal(draws["dial", target], draws["dial", 0.3])
+
+
 def test_a_user_is_drawn_with_all_attributes_that_the_dial_was_asked_for():
     """Two attributes whose errors add up to the same for every user: there is nothing to draw."""
     rows = [("dial", 0.4, user, error, error < 0.05)

@@ -374,6 +374,14 @@ def test_representations_fit_on_the_development_users_only(compared):
         assert abs(first - second).max() == 0, name
 
 
+def test_a_dictionary_in_which_nothing_fires_is_refused(compared):
+    dictionary, states = compared
+    with torch.no_grad():
+        dictionary.b_enc -= 1_000
+    with pytest.raises(ValueError, match="no feature of the SAE fires on the dev users: train"):
+        interp.representations(dictionary, states)
+
+
 def test_independent_components_do_not_hang_on_rounding(compared):
     """As other numbers of threads round otherwise; here, as another order of the rows does."""
     dictionary, states = compared

@@ -719,6 +719,14 @@ def test_stability_of_a_dictionary_with_itself_and_with_strangers():
     assert sae.stability([a[:10], a])[0] == pytest.approx(1)  # some seeds keep fewer alive
 
 
+def test_a_dictionary_in_which_nothing_fires_is_found_in_none():
+    some, none = np.eye(3, 5), np.zeros((0, 5))
+    mean, share = sae.stability([some, none, some])
+    assert mean == 1 and share.tolist() == [0.5] * 3
+    mean, share = sae.stability([none, none, some])
+    assert np.isnan(mean) and not len(share)
+
+
 def test_overlap_counts_kept_items():
     before = np.array([[1, 2, 3], [4, 5, 0], [0, 0, 0]])
     after = np.array([[3, 9, 1], [5, 6, 0], [1, 2, 3]])

@@ -183,11 +183,17 @@ def dial_summary(errors: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, NDArra
     """Means over users of what `dial_errors` found, with 95 % intervals from drawing users.
 
     Returns a row for each way and target (error, reached), and (how, target) -> errors [n_draws].
+    Targets that only rounding tells apart, such as 0.3 and 0.1 + 0.2, share the row of the lowest.
     """
+    same: dict[float, float] = {}
+    for target in np.sort(errors["target"].unique()):
+        same[target] = next((t for t in same.values() if np.isclose(t, target)), target)
+    errors = errors.assign(target=errors["target"].map(same))
     by_user = errors.groupby(["how", "target", "user"], sort=False)[["error", "reached"]].mean()
     drawn = {
         key: pd.DataFrame(np.vstack([values.mean(), drawn_means(values)]), columns=values.columns)
         for key, values in by_user.groupby(["how", "target"], sort=False)
     }
     table = with_intervals(pd.concat(drawn, names=["how", "target", "draw"]))
-    return table, {key: values["error"].to_numpy()[1:] for key, values in drawn.items()}
+    of_error = {key: values["error"].to_numpy()[1:] for key, values in drawn.items()}
+    return table, {(how, t): of_error[how, same[t]] for how, _ in of_error for t in same}

@@ -59,7 +59,8 @@ def load_concepts(name: str, dataset: Dataset, min_items: int = 8) -> Concepts:
     if kept.empty:
         largest = f"the largest has {counts.max()}" if len(counts) else "there is none at all"
         raise DataError(
-            f"no concept has {min_items} to {0.9 * dataset.n_items:.0f} items: {largest}"
+            f"no concept has {min_items} to {0.9 * dataset.n_items:.0f} items: {largest}; "
+            "lower min_items (notebook 07), or take more items"
         )
     table = kept.rename("items").reset_index()
     table["name"] = table["kind"] + ": " + table["concept"]

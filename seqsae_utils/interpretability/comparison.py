@@ -77,7 +77,8 @@ def representations(
     `states` are hidden states [n_positions, d_in] of the groups ``dev`` and ``test``; PCA, ICA and
     k-means are fitted on ``dev``. Dictionaries that were never trained have the SAE's size and as
     many active features. `others` are dictionaries by name, each with its own states of
-    both groups. Those of `REDRAWN` are drawn `N_REDRAWS` times.
+    both groups. Those of `REDRAWN` are drawn `N_REDRAWS` times. ValueError for an SAE in which
+    nothing fires.
     """
     normalisation = Normalisation.of(states["dev"])
     dense = {group: normalisation.apply(np.asarray(x)) for group, x in states.items()}
@@ -85,6 +86,11 @@ def representations(
     rotations = {"pca": PCA(random_state=seed).fit(dense["dev"])}
     rotations["ica"] = independent_components(some, seed)
     trained = {group: encode(sae, x) for group, x in states.items()}
+    if silent := [group for group, codes in trained.items() if not codes.nnz]:
+        raise ValueError(
+            f"no feature of the SAE fires on the {silent[0]} users: train it for longer, or with a "
+            "lower l1_coefficient or l0_coefficient (notebook 04)"
+        )
     k = max(1, round(trained["dev"].nnz / len(states["dev"])))
     found = {"neurons": [dense]}
     for name, rotation in rotations.items():

@@ -110,9 +110,15 @@ def stability(dictionaries: list[np.ndarray], same: float = 0.7) -> tuple[float,
 
     Returns the mean cosine of the best match, one to one, over all pairs of seeds (PW-MCC), and for
     each feature of the FIRST dictionary the share of the other seeds that have it: a direction of
-    at least the cosine `same`.
+    at least the cosine `same`. A dictionary in which no feature is alive matches none: a pair with
+    it does not count, and the mean is NaN where no pair does.
     """
-    pairs = [matching(*sorted(two, key=len)).mean() for two in combinations(dictionaries, 2)]
+    pairs = [
+        matching(*sorted(two, key=len))
+        for two in combinations(dictionaries, 2)
+        if all(map(len, two))
+    ]
     first, *others = map(_unit, dictionaries)
-    again = [(first @ other.T).max(axis=1) >= same for other in others]
-    return float(np.mean(pairs)), np.mean(again, axis=0)
+    again = [(first @ other.T).max(axis=1, initial=-1.0) >= same for other in others]
+    mean = float(np.mean([pair.mean() for pair in pairs])) if pairs else float("nan")
+    return mean, np.mean(again, axis=0)
