@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from playwright.sync_api import expect
 
 from seqsae_utils import data, recommender, sae
 from seqsae_utils.run.clean import normalise
+from seqsae_utils.run.demo import prepare
 from seqsae_utils.workshop import ARTIFACTS, check, checking, making
 from seqsae_utils.workshop.checking import exercises
 
@@ -322,15 +324,21 @@ FIRST = {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """JupyterLab in a copy that has the exercises only; its address."""
+    """JupyterLab in a copy that has the exercises and the demo's desk; the address of its files."""
     root = tmp_path_factory.mktemp("student")
     for name in ("workshop", "notebooks/params", "seqsae_utils"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("html", "*.pyc"))
+    shutil.copy(PROJECT / "notebooks" / "desk.ipynb", root / "notebooks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQSAE_WORKSPACE", str(root))
+        workspace = prepare()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "PYTHONPATH": str(root), "JUPYTER_PREFER_ENV_PATH": "1"}
     env |= {
+        "SEQSAE_WORKSPACE": str(workspace),
+        "SEQSAE_PROFILE": "smoke",
         "JUPYTER_CONFIG_DIR": str(root / "config"),
         "JUPYTERLAB_WORKSPACES_DIR": str(root / "w"),
     }
@@ -339,7 +347,7 @@ def lab(tmp_path_factory):
     log = root / "log"
     with open(log, "w") as output:
         server = subprocess.Popen(command, cwd=root, env=env, stdout=output, stderr=output)
-    address = f"http://127.0.0.1:{port}/lab/tree/workshop/exercises/W1_read_a_state.ipynb"
+    address = f"http://127.0.0.1:{port}/lab/tree/"
     try:
         for _ in range(300):
             if "is running at" in log.read_text() or server.poll() is not None:
@@ -352,19 +360,29 @@ def lab(tmp_path_factory):
         server.wait(20)
 
 
-def test_a_student_gets_through_the_first_exercise(lab, chromium):
-    from playwright.sync_api import expect
-
+@pytest.fixture
+def opened(lab, chromium):
+    """Opens a notebook in JupyterLab, at its first cell in command mode."""
     context = chromium.new_context(viewport={"width": 1200, "height": 1400})
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    page.goto(lab)
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=90_000)
+
+    def open_(notebook: str):
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(f"{lab}{notebook}?reset")  # else with what the page before had open
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=90_000)
+        page.locator(".jp-Notebook .jp-Cell").first.click()
+        page.keyboard.press("Escape")
+        return page
+
+    yield open_
+    context.close()
+
+
+def test_a_student_gets_through_the_first_exercise(opened):
+    page = opened("workshop/exercises/W1_read_a_state.ipynb")
     book = making.exercises(BOOKS["W1_read_a_state"])
     index = next(i for i, c in enumerate(book.cells) if "# your code here" in c.source)
-    page.locator(".jp-Notebook .jp-Cell").first.click()
-    page.keyboard.press("Escape")
     for _ in range(index + 2):
         page.keyboard.press("Shift+Enter", delay=100)
     stub = page.locator(".jp-CodeCell", has_text="def states_at").first
@@ -380,4 +398,18 @@ def test_a_student_gets_through_the_first_exercise(lab, chromium):
         page.keyboard.press("Shift+Enter")
         page.keyboard.press("Shift+Enter")
         expect(shown).to_contain_text(message)
-    context.close()
+
+
+def test_a_knob_of_the_desk_changes_the_list(opened):
+    page = opened("notebooks/desk.ipynb")
+    for _ in range(2):
+        page.keyboard.press("Shift+Enter", delay=100)
+    titles = page.locator("table.lists td.after .name")
+    expect(titles).to_have_count(10, timeout=60_000)
+    before = titles.all_inner_texts()
+    page.get_by_role("slider", name="Ocean", exact=True).focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator("[data-attribute='Ocean']")).to_contain_text("→")
+    assert titles.all_inner_texts() != before
+    assert page.locator("table.lists td.before .name").all_inner_texts() == before
