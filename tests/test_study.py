@@ -1,14 +1,17 @@
 """The study: what its log holds, and what the evaluation makes of it, by hand."""
 
+import copy
 import json
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import papermill
 import pytest
 
 from seqsae_utils.apps import study
+from seqsae_utils.run.clean import with_outputs
 
 PROJECT = Path(__file__).parents[1]
 AGAINST = [i for i, against in enumerate(study.QUESTIONS.values()) if against]
@@ -73,17 +76,38 @@ def test_a_damaged_line_is_named(tmp_path, line):
         study.read(log)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_the_notebook_evaluates_a_log_or_says_that_it_is_made_up(tmp_path, monkeypatch, there):
+def test_made_up_participants_have_what_is_planted():
+    found = study.made_up(n_participants=200)
+    assert study.alpha(study.answers(found)) > 0.7
+    people = study.participants(found)
+    assert people.corr(method="spearman").loc["control", "refused"] < -0.4
+    assert abs(people["control"].mean() - 3) < 0.3 and len(people) == 200
+
+
+def evaluated(folder: Path):
+    """The notebook, executed in a folder."""
+    return papermill.execute_notebook(
+        PROJECT / "notebooks/study.ipynb", folder / "out.ipynb", cwd=folder, progress_bar=False
+    )
+
+
+def test_the_notebook_evaluates_a_log(tmp_path, monkeypatch):
     log = tmp_path / "log.jsonl"
     monkeypatch.setenv("SEQSAE_STUDY", str(log))
-    for i in range(4 * there):
+    for i in range(4):
         study.append(log, f"p{i}", "knobs", refused="")
         study.append(log, f"p{i}", "answers", answers=[1 + i] * 7)
-    book = papermill.execute_notebook(
-        PROJECT / "notebooks/study.ipynb", tmp_path / "out.ipynb", progress_bar=False
-    )
-    shown = json.dumps([cell.get("outputs", []) for cell in book.cells])
-    assert ("MADE-UP participants" in shown) == (not there)
-    assert ("4 participants, 8 events (log.jsonl)" in shown) == there
-    assert "perceived control" in shown
+    shown = json.dumps([cell.get("outputs", []) for cell in evaluated(tmp_path).cells])
+    assert "4 participants, 8 events (log.jsonl)" in shown and "perceived control" in shown
+    assert "made up" not in shown and "MADE-UP" not in shown
+
+
+def test_without_a_log_the_notebook_shows_what_is_committed_and_says_that_it_is_made_up(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SEQSAE_STUDY", raising=False)
+    committed = nbformat.read(PROJECT / "notebooks/study.ipynb", as_version=4)
+    again = with_outputs(copy.deepcopy(committed), evaluated(tmp_path))
+    outputs = [cell.outputs for cell in committed.cells if cell.cell_type == "code"]
+    assert outputs == [cell.outputs for cell in again.cells if cell.cell_type == "code"]
+    assert all("made up" in json.dumps(shown) for shown in outputs)

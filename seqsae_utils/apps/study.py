@@ -59,17 +59,24 @@ def read(log: Path) -> pd.DataFrame:
 
 
 def made_up(n_participants: int, seed: int = 0) -> pd.DataFrame:
-    """Events of participants who do and answer at random, to try an evaluation on."""
+    """Events of participants who are drawn at random, to try an evaluation on.
+
+    Planted is how much in control each one feels: by it they answer, give or take one, and the less
+    it is, the more often they are refused.
+    """
     rng, rows = np.random.default_rng(seed), []
     for i in range(n_participants):
         who, start = {"participant": f"made up {i}"}, 1e6 * i
         rows.append(who | {"time": start, "event": "consent"})
-        for j in range(rng.integers(5, 30)):
+        feels = rng.uniform(1, len(SCALE))
+        times = start + rng.uniform(5, 60, rng.integers(5, 30)).cumsum()
+        for at in times.tolist():
             event = str(rng.choice(["knobs", "dial", "undo", "who"]))
-            refused = "no such share" * int(rng.random() < 0.1)
-            rows.append(who | {"time": start + 20 * j, "event": event, "refused": refused})
-        given = rng.integers(1, len(SCALE) + 1, len(QUESTIONS)).tolist()
-        rows.append(who | {"time": start + 900, "event": "answers", "answers": given})
+            refused = "no such share" * int(rng.random() < 0.1 * (len(SCALE) - feels))
+            rows.append(who | {"time": at, "event": event, "refused": refused})
+        agrees = np.where([*QUESTIONS.values()], len(SCALE) + 1 - feels, feels)
+        given = np.rint(agrees + rng.uniform(-1, 1, len(agrees))).clip(1, len(SCALE))
+        rows.append(who | {"time": at + 60, "event": "answers", "answers": [*map(int, given)]})
     return pd.DataFrame(rows)
 
 
