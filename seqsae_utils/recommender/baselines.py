@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
+from tqdm import tqdm
 
 from .. import metrics
 from ..ranking import Scorer, Split, Users, popularity_scores, rank_items
@@ -109,7 +110,9 @@ def simple_models(split: Split, ease: bool = True) -> tuple[dict[str, Scorer], d
     )
     if ease:
         settings["EASE: regularisation"], scorers["ease"] = best_of(
-            lambda r: ease_scores(train, n_items, r), REGULARISATIONS, split.validation
+            lambda r: ease_scores(train, n_items, r),
+            tqdm(REGULARISATIONS, "EASE", leave=False),  # minutes each, with 10,000 items
+            split.validation,
         )
     return scorers, settings
 
