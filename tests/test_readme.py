@@ -58,7 +58,7 @@ def test_one_training_is_set_beside_the_others():
     first, *others = in_trainings("interpretability", "sae.max_correlation")
     expected = [shown(value) for value in (first, min(others), max(others))]
     assert len(others) == 4 and re.findall(r"\.\d{3}\b", line) == expected
-    line = paragraph("can know films instead")
+    line = paragraph("can memorise single films")
     assert f"{number('data.items'):,} films" in line
 
 
@@ -102,12 +102,12 @@ QUOTED = {
         "steering with several SAE features costs less than re-ranking (scores raised)",
     ],
     "Another seed finds other features": ["another seed finds most features again"],
-    "Labels predict too little": [
+    "Labels of features predict too little": [
         "counting features without a label too, labels predict more than those of untrained or "
         "static dictionaries"
     ],
     "One feature is rarely a cheap knob": ["one SAE feature steers cheaply on most genres"],
-    "No measured gain for a user": ["turning a knob helps a user who turns to a genre"],
+    "No measured gain for a user who asks": ["turning a knob helps a user who turns to a genre"],
     "does not beat EASE": ["the recommender beats models without order"],
 }
 
@@ -136,7 +136,7 @@ def test_the_verdicts_are_those_of_the_claims():
     assert verdicts("Are the features interpretable?") == ["holds"] * 2 + ["undecided"] * 2
     assert verdicts("What does the sequence add?") == ["holds"] * 2 + ["does not hold", "holds"]
     assert verdicts("Do the knobs work?") == ["holds"] * 2 + ["does not hold"] * 2
-    assert verdicts("No measured gain for a user") == ["undecided"] * 2
+    assert verdicts("No measured gain for a user who asks") == ["undecided"] * 2
     assert of["ml-100k"][QUOTED["does not beat EASE"][0]] == "undecided"
 
 
