@@ -32,6 +32,7 @@ def probe(table: pd.DataFrame) -> plt.Figure:
     axis.plot(table["auc"], names, "o", color=ORANGE, label="true labels")
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="AUC of a linear probe, test users")
+    axis.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 

@@ -16,7 +16,7 @@ LOOKS = {
     "jumprelu": ("JumpReLU", BLUE, "^"),
     "batchtopk": ("BatchTopK", BLUE, "v"),
     "matryoshka": ("Matryoshka", BLUE, "<"),
-    "kept": ("kept", BLUE, "D"),
+    "kept": ("kept SAE", BLUE, "D"),
     "paper": ("paper's settings", INDIGO, "*"),  # ReLU + L1, too
     "random": ("random directions", GREY, "x"),
     "original": ("untouched", BLACK, "o"),
