@@ -4,10 +4,11 @@ The same number of users and the same seed give the same draws, so that two meth
 in two trainings, are compared draw by draw.
 """
 
+import warnings
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 #: Draws that a notebook records for each of its numbers, so that trainings can be put together.
 N_DRAWS = 500
@@ -30,5 +31,12 @@ def drawn_means(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> NDArr
 
 def interval(values: NDArray) -> tuple[float, float]:
     """95 % percentile interval (low, high) of drawn values [n_draws], NaN left out."""
-    low, high = np.nanquantile(values, [0.025, 0.975])
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def known_mean(values: ArrayLike, axis: int | None = None) -> NDArray:
+    """Mean of the values that are not NaN; NaN, and no warning, where there are none."""
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        return np.nanmean(values, axis=axis)

@@ -124,6 +124,21 @@ def test_draws_are_of_users_and_films_together(positions, codes):
             assert draw[0, j] == pytest.approx(expected, abs=1e-4)
 
 
+def test_an_attribute_that_no_film_has_is_unknown_without_a_warning(positions, codes):
+    folds = interp.film_splits(POPULARITY)[:2]
+    none = {g: Positions(p.users, p.items, 0 * p.attributes) for g, p in positions.items()}
+    of = {"attribute": codes["attribute"]}
+    scores, drawn = interp.held_out_films({"sae": [of["attribute"]]}, none, 0 * MATRIX, folds)
+    assert scores.isna().all(axis=None) and np.isnan(drawn["sae"]).all()
+    assert interp.films_table(scores, drawn).isna().all(axis=None)
+    assert np.isnan(
+        [*interp.sparse_probes(of["attribute"], none, 0 * MATRIX, folds).values()]
+    ).all()
+    best, table, _ = interp.compare(of, none, 0 * MATRIX, [*"abc"], n_permutations=2)
+    assert best[["correlation", "p_value"]].isna().all(axis=None)
+    assert np.isnan(table["max_correlation"][0])
+
+
 def test_a_probe_on_one_feature_is_that_feature(positions, codes):
     folds = interp.film_splits(POPULARITY)[:2]
     found = interp.sparse_probes(codes["attribute"], positions, MATRIX, folds)

@@ -4,6 +4,7 @@ A maximum over many is larger by chance: a feature is chosen on some users and s
 intervals come from drawing users (and films) again, the null gives each item other attributes.
 """
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -119,7 +120,8 @@ def corrected_p_values(found: NDArray, null: NDArray) -> NDArray:
     compared with the largest of each permutation (single-step maxT, Westfall and Young,
     Resampling-Based Multiple Testing, 1993, section 2.3).
     """
-    mean, spread = np.nanmean(null, axis=0), np.nanstd(null, axis=0).clip(1e-12)
-    largest = np.nanmax((null - mean) / spread, axis=1)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # nothing is known
+        mean, spread = np.nanmean(null, axis=0), np.nanstd(null, axis=0).clip(1e-12)
+        largest = np.nanmax((null - mean) / spread, axis=1)
     reached = largest[:, None] >= (found - mean) / spread
     return np.where(np.isnan(found), np.nan, (1 + reached.sum(axis=0)) / (1 + len(null)))

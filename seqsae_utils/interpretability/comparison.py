@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
 
 from ..normalisation import Normalisation
-from ..resampling import interval
+from ..resampling import interval, known_mean
 from ..sae import SAE, encode, untrained
 from . import chance
 from .items import item_sums
@@ -202,7 +202,7 @@ def compare(
             average_precision_score(y, value) if y.any() else np.nan
             for y, value in zip(has.T, x.T, strict=True)
         ]
-        table["null_correlation"] = np.nanmean(null, axis=0)
+        table["null_correlation"] = known_mean(null, axis=0)
         table["p_value"] = chance.corrected_p_values(found, null)
         best.append(table.assign(representation=name))
         redrawn = {}
@@ -215,14 +215,14 @@ def compare(
         row = {"representation": name, "features": codes["test"].shape[1]}
         points = {"correlation": found, "auc": chance.of_chosen(new["auc"], *chosen_by_auc, 0.5)}
         for kind, point in points.items():
-            row[f"max_{kind}"] = np.nanmean(point)
+            row[f"max_{kind}"] = known_mean(point)
             if intervals:
-                means = drawn[f"{name}.max_{kind}"] = np.nanmean(redrawn[kind][1:], axis=1)
+                means = drawn[f"{name}.max_{kind}"] = known_mean(redrawn[kind][1:], axis=1)
                 row[f"max_{kind}_low"], row[f"max_{kind}_high"] = interval(means)
-        reached = np.nanmean(null, axis=1) >= row["max_correlation"]
+        reached = known_mean(null, axis=1) >= row["max_correlation"]
         significant = table["p_value"] < 0.05
         row["average_precision"] = table["average_precision"].mean()
-        row["null_correlation"] = np.nanmean(null)
+        row["null_correlation"] = known_mean(null)
         row["p_value"] = (1 + reached.sum()) / (1 + len(null))
         row["n_significant"], row["share_significant"] = significant.sum(), significant.mean()
         rows.append(row)

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from ..resampling import N_DRAWS, drawn_means, draws, interval
+from ..resampling import N_DRAWS, drawn_means, draws, interval, known_mean
 from .chance import choose, of_chosen
 from .comparison import GROUPS, Positions
 from .items import MIN_POSITIONS, indicator, item_sums, permuted
@@ -155,7 +155,7 @@ class _Halves(NamedTuple):
 def _summary(found: NDArray) -> dict[str, float]:
     """Mean AUC, and how many concepts are above each of `FOUND`, from scores [n_concepts]."""
     above = {f"above_{100 * level:.0f}": float((found > level).sum()) for level in FOUND}
-    return {"auc": float(np.nanmean(found)) if np.isfinite(found).any() else np.nan, **above}
+    return {"auc": float(known_mean(found)), **above}
 
 
 def explained(

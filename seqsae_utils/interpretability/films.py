@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..activations import probe_auc
-from ..resampling import interval
+from ..resampling import interval, known_mean
 from .chance import choose, columns, drawn_correlations, everybody_then_drawn
 from .comparison import Positions
 from .items import correlations, item_sums
@@ -66,8 +66,8 @@ def held_out_films(
         weights = (users[:, user[rows]] * some[:, test.items[rows] - 1] for users, some in pairs)
         found = drawn_correlations(np.hstack(x), test.attributes[rows], weights, silent=0.0)
         points.append(found[0])
-        means.append(np.nanmean(found[1:], axis=2))
-    points, means = np.nanmean(points, axis=0), np.nanmean(means, axis=0)
+        means.append(known_mean(found[1:], axis=2))
+    points, means = known_mean(points, axis=0), known_mean(means, axis=0)
     names = np.array([name for name, _ in every])
     scores = {name: points[names == name].mean(axis=0) for name in representations}
     drawn = {name: means[:, names == name].mean(axis=1) for name in representations}
@@ -112,4 +112,4 @@ def sparse_probes(
             for j in range(y.shape[1]):
                 few = order[:size, j]
                 found[str(size)] += probe_auc(x[:, few], y[:, [j]], x_test[:, few], y_test[:, [j]])
-    return {size: float(np.nanmean(values)) for size, values in found.items()}
+    return {size: float(known_mean(values)) for size, values in found.items()}

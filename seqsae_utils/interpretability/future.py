@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..resampling import draws, interval
+from ..resampling import draws, interval, known_mean
 from .chance import choose, columns, of_chosen
 from .scores import Codes, as_dense
 
@@ -132,8 +132,8 @@ def ahead(
         }
         by_chance = of_chosen(of_null["test"], *choose(of_null["dev"]))
         low, high = interval(redrawn)
-        result[name] = {"ahead": np.nanmean(found), "ahead_low": low, "ahead_high": high}
-        result[name]["null"] = np.nanmean(np.nan_to_num(by_chance))
+        result[name] = {"ahead": known_mean(found), "ahead_low": low, "ahead_high": high}
+        result[name]["null"] = known_mean(np.nan_to_num(by_chance))
         scores[name], drawn[name] = found, redrawn
     return pd.DataFrame(result).T, pd.DataFrame(scores), drawn
 
@@ -178,4 +178,4 @@ def _drawn(x: NDArray, y: NDArray, given: NDArray, user: NDArray) -> tuple[NDArr
             score = np.diag(left[:a, a:]) / np.sqrt(variance_y * variance_x)
         score = np.where(variance_x > 1e-9 * gram[0, 0], score, 0.0)
         found.append(np.where(enough, score, np.nan))
-    return found[0], np.nanmean(found[1:], axis=1)
+    return found[0], known_mean(found[1:], axis=1)

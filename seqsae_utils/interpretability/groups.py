@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..resampling import interval
+from ..resampling import interval, known_mean
 from .chance import drawn_auc, everybody_then_drawn
 from .items import indicator
 from .scores import Codes, as_dense
@@ -56,7 +56,7 @@ def tell_groups(
             rows.append(row | {"auc": scores[0], "low": low, "high": high})
             means.append(scores[1:])
         if means:
-            drawn[name] = np.nanmean(means, axis=0)
+            drawn[name] = known_mean(means, axis=0)
     names = ["attribute", "value", "users", "representation", "auc", "low", "high"]
     return pd.DataFrame(rows, columns=names), drawn
 

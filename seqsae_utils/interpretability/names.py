@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom, norm, rankdata
 
 from ..data import Dataset
-from ..resampling import N_DRAWS, drawn_means, interval
+from ..resampling import N_DRAWS, drawn_means, interval, known_mean
 from .items import item_sums, mean_by_item, strata, top_sets
 from .scores import Codes
 
@@ -287,7 +287,7 @@ def predict_pairs(
         if n:
             drawn = drawn_means(found[some])
             of_all = drawn if kind == "all" else of_all
-            accuracy, null = found[some].mean(), np.nanmean(shuffled[:, some], axis=1)
+            accuracy, null = found[some].mean(), known_mean(shuffled[:, some], axis=1)
             row |= {"confidence": labels["confidence"][some].mean(), "accuracy": accuracy}
             row["low"], row["high"] = interval(drawn)
             row |= {"told": accuracy * n / n_alive, "shuffled": null.mean()}
