@@ -6,9 +6,10 @@ in two trainings, are compared draw by draw.
 
 import warnings
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 #: Draws that a notebook records for each of its numbers, so that trainings can be put together.
 N_DRAWS = 500
@@ -36,7 +37,7 @@ def interval(values: NDArray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def known_mean(values: ArrayLike, axis: int | None = None) -> NDArray:
-    """Mean of the values that are not NaN; NaN, and no warning, where there are none."""
+def known_mean(values: Any, axis: Any = None) -> Any:
+    """Mean of the values [...] that are not NaN; NaN, and no warning, where there are none."""
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         return np.nanmean(values, axis=axis)
