@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,12 @@ STAGES = {
     "control": "06_control",
     "concepts": "07_concepts",
 }
+Kind = type | tuple[type, ...]
+#: What a manifest holds.
+MANIFEST: dict[str, Kind] = {
+    "label": str, "profile": str, "version": str, "seed": object,
+    "files": dict, "parameters": dict, "reads": dict,
+}  # fmt: skip
 #: What the work in a folder was begun with, see `Workspace.save`.
 CLAIM = "claim.json"
 
@@ -123,17 +129,22 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file: empty without one, and, with a warning, where it is damaged."""
+def read_json(path: Path, kinds: Mapping[str, Kind] = {}) -> dict:
+    """The object in a JSON file: empty without one, and, with a warning, where it is damaged.
+
+    It is damaged, too, where it lacks a key of `kinds`, or has a value of another kind there.
+    """
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError:
         found = None
-    if not isinstance(found, dict):
-        warnings.warn(f"{path} is damaged and counts as missing", stacklevel=2)
-    return found if isinstance(found, dict) else {}
+    if isinstance(found, dict):
+        if all(key in found and isinstance(found[key], kind) for key, kind in kinds.items()):
+            return found
+    warnings.warn(f"{path} is damaged and counts as missing", stacklevel=2)
+    return {}
 
 
 def plain(value):
@@ -263,8 +274,8 @@ class Workspace:
         path = self.artifacts / stage / "manifest.json"
         if not path.is_file():
             raise StageError(f"{path.parent} is missing: {self._repair(stage)}")
-        found = read_json(path)
-        if not {"files", "label", "parameters", "profile", "reads", "seed", "version"} <= {*found}:
+        found = read_json(path, MANIFEST)
+        if not found or not {*found["reads"]} <= {*STAGES}:
             raise StageError(f"{path} is damaged: {self._repair(stage)}")
         if found["profile"] != self.profile:
             other = f"was written for the profile {found['profile']!r}"

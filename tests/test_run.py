@@ -316,6 +316,24 @@ def test_a_damaged_record_is_named_and_its_notebook_runs_again(built, file, kind
     assert paper(built) == []
 
 
+@pytest.mark.parametrize(
+    "file", ["artifacts/toy/recommender/manifest.json", "runs/toy/02_recommender.json"]
+)
+def test_a_record_in_which_a_value_is_of_another_kind_is_no_traceback(built, file):
+    own, given = workspace.Workspace("toy"), parameters.resolve("toy", {})
+    found = json.loads((built / file).read_bytes())
+    for key in found:
+        for value in (None, [], "x", {"x": 0}):
+            if value == found[key]:
+                continue
+            (built / file).write_text(json.dumps(found | {key: value}))
+            with warnings.catch_warnings(action="ignore"):
+                why = [changes.outdated(own, s, given[workspace.STAGES[s]]) for s in ALL]
+            assert why[1], f"{key}: {value}"
+    with warnings.catch_warnings(action="ignore"):
+        assert paper(built)[0] == "recommender"
+
+
 def test_stages_of_another_profile_are_refused_and_made_anew(built):
     replace(built / "artifacts/toy/data/manifest.json", '"toy"', '"tiny"')
     with pytest.raises(workspace.StageError, match="was written for the profile 'tiny'"):

@@ -8,10 +8,25 @@ from pathlib import Path
 import nbformat
 
 from ..fingerprint import changes, code, digest, imports, sources
-from ..workspace import STAGES, StageError, Workspace, output_root, project, read_json, sha256
+from ..workspace import (
+    MANIFEST,
+    STAGES,
+    Kind,
+    StageError,
+    Workspace,
+    output_root,
+    project,
+    read_json,
+    sha256,
+)
 from .parameters import notebook
 
 PACKAGE = Path(__file__).parents[1]
+#: What the record of a run holds; a notebook may have recorded no metrics.
+RECORD: dict[str, Kind] = {
+    "fingerprint": dict, "files": dict, "metrics": (dict, type(None)),
+    "seconds": (int, float), "memory_mb": (int, float),
+}  # fmt: skip
 
 
 def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str, str]:
@@ -23,7 +38,7 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
     read = {name for name in earlier if re.search(rf"""["']{name}["']""", text)}
     manifest = workspace.artifacts / stage / "manifest.json"
     if manifest.is_file():
-        read |= {*read_json(manifest).get("reads", ())} & {*STAGES}
+        read |= {*read_json(manifest, MANIFEST).get("reads", ())} & {*STAGES}
     manifests = {name: workspace.artifacts / name / "manifest.json" for name in sorted(read)}
     # How many models are trained side by side changes none of them: each has one process and seed.
     counted = {key: value for key, value in parameters.items() if key != "n_jobs"}
@@ -54,8 +69,8 @@ def outdated(workspace: Workspace, stage: str, parameters: dict) -> str:
     record = workspace.runs / f"{STAGES[stage]}.json"
     if not record.is_file():
         return "not run yet"
-    record = read_json(record)
-    if not {"fingerprint", "files", "metrics", "seconds", "memory_mb"} <= {*record}:
+    record = read_json(record, RECORD)
+    if not record:
         return "its record is damaged"
     if changed := changes(fingerprint(workspace, stage, parameters), record["fingerprint"]):
         return f"{changed} changed"
