@@ -523,7 +523,8 @@ def test_nothing_is_logged_without_a_study_and_without_consent(engine, tmp_path,
     assert len({line["participant"] for line in lines}) == 1 and lines[4]["answers"] == [4] * 7
     assert [bool(line["refused"]) for line in lines[1:4]] == [False, False, True]
     assert lines[1]["items"] != [] and f"{attribute}: 2.0" in unquote_plus(lines[1]["state"])
-    assert [question.description for question in asked] == [*study.QUESTIONS]
+    numbered = [f"{i}. {text}" for i, text in enumerate(study.QUESTIONS, 1)]
+    assert [question.description for question in asked] == numbered
 
 
 def test_chips_take_items_out_and_a_title_adds_one(engine):
@@ -558,6 +559,7 @@ def server(chromium, root, tmp_path_factory):
     """`make desk` for the profile smoke, and its `address`; ends with the tests."""
     log = tmp_path_factory.mktemp("voila") / "log"
     env = {**os.environ, "SEQSAE_WORKSPACE": str(root), "BROWSER": "true"}
+    env["SEQSAE_STUDY"] = str(log.with_name("study.jsonl"))
     command = [sys.executable, "-m", "seqsae_utils.run", "desk", "--profile", "smoke"]
     with open(log, "w") as output:
         server = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=output, stderr=output)
@@ -700,7 +702,7 @@ def test_a_history_from_titles_in_the_browser(page, engine):
 
 
 def test_dial_off_and_reload_in_the_browser(page, engine, attribute):
-    page.get_by_label("Make").select_option(label=attribute)
+    page.get_by_label("Make", exact=True).select_option(label=attribute)
     page.get_by_role("button", name="Do it").click()
     engine.dial(attribute, 0.5)
     share_of(page, attribute, "50%$")
@@ -744,8 +746,9 @@ def test_the_desk_saves_itself_as_one_page(page, tmp_path, chromium):
 def test_axe_finds_nothing_serious(page, serious, engine, attribute, scheme):
     page.emulate_media(color_scheme=scheme)
     page.get_by_role("button", name="Pin A").click()
-    page.get_by_label("Make").select_option(label=attribute)
+    page.get_by_label("Make", exact=True).select_option(label=attribute)
     page.get_by_role("button", name="Do it").click()
+    page.get_by_role("button", name="I agree").click()
     expect(page.locator("table.compared tbody tr")).to_have_count(10)
     page.get_by_label("Feature", exact=True).fill("99999")
     page.keyboard.press("Enter")
@@ -773,6 +776,32 @@ def test_a_narrow_page_need_not_scroll_sideways(page):
         "e.getBoundingClientRect().right))"
     )
     assert right <= 421
+
+
+#: Chips that are not seen, and short ones that are cut.
+CUT = """[...document.querySelectorAll('td.after .chip')].filter(chip => {
+    const own = chip.getBoundingClientRect(), row = chip.parentElement.getBoundingClientRect();
+    return !own.height || own.bottom > row.bottom + 1 || own.right > row.right + 1
+        || chip.textContent.length < 16 && chip.scrollWidth > chip.clientWidth;
+}).map(chip => chip.outerHTML)"""
+
+
+@pytest.mark.parametrize("width", [1440, 800, 390])
+def test_reasons_and_questions_are_whole_at_any_width(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    expect(page.locator("td.after .chip").first).to_be_visible()
+    assert page.evaluate(CUT) == []
+    page.get_by_role("button", name="I agree").click()
+    asked = page.locator(".seqsae-study .widget-dropdown")
+    expect(asked.last).to_be_visible()
+    for question in asked.all():
+        label, choice = (question.locator(part).bounding_box() for part in ("label", "select"))
+        assert choice["height"] >= 24 and choice["y"] >= label["y"] + label["height"] - 1
+        assert label["height"] < 24 * (1 + (width == 390))
+    page.get_by_role("button", name="Send my answers").click()
+    expect(page.get_by_role("alert")).to_contain_text("1, 2, 3, 4, 5, 6, 7 of 7: not answered yet")
+    expect(page.get_by_role("alert")).to_be_in_viewport()
+    assert page.get_by_role("button", name="Send my answers").bounding_box()["width"] < 240
 
 
 def test_the_list_is_within_reach(page):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+#: Names of features with fewer characters are never cut.
+SHORT = 16
 STYLE = (Path(__file__).parents[1] / "desk.css").read_text(encoding="utf-8")
 
 
@@ -164,7 +166,8 @@ def _why(because: list[str], reasons: list, atlas: str) -> str:
         tag, link = "span", ""
         if atlas:
             tag, link = "a", f' href="{escape(atlas)}#feature-{r.feature}" target="_blank"'
-        about = f'class="chip{" turned" * (abs(r.turned) > 1e-6)}"{link}'
+        kind = "chip" + " turned" * (abs(r.turned) > 1e-6) + " short" * (len(r.name) < SHORT)
+        about = f'class="{kind}"{link}'
         about += f' title="feature {r.feature}, {r.carries:+.1f} over the rest of the list"'
         chips += f"<{tag} {about}>{escape(r.name)}</{tag}>"
     return f'<div class="because small" title="{text}">{text}</div><div class="why">{chips}</div>'

@@ -257,9 +257,13 @@ class Page:
             return []
         agree = ipw.ToggleButton(description="I agree", tooltip="I agree to take part")
         scale = [("choose", 0), *((f"{i}: {said}", i) for i, said in enumerate(study.SCALE, 1))]
-        asked = [ipw.Dropdown(options=scale, description=text) for text in study.QUESTIONS]
+        asked = [
+            ipw.Dropdown(options=scale, description=f"{i}. {text}")
+            for i, text in enumerate(study.QUESTIONS, 1)
+        ]
         send = self._button("Send my answers", lambda: self._send(asked), "study")
         self.questions = ipw.VBox([*asked, send], layout={"display": "none"})
+        self.questions.layout.align_items = "flex-start"
         self._on(agree, self._agree, "study")
         box = ipw.VBox([ipw.HTML(pages.consent(self.study.name)), agree, self.questions])
         box.children = [*box.children, self.says["study"]]
