@@ -556,10 +556,13 @@ def test_the_command_refuses_what_it_does_not_know(arguments, message, capsys):
 
 @pytest.fixture(scope="module")
 def server(chromium, root, tmp_path_factory):
-    """`make desk` for the profile smoke, and its `address`; ends with the tests."""
+    """`make desk` for the profile smoke, with its atlas, and its `address`; ends with the tests."""
     log = tmp_path_factory.mktemp("voila") / "log"
     env = {**os.environ, "SEQSAE_WORKSPACE": str(root), "BROWSER": "true"}
     env["SEQSAE_STUDY"] = str(log.with_name("study.jsonl"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQSAE_WORKSPACE", str(root))
+        build(Workspace("smoke"))
     command = [sys.executable, "-m", "seqsae_utils.run", "desk", "--profile", "smoke"]
     with open(log, "w") as output:
         server = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=output, stderr=output)
@@ -647,7 +650,8 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(page):
     order = []
     for _ in range(200):
         order.append(page.evaluate(
-            "(e => e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent)"
+            "(e => e.tagName == 'A' ? '' : e.getAttribute('aria-label') || "
+            "e.labels?.[0]?.textContent || e.textContent)"
             "(document.activeElement)"
         ).strip())  # fmt: skip
         if order[-1] == "strength":
@@ -776,6 +780,18 @@ def test_a_narrow_page_need_not_scroll_sideways(page):
         "e.getBoundingClientRect().right))"
     )
     assert right <= 421
+
+
+def test_a_chip_opens_its_feature_and_from_there_the_desk_with_it(page):
+    chip = page.locator("td.after a.chip").first
+    feature = re.search(r"#feature-(\d+)$", chip.get_attribute("href"))[1]
+    with page.context.expect_page() as opened:
+        chip.click()
+    atlas = opened.value
+    expect(atlas.get_by_role("heading", level=1)).to_contain_text(feature)
+    atlas.get_by_role("link", name="Turn it at the desk").click()
+    expect(atlas.get_by_label("Feature", exact=True)).to_have_value(feature, timeout=120_000)
+    assert atlas.url.startswith(page.url.partition("?")[0])
 
 
 #: Chips that are not seen, and short ones that are cut.
