@@ -65,6 +65,7 @@ def copy_sources() -> None:
         "CHANGELOG.md",
         "notebooks/0*.ipynb",
         "notebooks/*/0*.ipynb",
+        "notebooks/study.ipynb",
         "workshop/*.md",
         "workshop/*/W*.ipynb",
         "figures/RESULTS.md",
@@ -102,7 +103,9 @@ def chapters_page() -> str:
         others = "".join(f" ([on {claims.PUBLISHED[c.parent.name]}]({c}))" for c in copies)
         lines.append(f"* [{title}](notebooks/{name}.ipynb){others}{question}")
         shown += [f"notebooks/{name}", *(str(copy.with_suffix("")) for copy in copies)]
-    return "\n".join(lines) + toctree(shown)
+    study = "notebooks/study"
+    lines.append(f"* [User study]({study}.ipynb): how it is evaluated, on made-up participants")
+    return "\n".join(lines) + toctree([*shown, study])
 
 
 def heading(stage: str) -> str:
