@@ -198,6 +198,8 @@ RULES = [
 @pytest.mark.parametrize("path", NOTEBOOKS + COPIES, ids=lambda p: f"{p.parent.name}-{p.stem}")
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_a_committed_notebook(path, rule):
+    if path in COPIES and rule in (has_enough_compared_cells, has_enough_prose):
+        return  # shares of cells are its chapter's: a copy has one more, and nbval does not run it
     rule(nbformat.read(path, as_version=4))
 
 
