@@ -200,7 +200,7 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
 
     def value(row, name: str) -> str:
         prefix = "" if name == "number" else "control_"
-        point, low, high = (_number(row[key]) for key in (name, f"{prefix}low", f"{prefix}high"))
+        point, low, high = (printed(row[key]) for key in (name, f"{prefix}low", f"{prefix}high"))
         return point if low == high == point else f"{point} [{low}, {high}]"
 
     rows = found[found["headline"] if stage is None else found["stage"] == stage]
@@ -217,10 +217,10 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _number(value: float) -> str:
+def printed(value: float) -> str:
     """Three digits after the point, one from ten on, and no zero before it, as papers print them.
 
-    >>> _number(0.1234), _number(-0.02), _number(0.0), _number(1.046), _number(10.167)
+    >>> printed(0.1234), printed(-0.02), printed(0.0), printed(1.046), printed(10.167)
     ('.123', '-.020', '0', '1.046', '10.2')
     """
     digits = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

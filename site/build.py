@@ -127,7 +127,7 @@ def side_by_side_claims(tables: dict[str, pd.DataFrame], stage: str | None) -> s
 
 def verdict(row: pd.Series) -> str:
     """A claim's verdict, its number, and the best baseline with its number."""
-    number, control_number = (claims._number(row[key]) for key in ("number", "control_number"))
+    number, control_number = (claims.printed(row[key]) for key in ("number", "control_number"))
     return f"**{row['verdict']}**: {number} vs {control_number} ({row['control']})"
 
 

@@ -12,6 +12,7 @@ from ..recommender import best, unseen
 from ..resampling import drawn_means
 from .curves import USERS_AT_A_TIME, remembered, with_intervals
 from .edits import direction_delta, steered_scorer
+from .methods import rerank, turn
 
 #: Steps of the bisection, to 1/128 of the largest; a share is reached within half a place of ten.
 STEPS, NEAR = 8, 0.05 + 1e-9
@@ -119,24 +120,21 @@ def one_list(
     front: the untouched list) and rank: turned (standard deviations, or logits), item, has (the
     attribute), kept (it was in the untouched list).
     """
-    along = torch.from_numpy(np.asarray(direction, np.float32))
+    has_it = has_attribute[:, None].astype(float)
+    ways = {"dial": turn(model, site, std, direction[None]), "rerank": rerank(model, has_it)}
     share_of = shares_along(model, site, std, direction, has_attribute, [history])
     own = unseen(model.next_item_scores([history]), [history])
     before, tables = best(own)[0].numpy(), []
     for target in (0.0, *targets):
-        strength = solve(share_of, target, 1, max_strength)["strength"][0] if target else 0.0
-        delta = direction_delta(along, strength, std)
-        turned = unseen(steered_scorer(model, site, delta)([history]), [history])
-        matrix, shares = has_attribute[:, None].astype(float), np.array([target])
-        raised = raises(own[0].numpy(), matrix, shares)[0] if target else 0.0
-        for way, by, scores in (
-            ("dial", strength, turned),
-            ("rerank", raised, own + torch.from_numpy(raised * matrix[:, 0])),
-        ):
-            items = best(scores)[0].numpy()
+        strengths = dict.fromkeys(ways, 0.0)
+        if target:
+            strengths["dial"] = solve(share_of, target, 1, max_strength)["strength"][0]
+            strengths["rerank"] = raises(own[0].numpy(), has_it, np.array([target]))[0]
+        for way, strength in strengths.items():
+            items = best(unseen(ways[way](0, strength)([history]), [history]))[0].numpy()
             table = {"item": items, "has": has_attribute[items], "kept": np.isin(items, before)}
-            table |= {"way": way, "target": target, "turned": by, "rank": 1 + np.arange(len(items))}
-            tables.append(pd.DataFrame(table))
+            table |= {"way": way, "target": target, "turned": strength}
+            tables.append(pd.DataFrame(table | {"rank": 1 + np.arange(len(items))}))
     return pd.concat(tables, ignore_index=True)
 
 

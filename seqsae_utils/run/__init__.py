@@ -116,9 +116,10 @@ def notebooks(profile: str, overrides: dict) -> None:
     """
     if profile not in PUBLISHED:
         raise RunError(f"`notebooks` keeps what is committed: {', '.join(PUBLISHED)}")
-    for name, parameters in resolve(profile, overrides).items():
+    own = profile == "ml-100k"
+    for name, parameters in resolve(profile, overrides).items() if own else ():
         for key, (_, default) in declared(notebook(name)).items():
-            if profile == "ml-100k" and parameters[key] != default:
+            if parameters[key] != default:
                 raise RunError(
                     f"{name} has {key} = {default!r}, the profile ml-100k {parameters[key]!r}: "
                     "a notebook's defaults are that profile"
@@ -126,7 +127,7 @@ def notebooks(profile: str, overrides: dict) -> None:
     paper(profile, overrides)
     books, folder = {}, project() / "notebooks" / profile
     for name in STAGES.values():
-        path = notebook(name) if profile == "ml-100k" else folder / f"{name}.ipynb"
+        path = notebook(name) if own else folder / f"{name}.ipynb"
         try:
             books[path] = kept(path, Workspace(profile).runs / f"{name}.ipynb")
         except ValueError as error:
