@@ -24,7 +24,7 @@ export PYTHONHASHSEED = 0
 export PROFILE SEEDS JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help env data concepts paper seeds compare atlas desk demo notebooks lab site workshop check wheelhouse test soak interop bench bench-recommender bench-sae bench-scores bench-control lint clean
+.PHONY: help env data concepts paper seeds compare atlas desk demo notebooks lab site workshop check wheelhouse test soak interop bench bench-recommender bench-field bench-sae bench-scores bench-control lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=$(PYTHON)]'
@@ -129,6 +129,9 @@ bench: bench-recommender bench-sae bench-scores bench-control  ## measure our tr
 
 bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender, against RecTools
 	$(PY) tests/bench/recommender.py --peer .venv-recommenders/bin/python $(PARAMS)
+
+bench-field: .venv/.done  ## only ML-1M beside published numbers: half a day, or PARAMS="--device cuda --jobs 9"
+	$(PY) tests/bench/field.py $(PARAMS)
 
 bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-learning and SAELens
 	$(PY) tests/bench/sae.py --peer .venv-saes/bin/python $(PARAMS)

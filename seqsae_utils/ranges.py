@@ -38,7 +38,7 @@ STRENGTH = Interval(0, 100, closed="right")  # states are of the order of 1
 A_FEW = Interval(1, 1_000, closed="both")
 SOME = Interval(2, 10**9, closed="both")
 FOLDER = r"\w[\w. -]*"
-MODEL = "sasrec|gpt2|bert4rec"
+MODEL = "sasrec|gpt2|ligr|bert4rec"
 VARIANT = "relu|gated|topk|jumprelu|batchtopk|matryoshka"
 #: Numbers lie in an interval, and texts are as a regular expression says; others may be anything.
 RANGES: dict[str, Interval | str] = {

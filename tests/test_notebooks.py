@@ -641,7 +641,7 @@ def test_the_claims_are_those_of_the_trainings(profile):
         pytest.skip(f"no trainings of {profile} are committed")
     found, values = pd.read_csv(folder / "claims.csv"), pd.read_csv(folder / "trainings.csv")
     by_training = values.set_index(["seed", "stage", "name"])["value"].unstack("seed")
-    assert len(found) >= 20
+    assert len(found) >= (4 if profile == "ml-1m-last" else 20)  # that has one stage
     known = {(claim.stage, claim.number, claim.claim): claim for claim in claims()}
     for row in found.itertuples():
         claim = known[row.stage, row.key, row.claim]

@@ -30,7 +30,7 @@ COLORS = {
 #: How figures and tables call the recommenders.
 NAMES = {
     "popularity": "popularity", "item_knn": "item neighbours", "ease": "EASE",
-    "sasrec": "SASRec", "gpt2": "GPT-2", "bert4rec": "BERT4Rec",
+    "sasrec": "SASRec", "gpt2": "GPT-2", "ligr": "LiGR", "bert4rec": "BERT4Rec",
 }  # fmt: skip
 #: Typefaces with other scripts than ours, for titles of one's own data; one that is here is taken.
 OTHER_SCRIPTS = (

@@ -2,6 +2,7 @@
 
 SASRec (Kang and McAuley, arXiv 1808.09781) and GPT-2 (Radford et al., Language Models are
 Unsupervised Multitask Learners, 2019) are causal, BERT4Rec (Sun et al., arXiv 1904.06690) is not.
+LiGR gates what a block adds, as LinkedIn's ranker does (Borisyuk et al., arXiv 2502.03417).
 """
 
 import json
@@ -27,12 +28,14 @@ class Architecture(NamedTuple):
     mlp_ratio: int  # width of the MLP's hidden layer, in widths of the model
     activation: type[nn.Module]
     scale_embedding: bool  # item embeddings times the square root of the width
+    gated: bool = False  # what a block adds is weighed by a sigmoid of what it reads
 
 
 ARCHITECTURES = {
     "gpt2": Architecture(True, 4, nn.GELU, False),
     "sasrec": Architecture(True, 1, nn.ReLU, True),
     "bert4rec": Architecture(False, 4, nn.GELU, False),
+    "ligr": Architecture(True, 4, nn.GELU, True, gated=True),
 }
 
 
@@ -95,11 +98,17 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(d)
         self.mlp = nn.Sequential(nn.Linear(d, width), settings.activation(), nn.Linear(width, d))
         self.dropout = nn.Dropout(config.dropout)
+        self.gates = nn.ModuleList(nn.Linear(d, d) for _ in range(2)) if settings.gated else None
 
     def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
         """The states after the block from those before it, both [batch, length, d_model]."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), visible))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        read = self.attention_norm(x)
+        x = x + self._gated(0, read, self.dropout(self.attention(read, visible)))
+        read = self.mlp_norm(x)
+        return x + self._gated(1, read, self.dropout(self.mlp(read)))
+
+    def _gated(self, i: int, read: Tensor, added: Tensor) -> Tensor:
+        return added if self.gates is None else self.gates[i](read).sigmoid() * added
 
 
 class Transformer(nn.Module):

@@ -175,7 +175,7 @@ def _train_epoch(model, optimizer, sequences, training: Training, epoch: int, ba
     losses = []
     passes = (_batches(model, sequences, training.batch_size, rng) for _ in range(model.passes))
     batches = list(chain.from_iterable(passes))
-    for batch in batches:
+    for done, batch in enumerate(batches, start=1):
         inputs, targets = model.training_pairs(batch)
         known = targets > 0
         with torch.autocast(device.type, torch.bfloat16, training.precision == "bfloat16"):
@@ -196,7 +196,7 @@ def _train_epoch(model, optimizer, sequences, training: Training, epoch: int, ba
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        bar.update(1 / len(batches))
+        bar.update(epoch + done / len(batches) - bar.n)  # never past the end by rounding
     return float(np.mean(losses))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -116,9 +117,8 @@ def train(
     if progress:
         name = f"{sae.config.variant} steps"
         steps = tqdm(steps, name, initial=first, total=training.steps, leave=False)
-    batches = _batches(states, normalisation, training, first)
+    batches = _ahead(_batches(states, normalisation, training, first), device)
     for step, x in zip(steps, batches, strict=False):  # batches never end
-        x = x.to(device)
         dead = silent > training.dead_after
         loss, fired = sae.loss(x, dead if dead.any() else None)
         if not math.isfinite(loss.item()):
@@ -168,6 +168,19 @@ def _batches(
             order = np.random.default_rng([training.seed, epoch]).permutation(len(states))
         rows = np.sort(order[batch * size : (batch + 1) * size])
         yield as_input(np.take(states, rows, axis=0), normalisation)
+
+
+def _ahead(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Batches on the device; for a GPU the next one is read while this one is learnt from."""
+    if device.type == "cpu":
+        yield from batches
+        return
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(lambda: next(batches).pin_memory())
+        while True:
+            x = read.result().to(device, non_blocking=True)
+            read = reader.submit(lambda: next(batches).pin_memory())
+            yield x
 
 
 def as_input(states: np.ndarray, normalisation: Normalisation) -> Tensor:
