@@ -381,6 +381,50 @@ def test_it_learns_a_cycle(architecture, how):
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
 
 
+#: What `torchrun` starts in the test below.
+SCRIPT = """
+import sys
+import torch.distributed as dist
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_recommender import replace, recommender, fresh_model, train, TRAINING
+if sys.argv[1:] == ["group"]:
+    dist.init_process_group("gloo")
+model = fresh_model(dropout=0.0)
+history = train(model, replace(TRAINING, max_epochs=4), Path("a.checkpoint"))
+place = Path(sys.argv[-1] + str(dist.get_rank() if dist.is_initialized() else ""))
+place.mkdir()
+recommender.save(model, place)
+history.to_csv(place / "history.csv", index=False)
+if dist.is_initialized():
+    dist.destroy_process_group()
+"""
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    """Every batch is shared: losses and weights are those of one process, but for rounding."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    histories, weights = {}, {}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    for name, command in {"alone": [sys.executable], "group": torchrun}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        subprocess.run([*command, script, name], cwd=folder, check=True, capture_output=True)
+        for place in folder.glob("*/history.csv"):
+            histories[place.parent.name] = pd.read_csv(place)
+            weights[place.parent.name] = recommender.load(place.parent).state_dict()
+    assert sorted(histories) == ["alone", "group0", "group1"]
+    one = histories["alone"]["loss"]
+    assert one.iloc[-1] < one.iloc[0] and one.nunique() == 4
+    for name in ("group0", "group1"):
+        assert histories[name]["loss"].to_numpy() == pytest.approx(one.to_numpy(), rel=1e-4)
+        for key, value in weights["alone"].items():
+            torch.testing.assert_close(weights[name][key], value, rtol=1e-2, atol=1e-3)
+    for key, value in weights["group0"].items():
+        assert torch.equal(value, weights["group1"][key])
+
+
 @pytest.mark.parametrize("large, like", [(10**6, "softmax"), (1, "sampled")])
 def test_the_loss_follows_the_size_of_the_catalogue(monkeypatch, large, like):
     monkeypatch.setattr(training, "LARGE", large)

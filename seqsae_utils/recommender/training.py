@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from joblib import Parallel, delayed
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .. import metrics
@@ -124,6 +126,9 @@ def train(
     (cross-entropy in nats), ndcg@10 (validation). `progress` is whether a bar is shown, or how its
     text begins. Raises FloatingPointError if the model diverges, ValueError if there is nothing to
     learn from or the checkpoint belongs to another training.
+
+    Processes of a group (``torchrun``, then ``torch.distributed.init_process_group()``) share each
+    batch and end with the same weights; the first one keeps the checkpoint.
     """
     groups = {"training": sequences} | ({"validation": validation[0]} if validation else {})
     for name, users in groups.items():
@@ -136,6 +141,7 @@ def train(
     del given["max_epochs"], given["patience"]  # these may still be changed between two epochs
     given |= {"sequences": sequences, "validation": validation, "weights": model.state_dict()}
     keeper = Checkpoint(checkpoint, train, **given)
+    whole = DistributedDataParallel(model) if dist.is_initialized() else model
     history, best = [], copies(model.state_dict())
     patience = training.patience if validation else training.max_epochs
     if found := keeper.load({"model": model}, optimizer):
@@ -145,7 +151,7 @@ def train(
     how = {"total": training.max_epochs, "leave": False, "bar_format": BAR} | hidden
     with tqdm(desc=name, initial=done, **how) as bar:
         while len(history) < training.max_epochs and _waited(history) < patience:
-            loss = _train_epoch(model, optimizer, sequences, training, len(history), bar)
+            loss = _train_epoch(model, whole, optimizer, sequences, training, len(history), bar)
             ndcg = float("nan")
             if validation:
                 rank = rank_items(model.next_item_scores, *validation).rank
@@ -153,7 +159,8 @@ def train(
             history.append({"epoch": len(history) + 1, "loss": loss, "ndcg@10": ndcg})
             if not validation or _waited(history) == 0:
                 best = copies(model.state_dict())
-            keeper.save(history, {"model": model, "best": best}, optimizer)
+            if not dist.is_initialized() or dist.get_rank() == 0:
+                keeper.save(history, {"model": model, "best": best}, optimizer)
             bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{ndcg:.4f}")
     model.load_state_dict(best)
     model.eval()
@@ -166,9 +173,14 @@ def _waited(history: list[dict]) -> int:
     return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
-def _train_epoch(model, optimizer, sequences, training: Training, epoch: int, bar: tqdm) -> float:
-    """Learn each item once and return the mean loss; randomness follows from seed and epoch."""
+def _train_epoch(model, whole, optimizer, sequences, training, epoch: int, bar: tqdm) -> float:
+    """Learn each item once and return the mean loss; randomness follows from seed and epoch.
+
+    `whole` is the model, or what averages its gradients over processes: then each learns from its
+    share of a batch, weighed by the positions in it.
+    """
     device = model.head.device
+    rank, n = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     rng = np.random.default_rng([training.seed, epoch])
     torch.manual_seed(int(rng.integers(2**32)))
     model.train()
@@ -176,10 +188,10 @@ def _train_epoch(model, optimizer, sequences, training: Training, epoch: int, ba
     passes = (_batches(model, sequences, training.batch_size, rng) for _ in range(model.passes))
     batches = list(chain.from_iterable(passes))
     for done, batch in enumerate(batches, start=1):
-        inputs, targets = model.training_pairs(batch)
+        inputs, targets = model.training_pairs(batch[rank::n] or batch[:1])
         known = targets > 0
         with torch.autocast(device.type, torch.bfloat16, training.precision == "bfloat16"):
-            hidden = model(inputs.to(device))
+            hidden = whole(inputs.to(device))
         hidden = hidden[known.to(device)].float()  # logits are never computed at padding
         targets = targets[known].to(device)
         large = training.loss == "auto" and model.config.n_items > LARGE
@@ -187,15 +199,22 @@ def _train_epoch(model, optimizer, sequences, training: Training, epoch: int, ba
             loss = softmax_loss(hidden, model.head, targets)
         else:
             loss = sampled_softmax_loss(hidden, model.head, targets, training.n_negatives)
-        if not torch.isfinite(loss):
+        mean = loss.detach().clone()
+        if n > 1:
+            learnt = loss.new_tensor(len(targets) if rank < len(batch) else 0)
+            dist.all_reduce(everywhere := learnt.clone())
+            share = learnt / everywhere
+            dist.all_reduce(mean.mul_(share))
+            loss = loss * share * n  # of the gradients of all, the mean is taken
+        if not torch.isfinite(mean):
             raise FloatingPointError(
-                f"loss is {loss.item()} in epoch {epoch + 1}: "
+                f"loss is {mean.item()} in epoch {epoch + 1}: "
                 f"lower learning_rate={training.learning_rate}"
             )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(mean.item())
         bar.update(epoch + done / len(batches) - bar.n)  # never past the end by rounding
     return float(np.mean(losses))
 
