@@ -179,6 +179,13 @@ def test_a_bad_line_is_refused_with_file_line_and_expectation(
     assert f"{file}: {message}" in str(error.value)
 
 
+def test_a_time_of_another_unit_is_refused_in_a_file_without_names(tmp_path):
+    rows = [(*row[:3], 10**9 + row[3]) for row in ROWS] + [(3, 10, 5, 10**15)]
+    files = LAYOUTS["100k"] | {"u.data": lines(rows, "\t")}
+    with pytest.raises(data.DataError, match=f"u.data: line 6 has timestamp '{10**15}', expected"):
+        read(write(tmp_path / "d", files))
+
+
 @pytest.mark.parametrize(
     "layout, file, header, missing",
     [

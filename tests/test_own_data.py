@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import re
 import zipfile
 from pathlib import Path
 
@@ -270,6 +271,22 @@ def test_a_time_in_no_known_form_is_refused_by_its_line(tmp_path, time):
     with pytest.raises(
         data.DataError, match=f"line 182 has timestamp '{time}', expected .*seconds"
     ):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "time, said", [("1e19", "1e+19"), ("1e30", "1e+30"), ("1600000000000", "1600000000000")]
+)
+def test_one_time_of_another_unit_is_refused_by_its_line(tmp_path, time, said):
+    """It would be the last of its user, whatever it means; 0 is written where it is unknown."""
+    folder = write(tmp_path / "d", INTERACTIONS)
+    with open(folder / "interactions.csv", "a") as file:
+        file.write("u1,i1,0\n")
+    read(folder)
+    with open(folder / "interactions.csv", "a") as file:
+        file.write(f"u1,i2,{time}\n")
+    message = f"line 183 has timestamp '{said}', expected one in the unit of the others"
+    with pytest.raises(data.DataError, match=re.escape(message)):
         read(folder)
 
 

@@ -34,6 +34,10 @@ RECBOLE = "item_id:token movie_title:token_seq release_year:token class:token_se
 #: What publishers write where an item has no attribute.
 PLACEHOLDERS = {"", "unknown", "(no genres listed)"}
 
+#: From where on times are seconds since 1970, or of a finer unit, and from where on of none.
+SIZES = (10**8, 10**11, 10**14, 10**17, 10**20)
+UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+
 
 @dataclass(frozen=True)
 class Raw:
@@ -251,10 +255,23 @@ def _unit(times: pd.Series) -> str:
 
     Dates as numbers (20190120, 2019) and days since 1900 are too small, and serve as an order.
     """
-    units = {10**17: "nanoseconds", 10**14: "microseconds", 10**11: "milliseconds"}
-    if (median := times.median()) < 10**8:
+    if not (size := _size(times.median())):
         return "times too small for seconds since 1970: only their order counts"
-    return next((f"times in {unit}" for least, unit in units.items() if median >= least), "")
+    return f"times in {(*UNITS, 'no known unit')[size - 1]}" if size > 1 else ""
+
+
+def _size(times):
+    return np.searchsorted(SIZES, times, side="right")
+
+
+def _stray(times: np.ndarray) -> int | None:
+    """The first row whose time is in another unit than most are, such as 1e19 among seconds.
+
+    What is too small for seconds is let through: 0 is written where a time is unknown.
+    """
+    most = _size(np.median(times))
+    stray = (_size(times) != most) & (times >= SIZES[0])
+    return int(stray.argmax()) if most and stray.any() else None
 
 
 def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:
@@ -303,6 +320,10 @@ def _with_times(path: Folder, layout: Layout, kinds: dict, columns, time: str) -
         times = table[time].to_numpy()
         if kind == NUMBER and (times < 2**53).all() and not (times % 1).any():
             times = times.astype(np.int64)
+        where = path, layout.separator, columns, time
+        if kind != pa.string() and _plain(time) != "order" and (row := _stray(times)) is not None:
+            near = f"one in the unit of the others, such as {np.median(times):.0f}; mend the line"
+            raise bad_time(*where, row, times, near)
         if kind == pa.string():
             texts = pd.Series(times).str.strip()
             seconds = texts.where(texts.str.fullmatch(r"\d{9,11}(\.\d+)?"))  # among others
@@ -311,7 +332,7 @@ def _with_times(path: Folder, layout: Layout, kinds: dict, columns, time: str) -
             when = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
             when = when.fillna(seconds)
             if (wrong := ~when.dt.year.between(1970, 2261)).any():  # also what is no time
-                faults.append(bad_time(path, layout.separator, time, int(wrong.argmax()), times))
+                faults.append(bad_time(*where, int(wrong.argmax()), times))
                 continue
             times = when.dt.as_unit("ns").astype(np.int64).to_numpy()
             times = times if (times % 10**9).any() else times // 10**9

@@ -185,10 +185,14 @@ def _proper(column: pa.Array) -> pa.Array:
     return pc.and_(proper, pc.is_finite(numbers)) if numbers.type != pa.int64() else proper
 
 
-def bad_time(path: Folder, separator: str, name: str, row: int, times) -> DataError:
-    """The error for the time in a row, counted from 0 and without the line of names."""
-    line = next(islice(_records(path, separator), row + 1, None))[0] if _is_text(path) else row + 1
-    fault = DataError(f"{path.name}: line {line} has {name} {times[row]!r}, expected {A_TIME}")
+def bad_time(
+    path: Folder, separator: str, columns, name: str, row: int, times, expected: str = A_TIME
+) -> DataError:
+    """The error for the time in a row, counted from 0; `columns` as in `tables`."""
+    at = row if columns else row + 1
+    line = next(islice(_records(path, separator), at, None))[0] if _is_text(path) else row + 1
+    found = str(times[row])
+    fault = DataError(f"{path.name}: line {line} has {name} {found!r}, expected {expected}")
     fault.line = line
     return fault
 
