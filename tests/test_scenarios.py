@@ -114,6 +114,23 @@ def test_what_a_profile_does_not_have_is_refused(given, message):
         Scenario(**given).check(KNOBS, FEATURES)
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("{suppress: [Horror, 11]}", "feature 11 is dead: it never fires, so nobody knows what it"),
+        ("{suppress: [12]}", "feature 12: the SAE has features 0 to 11"),
+        ("{suppress: [Horor]}", "attribute 'Horor' has no knob; nearest: 'Horror'"),
+        ("{share: {Horor: 0.5}}", "attribute 'Horor' has no knob; nearest: 'Horror'"),
+        ("{suppress: [Horror, 9]}", ""),
+    ],
+)
+def test_a_preset_is_turned_or_left_out_by_name(given, why):
+    presets = scenarios.parse(f"{{first: {{turn: {{Horror: 1}}}}, mine: {given}}}")
+    fit, unfit = scenarios.fitting(presets, KNOBS, FEATURES)
+    assert fit == {name: presets[name] for name in ("first", "mine")[: 1 if why else 2]}
+    assert [line.startswith(f"mine: {why}") for line in unfit] == [True] * bool(why)
+
+
 def test_what_is_written_is_read_back():
     hostile = Scenario(
         "yes: {no}", "七人の侍 # 1", {"Children's": -2.5, "on": 1}, {3: 0.5}, ("x", 4)

@@ -185,6 +185,23 @@ def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
     return found
 
 
+def fitting(
+    presets: dict[str, Scenario], knobs: pd.DataFrame, features: pd.DataFrame
+) -> tuple[dict[str, Scenario], list[str]]:
+    """The scenarios that can be turned here, and a line for each other: its name and why not.
+
+    Arguments as in `Scenario.check`.
+    """
+    fit, unfit = {}, []
+    for name, scenario in presets.items():
+        try:
+            scenario.check(knobs, features)
+            fit[name] = scenario
+        except ValueError as error:
+            unfit.append(f"{name}: {str(error).partition('; all')[0]}")
+    return fit, unfit
+
+
 def _scenario(name: str, given: dict) -> Scenario:
     if not isinstance(name, str):
         raise ValueError("a name is text; put it in quotes")

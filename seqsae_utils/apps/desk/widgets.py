@@ -179,17 +179,13 @@ class Page:
 
     def _read(self) -> None:
         """A button for each scenario of the file that fits, and why the others do not."""
-        buttons, unfit = [], []
+        buttons = []
         try:
-            found = scenarios.read(FILE)
+            presets = scenarios.read(FILE)
+            found, unfit = scenarios.fitting(presets, self.desk.knobs, self.desk.features)
         except ValueError as error:
             found, unfit = {}, [str(error)]
         for name, scenario in found.items():
-            try:
-                scenario.check(self.desk.knobs, self.desk.features)
-            except ValueError as error:
-                unfit.append(f"{name}: {str(error).partition(';')[0]}")
-                continue
             play = self._button(name, lambda s=scenario: self.desk.play(s), "presets")
             play.tooltip = scenario.about
             buttons.append(play)
