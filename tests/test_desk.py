@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote_plus, urlencode
 
@@ -858,6 +860,36 @@ def test_nothing_starts_and_nothing_is_told_without_the_token(server, address):
             for where in ("", path, f"{path}/channels", "atlas.html"):
                 headers = {"Host": f"{name}:{port}"}
                 assert client.get(f"{home}{where}?{token}", headers=headers).status_code == 403
+    assert kernels(server) == before
+
+
+def test_a_page_of_another_port_starts_nothing_though_it_has_the_cookie(page, server, address):
+    home, before = address.partition("?")[0], kernels(server)
+    urls = [f"{home}?{what}" for what in ("image", "frame", "link", "prefetch", "prerender")]
+    rules = {
+        kind: [{"source": "list", "urls": [url], "eagerness": "immediate"}]
+        for kind, url in zip(("prefetch", "prerender"), urls[3:], strict=True)
+    }
+    body = f"""<img src="{urls[0]}"><iframe src="{urls[1]}"></iframe>
+        <link rel="prefetch" href="{urls[2]}">
+        <script type="speculationrules">{json.dumps(rules)}</script>
+        <script>fetch("{home}?fetch", {{credentials: "include", mode: "no-cors"}})</script>"""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        foreign, found = page.context.new_page(), []
+        foreign.on("response", lambda r: found.append(r.status) if home in r.url else None)
+        foreign.goto(f"http://127.0.0.1:{other.server_port}/")
+        foreign.wait_for_timeout(3000)
+        other.shutdown()
+    assert len(found) >= 4 and {*found} == {403}
     assert kernels(server) == before
 
 

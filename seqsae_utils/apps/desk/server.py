@@ -21,6 +21,15 @@ LEFT = 600
 class Page(TornadoVoilaHandler):
     """The desk: nothing starts without the token."""
 
+    async def prepare(self, **options) -> None:
+        """Refuse what another page loads, or a browser in advance: it comes with the cookie."""
+        said = self.request.headers
+        own = said.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+        if "Sec-Purpose" in said or not (own or said.get("Sec-Fetch-Dest") == "document"):
+            self.current_user = self._jupyter_current_user = None  # the page of the error asks
+            raise web.HTTPError(403, "no other page may load the desk; open its address")
+        await super().prepare(**options)
+
     def set_default_headers(self) -> None:
         """A policy with the websocket of this address, and of no other."""
         super().set_default_headers()
