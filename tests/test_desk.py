@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import unquote_plus, urlencode
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from playwright.sync_api import expect
@@ -25,6 +27,7 @@ from seqsae_utils.apps import desk, study
 from seqsae_utils.apps.atlas import build
 from seqsae_utils.apps.desk import pages, widgets
 from seqsae_utils.control import Scenario, scenarios
+from seqsae_utils.run.demo import prepare
 from seqsae_utils.workspace import Workspace
 
 PROJECT = Path(__file__).parents[1]
@@ -556,10 +559,10 @@ def test_the_command_refuses_what_it_does_not_know(arguments, message, capsys):
 # In the browser
 
 
-@pytest.fixture(scope="module")
-def server(chromium, root, tmp_path_factory):
-    """`make desk` for the profile smoke, with its atlas, and its `address`; ends with the tests."""
-    log = tmp_path_factory.mktemp("voila") / "log"
+@contextmanager
+def serving(root: Path, folder: Path):
+    """`make desk` for a workspace's profile smoke, with its atlas, and its `address`."""
+    log = folder / "log"
     env = {**os.environ, "SEQSAE_WORKSPACE": str(root), "BROWSER": "true"}
     env["SEQSAE_STUDY"] = str(log.with_name("study.jsonl"))
     with pytest.MonkeyPatch.context() as patch:
@@ -580,6 +583,13 @@ def server(chromium, root, tmp_path_factory):
     finally:
         server.terminate()
         server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def server(chromium, root, tmp_path_factory):
+    """The desk of the profile smoke; it ends with the tests."""
+    with serving(root, tmp_path_factory.mktemp("voila")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -902,6 +912,41 @@ def test_the_page_stands_in_no_frame_and_talks_to_its_own_socket_only(page, addr
         "e.violatedDirective)); new WebSocket('ws://127.0.0.1:1/'); })"
     )
     assert blocked == "connect-src"
+
+
+def test_hostile_titles_attributes_and_labels_run_nothing(chromium, tmp_path, monkeypatch):
+    """In desk, saved page and atlas, of the demo's artifacts with other words in them."""
+    committed = tmp_path / "workshop" / "artifacts" / "smoke"
+    shutil.copytree(PROJECT / "workshop" / "artifacts" / "smoke", committed)
+    for table, column, old in (("data/items", "title", "^"), ("data/items", "attributes", "Ocean"),
+                               ("control/knobs", "attribute", "Ocean"),
+                               ("interpretability/features", "label", "^(?=.)")):  # fmt: skip
+        rows = pd.read_parquet(file := committed / f"{table}.parquet")
+        rows[column] = rows[column].str.replace(old, HOSTILE, regex=True)
+        rows.to_parquet(file)
+    monkeypatch.setenv("SEQSAE_WORKSPACE", str(tmp_path))
+    monkeypatch.setattr(sys.modules["seqsae_utils.run.demo"], "project", lambda: tmp_path)
+    context = chromium.new_context()
+    with serving(prepare(), tmp_path) as server:
+        page = context.new_page()
+        page.goto(server.address, timeout=120_000)
+        expect(page.locator("td.after .name").first).to_contain_text(HOSTILE, timeout=60_000)
+        page.get_by_role("slider", name=HOSTILE, exact=True).press("ArrowRight")
+        page.get_by_role("button", name="Do it").click()
+        page.get_by_role("button", name="Pin A").click()
+        expect(page.locator("table.compared tbody tr")).to_have_count(10)
+        with page.expect_download() as handed:
+            page.get_by_role("button", name="Save as a page").click()
+        handed.value.save_as(tmp_path / "saved.html")
+        saved, atlas = context.new_page(), context.new_page()
+        saved.goto((tmp_path / "saved.html").as_uri())
+        atlas.goto(f"{server.address.partition('?')[0]}atlas.html#feature-0")
+        for opened in (page, saved, atlas):
+            expect(opened.locator("body")).to_contain_text(HOSTILE)
+            opened.wait_for_timeout(300)
+            assert opened.evaluate("window.hacked") is None
+            assert opened.locator("img[src=x]").count() == 0
+    context.close()
 
 
 def test_without_artifacts_the_command_says_the_way_out(tmp_path, monkeypatch, capsys):
