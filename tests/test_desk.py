@@ -739,6 +739,31 @@ def test_dial_off_and_reload_in_the_browser(page, engine, attribute):
     )
 
 
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_refusal_at_the_dial_is_told_in_lines_below_it(page, engine, width):
+    def refused(attribute) -> bool:
+        try:
+            engine.dial(attribute, 1.0, "features")
+        except ValueError:
+            return True
+        engine.undo()
+        return False
+
+    attribute = next(filter(refused, engine.attributes))
+    page.set_viewport_size({"width": width, "height": 900})
+    before = titles(page)
+    page.get_by_label("Make", exact=True).select_option(label=attribute)
+    page.get_by_role("slider", name="per cent").press("End")
+    page.get_by_label("by", exact=True).select_option(label="features")
+    ask = page.get_by_role("button", name="Do it")
+    ask.click()
+    said = page.get_by_role("alert")
+    expect(said).to_contain_text(attribute)
+    expect(said).to_be_in_viewport()
+    assert 0 < said.bounding_box()["y"] - ask.bounding_box()["y"] < 160
+    assert said.bounding_box()["width"] > 0.6 * width and titles(page) == before
+
+
 def test_the_desk_saves_itself_as_one_page(page, tmp_path, chromium):
     page.get_by_role("button", name="Pin A").click()
     expect(page.get_by_role("button", name="Pin A")).to_have_attribute("aria-pressed", "true")
