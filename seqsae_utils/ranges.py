@@ -3,6 +3,7 @@
 >>> check({"dropout": 0.3, "device": "cuda:1", "of your own": -1})
 """
 
+import math
 import re
 from collections.abc import Mapping
 from numbers import Real
@@ -32,12 +33,14 @@ SEED = Interval(0, 2**32 - 10, closed="left")  # some add a little to it
 SHARE = Interval(0, 1, closed="neither")
 RATE = Interval(0, 1, closed="right")
 SIZE = Interval(1, 2**20, closed="both")
+WIDTH = Interval(1, 2**14, closed="both")  # a block has 12 times its square of weights
 MANY = Interval(1, 10**9, closed="both")
 WEIGHT = Interval(0, 10**6, closed="both")
 STRENGTH = Interval(0, 100, closed="right")  # states are of the order of 1
 A_FEW = Interval(1, 1_000, closed="both")
 SOME = Interval(2, 10**9, closed="both")
 FOLDER = r"\w[\w. -]*"
+SITE = r"item_embedding|dropout|blocks\.\d+(\.(attention|mlp)[\w.]*)?|final_norm"
 MODEL = "sasrec|gpt2|ligr|bert4rec"
 VARIANT = "relu|gated|topk|jumprelu|batchtopk|matryoshka"
 #: Numbers lie in an interval, and texts are as a regular expression says; others may be anything.
@@ -46,18 +49,18 @@ RANGES: dict[str, Interval | str] = {
     "max_users": Interval(0, 10**9, closed="both"),
     "test_users": "newest|random", "test_fraction": SHARE, "dev_fraction": SHARE,
     "min_attribute_items": MANY, "max_attributes": MANY,
-    "seed": SEED, "architecture": MODEL, "compare": f"({MODEL}| )*", "d_model": SIZE,
-    "n_layers": A_FEW, "n_heads": A_FEW, "max_length": SOME,
+    "seed": SEED, "architecture": MODEL, "compare": f"({MODEL}| )*", "d_model": WIDTH,
+    "n_layers": A_FEW, "n_heads": A_FEW, "max_length": Interval(2, 2**20, closed="both"),
     "dropout": Interval(0, 1, closed="left"), "learning_rate": RATE, "batch_size": MANY,
     "loss": "softmax|sampled|auto", "n_negatives": MANY, "precision": "float32|bfloat16",
-    "max_epochs": MANY, "patience": MANY, "n_jobs": A_FEW, "device": r"auto|cpu|cuda(:\d+)?",
-    "site": r"[\w.]+", "states_dtype": "float32|float16",
+    "max_epochs": MANY, "patience": MANY, "n_jobs": Interval(1, 256, closed="both"),
+    "device": r"auto|cpu|cuda(:\d+)?", "site": SITE, "states_dtype": "float32|float16",
     "variant": VARIANT, "d_sae": SIZE, "k": SIZE, "l1_coefficient": WEIGHT,
     "l0_coefficient": WEIGHT, "sae_learning_rate": RATE, "sae_steps": MANY,
     "sae_batch_size": MANY, "variants": f"({VARIANT}| )*", "sweep_steps": MANY,
     "n_permutations": SIZE, "n_raised": MANY,
     "strong": STRENGTH, "max_strength": STRENGTH, "target": Interval(0, 1, closed="both"),
-    "min_items": SIZE, "last_site": r"[\w.]+", "n_cards": A_FEW, "n_steered": A_FEW,
+    "min_items": SIZE, "last_site": SITE, "n_cards": A_FEW, "n_steered": A_FEW,
     "max_choosing": SOME, "max_judging": SOME,
 }  # fmt: skip
 
@@ -77,3 +80,8 @@ def check(values: Mapping) -> None:
         raise ValueError(f"k is {values['k']}, expected at most d_sae, {values['d_sae']}")
     if {"d_model", "n_heads"} <= values.keys() and values["d_model"] % values["n_heads"]:
         raise ValueError(f"d_model is {values['d_model']}, no multiple of n_heads")
+    n_layers = values.get("n_layers", math.inf)
+    for name in [name for name in ("site", "last_site") if name in values]:
+        block = re.match(r"blocks\.(\d+)", values[name])
+        if block and int(block[1]) >= n_layers:
+            raise ValueError(f"{name} is {values[name]!r}, expected a block below {n_layers}")

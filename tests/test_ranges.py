@@ -5,7 +5,7 @@ import math
 import nbformat
 import pytest
 
-from seqsae_utils import ranges, workspace
+from seqsae_utils import ranges, recommender, workspace
 from seqsae_utils.run import parameters
 from seqsae_utils.run.parameters import RunError, declared, notebook, resolve
 from seqsae_utils.workspace import STAGES, Workspace
@@ -66,6 +66,12 @@ def test_every_profile_lies_within_the_ranges():
         ({"target": ".nan"}, r"parameter target is nan, expected \[0, 1\]"),
         ({"device": "gpu"}, "parameter device is 'gpu', expected auto|cpu"),
         ({"d_sae": "1000000000"}, "parameter d_sae is 1000000000, expected"),
+        ({"max_length": "1000000000"}, "parameter max_length is 1000000000, expected"),
+        ({"d_model": "1048576"}, "parameter d_model is 1048576, expected"),
+        ({"n_jobs": "1000"}, "parameter n_jobs is 1000, expected"),
+        ({"site": "text"}, "parameter site is 'text', expected item_embedding"),
+        ({"site": "blocks.2"}, "parameter site is 'blocks.2', expected a block below 2"),
+        ({"last_site": "blocks.9.mlp"}, "last_site is 'blocks.9.mlp', expected a block below 2"),
     ],
 )
 def test_the_runner_refuses_it_before_anything_runs(given, message):
@@ -113,3 +119,13 @@ def test_a_profile_that_cannot_be_read_is_named(tmp_path, monkeypatch, text, mes
     monkeypatch.setattr(parameters, "project", lambda: tmp_path)
     with pytest.raises(RunError, match=message):
         resolve("mine", {})
+
+
+def test_sites_of_every_model_are_in_their_range():
+    for architecture in recommender.ARCHITECTURES:
+        config = recommender.Config(5, architecture, d_model=4, n_layers=2, n_heads=2)
+        for name, _ in recommender.create(config).named_modules():
+            if name.startswith(("blocks.1.mlp", "blocks.1.attention")) or name == "blocks.1":
+                ranges.check({"n_layers": 2, "site": name})
+    for name in ("item_embedding", "dropout", "final_norm"):
+        ranges.check({"site": name, "last_site": name})

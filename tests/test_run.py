@@ -63,7 +63,7 @@ BODY = {
 PARAMETERS = {
     "01_data": "size: int = 3  # how many",
     "02_recommender": "rate: float = 0.1  # of learning\nname: str | None = None  # of nobody",
-    "03_activations": "site: str = 'last'  # where\nseed: int = 0  # of all\n"
+    "03_activations": "site: str = 'final_norm'  # where\nseed: int = 0  # of all\n"
     "n_jobs: int = 2  # at once",
 }
 
