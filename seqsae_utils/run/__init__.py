@@ -20,7 +20,8 @@ from papermill.exceptions import PapermillExecutionError
 from ..apps import atlas as pages
 from ..apps.desk import Desk
 from ..claims import PUBLISHED, publish
-from ..data import dbpedia, load_raw, prepare
+from ..control import pick_attributes
+from ..data import dbpedia, load, load_raw, prepare
 from ..workspace import STAGES, StageError, Workspace, locked, project, write_json, write_text
 from .changes import checksums, fingerprint, metrics, outdated
 from .clean import beside, normalise, with_outputs
@@ -31,6 +32,9 @@ from .trainings import KERNEL, seeds
 
 #: What lies beside the figures and is the runner's own.
 OWN = "metrics.json manifest.json timings.json trainings.csv draws.parquet claims.csv".split()
+
+#: Parameters that name attributes: which there are is known after the first notebook.
+OF_DATA = ("attribute", "attributes")
 
 
 def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
@@ -106,7 +110,17 @@ def paper(profile: str, overrides: dict) -> None:
             print(f"[{number}/{len(STAGES)}] {name:<20}{why or 'up to date'}", flush=True)
             if why:
                 print(f"{'':26}{execute(workspace, stage, parameters[name]):.0f} s", flush=True)
+            if stage == "data":
+                attributes_exist(workspace, parameters)
         gather(workspace)
+
+
+def attributes_exist(workspace: Workspace, parameters: dict[str, dict]) -> None:
+    """ValueError for an attribute that no item has: notebooks 05 and 06 would say so, but later."""
+    named = [own[key] for own in parameters.values() for key in OF_DATA if own.get(key)]
+    if named:
+        dataset = load(workspace.load("data"))
+        pick_attributes("|".join(named), dataset.attributes, dataset.attribute_matrix)
 
 
 def notebooks(profile: str, overrides: dict) -> None:
