@@ -602,6 +602,22 @@ def test_nothing_to_predict_is_refused_before_any_training():
         recommender.train(fresh_model(), two, held_out(one), TRAINING)
 
 
+@pytest.mark.parametrize("n_jobs, shown", [(1, 3), (2, 1)])
+def test_models_say_which_of_how_many_they_are(tmp_path, monkeypatch, n_jobs, shown):
+    """Of those side by side the first alone: bars of several processes would tear one another."""
+    said = []
+
+    def parallel(n, **options):
+        return lambda jobs: said.extend(job[2]["progress"] for job in jobs) or []
+
+    monkeypatch.setattr(training, "Parallel", parallel)
+    split = recommender.Split(20, random_sequences(30), None, held_out(random_sequences(20)))
+    runs = [("few", name, 0) for name in ("gpt2", "sasrec", "bert4rec")]
+    with pytest.raises(ValueError, match="zip"):
+        recommender.fit_all(runs, {"few": split}, CONFIG, TRAINING, tmp_path, n_jobs=n_jobs)
+    assert said == [f"model {i} of 3, " for i in range(1, shown + 1)] + [False] * (3 - shown)
+
+
 def test_fit_all_trains_each_run_and_goes_on_where_it_was(tmp_path, monkeypatch):
     users, others = random_sequences(30), held_out(random_sequences(20, seed=1))
     protocols = {

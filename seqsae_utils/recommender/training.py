@@ -97,7 +97,8 @@ def fit_all(
             replace(training, seed=seed),
             folder / f"{i}.checkpoint",
             device,
-            progress=f"model {i + 1} of {len(runs)}, " if n_jobs == 1 else False,
+            # Of models side by side only the first has a bar: it tells how long each takes.
+            progress=f"model {i + 1} of {len(runs)}, " if n_jobs == 1 or i == 0 else False,
         )
         for i, (name, architecture, seed) in enumerate(runs)
     )
