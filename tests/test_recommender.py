@@ -663,3 +663,12 @@ def test_the_bar_says_which_model_of_how_many_and_how_long_at_most(tmp_path, mon
         early = [line for line in own if re.search(r" 0\.[1-9]/2 ", line)]
         assert early and re.search(r"at most \d\d:\d\d more", early[-1])
         assert re.search(r" 2\.0/2 ", own[-1])
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{", b'["a"]', b'{"a": {"b": [1]}}', b"\xff\xfe\x00"])
+def test_a_damaged_model_is_named(tmp_path, file, content):
+    recommender.save(recommender.create(CONFIG), tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{file} is damaged: "):
+        recommender.load(tmp_path)

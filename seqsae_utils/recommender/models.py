@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -244,9 +245,14 @@ def save(model: Transformer, folder: Path) -> None:
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Transformer:
-    """Read a model that `save` wrote, ready to predict."""
-    model = create(Config(**json.loads((folder / "config.json").read_text())))
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    """Read a model that `save` wrote, ready to predict; ValueError, with its file, if damaged."""
+    file = folder / "config.json"
+    try:
+        model = create(Config(**json.loads(file.read_text())))
+        file = folder / WEIGHTS
+        model.load_state_dict(load_file(file))
+    except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
     return model.to(device).eval()
 
 
