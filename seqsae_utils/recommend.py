@@ -46,12 +46,17 @@ class User(NamedTuple):
 def rows(file: Path) -> Iterator[tuple[int, dict]]:
     """Each row of a file of histories, with its line (its number in parquet)."""
     if file.suffix == ".parquet":
-        table = pyarrow.parquet.ParquetFile(file)
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{file.name} is no whole parquet file: {error}") from None
         _check_columns(file, table.schema_arrow.names)
         batches = table.iter_batches(USERS_AT_A_TIME)
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
         return
-    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+    with open(file, "rb") as start:
+        encoding = "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with open(file, encoding=encoding, errors="surrogateescape", newline="") as text:
         if file.suffix == ".jsonl":
             for line, content in enumerate(text, start=1):
                 if not content.strip():

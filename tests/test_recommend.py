@@ -270,3 +270,18 @@ def test_an_output_that_would_be_empty_or_the_input_is_not_written(
     assert "users.csv holds the histories" in capsys.readouterr().err
     assert {p.name for p in tmp_path.iterdir()} == {"users.csv", "mine.yaml"}
     assert (tmp_path / "users.csv").read_text() == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_histories_are_read_as_programs_write_them(tmp_path, encoding):
+    file = tmp_path / "users.csv"
+    file.write_bytes("user_id,history\r\nä,a b\r\n".encode(encoding))
+    assert list(recommend.rows(file)) == [(2, {"user_id": "ä", "history": "a b"})]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_a_damaged_parquet_file_of_histories_is_named(tmp_path, content):
+    file = tmp_path / "users.parquet"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="users.parquet is no whole parquet file: "):
+        list(recommend.rows(file))
