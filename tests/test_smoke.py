@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from scipy.stats import pearsonr
 
-from seqsae_utils import data, run
+from seqsae_utils import data
+from seqsae_utils.run import attributes_exist
 from seqsae_utils.workspace import STAGES
 
 PROJECT = Path(__file__).parents[1]
@@ -53,10 +54,10 @@ def test_every_stage_records_its_numbers(smoke):
 
 def test_an_attribute_that_no_item_has_is_refused_before_training(smoke):
     known = data.load(smoke.artifacts / "data").attributes
-    run.attributes_exist(smoke, {"05": {"attribute": known[0]}, "06": {"attributes": ""}})
+    attributes_exist(smoke, {"05": {"attribute": known[0]}, "06": {"attributes": ""}})
     for wrong in ({"attribute": "Westerns"}, {"attributes": f"{known[0]}|Westerns"}):
         with pytest.raises(ValueError, match="attribute 'Westerns': no item has it; nearest: "):
-            run.attributes_exist(smoke, {"06": wrong})
+            attributes_exist(smoke, {"06": wrong})
 
 
 def test_the_recommender_beats_popularity_by_far(smoke):
