@@ -628,6 +628,8 @@ def test_normalising_leaves_only_results():
         (bar(50) + "\n" + bar(10) + "\x1b[A" + bar(100) + "\n" + " " * 60 + "\r\x1b[A", None),
         ("careful\n" + bar(50) + "\r" + " " * 60 + "\r", "careful\n"),
         ("UserWarning: 50% lost\n", "UserWarning: 50% lost\n"),
+        ("model 1 of 2, gpt2, epochs: |█▌ | 0.5/3 [00:00, at most 00:01 more]\n", None),
+        ("UserWarning: a title: |x| is read\n", "UserWarning: a title: |x| is read\n"),
     ],
 )
 def test_only_progress_bars_are_dropped_from_stderr(text, left):

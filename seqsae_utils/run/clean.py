@@ -9,6 +9,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+#: A line of a progress bar, with a share or without (`recommender.training.BAR`).
+BAR = re.compile(r"(%|: )\|[ #\d\u2588-\u258f]*\| ")
 
 
 def normalise(book: NotebookNode) -> NotebookNode:
@@ -30,7 +32,7 @@ def normalise(book: NotebookNode) -> NotebookNode:
                 output.execution_count = cell.execution_count
             elif output.get("name") == "stderr":
                 lines = re.sub(r"\x1b\[A", "", output.text).split("\n")  # steps to an upper bar
-                output.text = "\n".join(line.rstrip() for line in lines if "%|" not in line)
+                output.text = "\n".join(line.rstrip() for line in lines if not BAR.search(line))
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" or o.text.strip()]
     return book
 
