@@ -1,6 +1,7 @@
 """Readers: a folder as its publisher ships it, to one table of interactions and one of items."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -260,8 +261,8 @@ def _unit(times: pd.Series) -> str:
     return f"times in {(*UNITS, 'no known unit')[size - 1]}" if size > 1 else ""
 
 
-def _size(times):
-    return np.searchsorted(SIZES, times, side="right")
+def _size(time: float) -> int:
+    return bisect_right(SIZES, time)
 
 
 def _stray(times: np.ndarray) -> int | None:
@@ -269,9 +270,11 @@ def _stray(times: np.ndarray) -> int | None:
 
     What is too small for seconds is let through: 0 is written where a time is unknown.
     """
-    most = _size(np.median(times))
-    stray = (_size(times) != most) & (times >= SIZES[0])
-    return int(stray.argmax()) if most and stray.any() else None
+    if not (most := _size(np.median(times))):
+        return None
+    least, limit = SIZES[most - 1], (*SIZES, np.inf)[most]
+    stray = (times >= SIZES[0]) & ((times < least) | (times >= limit))
+    return int(stray.argmax()) if stray.any() else None
 
 
 def by_user_and_time(interactions: pd.DataFrame) -> pd.DataFrame:

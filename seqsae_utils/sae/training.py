@@ -172,14 +172,15 @@ def _batches(
 
 def _ahead(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
     """Batches on the device; for a GPU the next one is read while this one is learnt from."""
-    if device.type == "cpu":
-        yield from batches
+    if device.type != "cuda":
+        yield from (x.to(device) for x in batches)
         return
     with ThreadPoolExecutor(1) as reader:
-        read = reader.submit(lambda: next(batches).pin_memory())
+        pinned = (x.pin_memory() for x in batches)
+        read = reader.submit(next, pinned)
         while True:
             x = read.result().to(device, non_blocking=True)
-            read = reader.submit(lambda: next(batches).pin_memory())
+            read = reader.submit(next, pinned)
             yield x
 
 
