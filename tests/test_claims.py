@@ -61,6 +61,24 @@ def test_behind_in_all_trainings_does_not_hold(monkeypatch):
     assert decide([training(0.45, 0.5, s) for s in range(5)])["verdict"] == "does not hold"
 
 
+def test_of_many_claims_one_that_chance_would_decide_does_not_last():
+    verdicts = ["holds", "does not hold", "holds"] + ["undecided"] * 37
+    found = pd.DataFrame({"verdict": verdicts, "p": [0.001, 0.04, np.nan, *np.full(37, 0.5)]})
+    assert claims.lasting(found).tolist() == [True, False, True] + [False] * 37
+    assert claims.lasting(found[:3]).all(), "among few, each is decided"
+
+
+def test_p_agrees_with_the_verdict(monkeypatch):
+    one_claim(monkeypatch)
+    for lead, verdict in ((0.05, "holds"), (-0.05, "does not hold"), (0.0, "undecided")):
+        row = decide([training(0.5 + lead, 0.5, s) for s in range(5)])
+        assert row["verdict"] == verdict
+        assert (row["p"] <= 0.05) == (verdict != "undecided")
+        assert 0 < row["p"] <= 1
+    single = decide([Training(t.numbers, {}) for t in [training(0.9, 0.5, 0)]])
+    assert (single["verdict"], single["p"]) == ("undecided", 1)
+
+
 def test_where_less_is_better_the_signs_turn(monkeypatch):
     one_claim(monkeypatch, smaller=True)
     row = decide([training(0.45, 0.5, s) for s in range(5)])
