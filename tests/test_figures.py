@@ -61,6 +61,8 @@ BY_GENRE = pd.DataFrame(
     {"attribute": NAMES, "sae": [0.5, 0.7, np.nan], "neurons": [0.3, 0.1, np.nan],
      "random_directions": [0.2, 0.15, np.nan], "p_value": [0.01, 0.2, np.nan]}
 )  # fmt: skip
+for column in ("sae", "neurons", "random_directions"):
+    BY_GENRE[f"{column}_low"], BY_GENRE[f"{column}_high"] = BY_GENRE[column] - 0.1, 0.9
 HELD_OUT = pd.DataFrame(
     {f"{name}{end}": 0.5 + shift for name in ("held_out", "lead")
      for end, shift in {"": 0, "_low": -0.1, "_high": 0.1}.items()},
@@ -250,12 +252,14 @@ def test_genres_are_hollow_where_they_are_not_significant():
     order = [label.get_text() for label in axis.get_yticklabels()]
     assert order == ["mean", "Children's", "Noir", "Sci-Fi"]
     lines = {line.get_label(): line for line in axis.lines}
-    assert lines["SAE"].get_xdata().tolist() == [films["held_out"]["sae"], 0.5]
-    assert lines["SAE"].get_ydata().tolist() == [-0.3, 2]
-    means = lines["hidden dimensions"].get_xdata().tolist()
-    assert means[:3] == [films["held_out"]["neurons"], 0.1, 0.3]
+    assert lines["SAE"].get_xydata().tolist() == [[films["held_out"]["sae"], -0.25], [0.5, 1.75]]
+    means = lines["hidden dimensions"].get_xydata()[:3].tolist()
+    assert means == [[films["held_out"]["neurons"], 0], [0.1, 1], [0.3, 2]]
     hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
     assert [line.get_xdata()[0] for line in hollow if len(line.get_xdata())] == [0.7]
+    of_sae = axis.collections[0].get_segments()  # the mean's first, then those of the genres
+    assert of_sae[0][:, 0].tolist() == films.loc["sae", ["held_out_low", "held_out_high"]].tolist()
+    np.testing.assert_allclose([of[:, 0] for of in of_sae[1:3]], [[0.6, 0.9], [0.4, 0.9]])
 
 
 def test_monosemanticity_is_what_exceeds_chance():

@@ -86,6 +86,21 @@ def test_the_score_is_that_of_brute_force(positions, codes):
     assert drawn["attribute"].shape == (500,)
     low, high = np.quantile(drawn["attribute"], [0.005, 0.995])
     assert low < scores["attribute"].mean() < high
+    for name in everything:
+        assert (scores[f"{name}_low"] <= scores[name]).all()
+        assert (scores[name] <= scores[f"{name}_high"]).all()
+
+
+def test_the_interval_of_the_only_attribute_is_that_of_the_mean(positions, codes):
+    folds = interp.film_splits(POPULARITY)[:2]
+    alone = {g: Positions(p.users, p.items, p.attributes[:, :1]) for g, p in positions.items()}
+    scores, drawn = interp.held_out_films(
+        {"sae": [codes["attribute"]]}, alone, MATRIX[:, :1], folds
+    )
+    table = interp.films_table(scores, drawn).loc["sae"]
+    assert scores.loc[0, ["sae", "sae_low", "sae_high"]].tolist() == pytest.approx(
+        table[["held_out", "held_out_low", "held_out_high"]].tolist()
+    )
 
 
 def test_knowing_films_by_heart_is_worth_nothing_on_other_films(positions, codes):

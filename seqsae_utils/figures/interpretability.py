@@ -18,21 +18,22 @@ FEW = 5
 def genres(table: pd.DataFrame, films: pd.DataFrame) -> plt.Figure:
     """For each attribute the best SAE feature, hidden dimension and random direction.
 
-    Correlations sae, neurons, random_directions by attribute; hollow where p_value is over .05. The
-    top row is their mean over attributes, with 95 % intervals, from `films_table`.
+    Correlations sae, neurons, random_directions by attribute, with ``_low`` and ``_high`` (95 %);
+    hollow where p_value is over .05. The top row is their mean over attributes, from `films_table`.
     """
     table = table.sort_values("sae", ascending=False).reset_index(drop=True)
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 1.3))
-    y, ends = table.index + 1, table[["neurons", "sae"]]
-    axis.hlines(y, ends.min(axis=1), ends.max(axis=1), color=GREY, linewidth=1)
-    looks = {"random_directions": ("|", 0), "neurons": ("o", -0.3), "sae": ("D", 0.3)}
-    for name, (marker, up) in looks.items():
-        mean, low, high = films.loc[name, ["held_out", "held_out_low", "held_out_high"]]
-        shade, sure = color(name), (table["p_value"] < 0.05) | (name != "sae")
-        axis.hlines(-up, low, high, color=shade, linewidth=2)
-        draw = partial(axis.plot, marker=marker, color=shade, ls="", ms=9 if marker == "|" else 6)
-        draw([mean, *table[name][sure]], [-up, *y[sure]], label=REPRESENTATIONS[name])
-        draw(table[name][~sure], y[~sure], mfc="white")
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.29 * len(table) + 1.3))
+    looks = {"sae": ("D", -0.25), "neurons": ("o", 0), "random_directions": ("|", 0.25)}
+    for name, (marker, down) in looks.items():
+        mean = films.loc[name, ["held_out", "held_out_low", "held_out_high"]]
+        rows = np.vstack([mean, table[[name, f"{name}_low", f"{name}_high"]]]).astype(float)
+        value, low, high = rows.T
+        y, shade = down + np.arange(len(rows)), color(name)
+        sure = np.append(True, (table["p_value"] < 0.05) | (name != "sae"))
+        axis.hlines(y, low, high, color=shade, linewidth=1)
+        draw = partial(axis.plot, marker=marker, color=shade, ls="", ms=8 if marker == "|" else 4.5)
+        draw(value[sure], y[sure], label=REPRESENTATIONS[name])
+        draw(value[~sure], y[~sure], mfc="white")
     axis.axvline(0, color="black", linewidth=0.6)
     axis.axhline(0.5, color=GREY, linewidth=0.6)
     axis.set(xlabel="correlation, other users and other films", xlim=(None, 1))

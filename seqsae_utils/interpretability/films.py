@@ -47,9 +47,10 @@ def held_out_films(
     In each fold (`film_splits`), on the development users' positions with films that choose, each
     attribute chooses the feature with the largest |correlation|; its correlation (with that sign)
     is taken on the test users' positions with the other films, 0 if it never fires there. Returns
-    the scores [n_attributes, n_representations], means over folds and redraws, NaN for an attribute
-    that no film of a half has; and name -> [N_DRAWS], the mean over attributes when test users and
-    films are drawn again, all representations in the same draws.
+    two things. scores: a row for each attribute, a column for each representation, with ``_low``
+    and ``_high`` (95 %, test users and films drawn again); means over folds and redraws, NaN for an
+    attribute that no film of a half has. drawn: name -> [N_DRAWS], the mean over attributes in each
+    draw, all representations in the same draws.
     """
     n_items, test = len(attribute_matrix) - 1, positions["test"]
     _, user = np.unique(test.users, return_inverse=True)
@@ -57,20 +58,22 @@ def held_out_films(
     of_films = everybody_then_drawn(n_items, seed=1)
     every = [(name, codes) for name, some in representations.items() for codes in some]
     sums = [item_sums(codes["dev"], positions["dev"].items, n_items) for _, codes in every]
-    points, means = [], []
+    found = []
     for films in folds:
         rows = np.flatnonzero(~films[test.items])
         chosen = [choose(correlations(s, attribute_matrix, films)) for s in sums]
         x = [columns(c["test"][rows], *best) for (_, c), best in zip(every, chosen, strict=True)]
         pairs = zip(of_users, of_films, strict=True)
         weights = (users[:, user[rows]] * some[:, test.items[rows] - 1] for users, some in pairs)
-        found = drawn_correlations(np.hstack(x), test.attributes[rows], weights, silent=0.0)
-        points.append(found[0])
-        means.append(known_mean(found[1:], axis=2))
-    points, means = known_mean(points, axis=0), known_mean(means, axis=0)
-    names = np.array([name for name, _ in every])
-    scores = {name: points[names == name].mean(axis=0) for name in representations}
-    drawn = {name: means[:, names == name].mean(axis=1) for name in representations}
+        found.append(drawn_correlations(np.hstack(x), test.attributes[rows], weights, silent=0.0))
+    means = known_mean([known_mean(of_fold[1:], axis=2) for of_fold in found], axis=0)
+    found = known_mean(found, axis=0)  # [1 + N_DRAWS, n_codes, n_attributes]
+    names, scores, drawn = np.array([name for name, _ in every]), {}, {}
+    for name in representations:
+        own = found[:, names == name].mean(axis=1)
+        ends = np.array([interval(values) for values in own[1:].T])
+        scores |= {name: own[0], f"{name}_low": ends[:, 0], f"{name}_high": ends[:, 1]}
+        drawn[name] = means[:, names == name].mean(axis=1)
     return pd.DataFrame(scores), drawn
 
 
