@@ -23,8 +23,11 @@ def long_tail(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def sequence_lengths(table: pd.DataFrame) -> plt.Figure:
-    """Draw the share of users with at least so many items, from columns split, length, users."""
+def sequence_lengths(table: pd.DataFrame, max_length: int) -> plt.Figure:
+    """Draw the share of users with at least so many items, from columns split, length, users.
+
+    The vertical line is the window of the model: the last `max_length` items.
+    """
     figure, axes = plt.subplots(figsize=(COLUMN, 3.2))
     for split, color, dash in zip(SPLITS, (GREY, BLUE, BLACK), ("-", "--", ":"), strict=True):
         group = table[table["split"] == split].sort_values("length")
@@ -32,6 +35,8 @@ def sequence_lengths(table: pd.DataFrame) -> plt.Figure:
         name = "development" if split == "dev" else split
         label = f"{name} ({group['users'].sum():,})"
         axes.step(group["length"], 100 * longer, dash, lw=2, color=color, label=label)
+    axes.axvline(max_length, color=BLACK, lw=0.8)
+    axes.text(max_length, 0, f" model's window: {max_length}", fontsize="small")
     axes.set(xscale="log", xlabel="items in the sequence", ylabel="users with at least so many [%]")
     plain_numbers(axes.xaxis, (1, 2, 3, 5))
     axes.legend(title="users")
