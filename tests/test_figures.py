@@ -57,6 +57,9 @@ REPLACEMENT = pd.DataFrame(
         "top10_overlap": [1, 0.8, 0],
     }
 )
+for column in ("ndcg@10", "top10_overlap"):
+    REPLACEMENT[f"{column}_low"] = REPLACEMENT[column] - 0.05
+    REPLACEMENT[f"{column}_high"] = REPLACEMENT[column] + 0.1
 BY_GENRE = pd.DataFrame(
     {"attribute": NAMES, "sae": [0.5, 0.7, np.nan], "neurons": [0.3, 0.1, np.nan],
      "random_directions": [0.2, 0.15, np.nan], "p_value": [0.01, 0.2, np.nan]}
@@ -114,7 +117,7 @@ ONE_LIST = rows(
 
 DRAWN = {
     "long_tail": lambda: data.long_tail(LONG_TAIL),
-    "sequence_lengths": lambda: data.sequence_lengths(LENGTHS),
+    "sequence_lengths": lambda: data.sequence_lengths(LENGTHS, 8),
     "attribute_overlap": lambda: data.attribute_overlap(OVERLAP),
     "hidden_states": lambda: activations.hidden_states(NORMS, SPECTRUM),
     "probe": lambda: activations.probe(PROBE),
@@ -188,9 +191,11 @@ def test_long_tail_shows_its_columns():
 
 
 def test_sequence_lengths_counts_users_from_the_long_end():
-    axes = data.sequence_lengths(LENGTHS).axes[0]
+    axes = data.sequence_lengths(LENGTHS, 8).axes[0]
     assert axes.lines[0].get_label() == "recommender (6)"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [100, 100 / 6])
+    assert axes.lines[-1].get_xdata() == [8, 8]
+    assert axes.texts[0].get_text() == " model's window: 8"
 
 
 def test_attribute_overlap_reads_rows_as_attributes():
@@ -214,6 +219,8 @@ def test_a_dictionary_keeps_its_colour_and_shows_no_identifier():
     for axis, column in zip(axes, ("ndcg@10", "top10_overlap"), strict=True):
         assert [to_hex(bar.get_facecolor()).upper() for bar in axis.patches] == looks
         assert [bar.get_width() for bar in axis.patches] == REPLACEMENT[column].tolist()
+        lines = np.array(axis.collections[0].get_segments())[:, :, 0]
+        assert lines.tolist() == REPLACEMENT[[f"{column}_low", f"{column}_high"]].values.tolist()
     others = {*figures.COLORS.values()} - {figures.BLUE, figures.GREY, figures.BLACK}
     assert not others & {shade for _, shade, _ in sae.LOOKS.values()}
 

@@ -1102,6 +1102,11 @@ def test_cost_of_replacing_has_the_original_at_one_and_the_mean_at_zero(recommen
             scores = model.next_item_scores(histories)
         loss[name] = F.cross_entropy(scores, torch.as_tensor(targets)).item()
         assert cost.loc[name, "loss"] == pytest.approx(loss[name], rel=1e-5)
+    for column in ("ndcg@10", "top10_overlap"):
+        low, high = cost[f"{column}_low"], cost[f"{column}_high"]
+        assert ((low <= cost[column]) & (cost[column] <= high)).all()
+    assert (cost.loc["original", ["top10_overlap_low", "top10_overlap_high"]] == 1).all()
+    assert cost.loc["half", "top10_overlap_low"] < cost.loc["half", "top10_overlap_high"]
     recovered = (loss["mean"] - loss["half"]) / (loss["mean"] - loss["original"])
     assert cost.loc["half", "loss_recovered"] == pytest.approx(recovered, rel=1e-3)
 

@@ -12,6 +12,7 @@ from .. import metrics
 from ..hooks import find_site, hooked
 from ..normalisation import blocks
 from ..recommender import Recommender, rank_items
+from ..resampling import drawn_means, interval
 from .harvesting import index_of, states_at
 
 
@@ -152,21 +153,27 @@ def cost_of_replacing(
     `targets` is the item [n_users] that each user took after the history. Columns: replacement;
     ndcg@10; loss (cross-entropy of the next item over the catalogue, in nats); ndcg_recovered and
     loss_recovered (1: as the original, 0: as the mean); top10_overlap (the share of the original's
-    ten items that stay).
+    ten items that stay); ndcg@10 and top10_overlap with ``_low`` and ``_high`` (95 %, users drawn
+    again).
     """
     for end in ("original", "mean"):
         if end not in replacements:
             raise ValueError(f"replacements: {end!r} is missing, an end of the scale")
-    rows, lists = {}, {}
+    rankings = {}
     for name, function in replacements.items():
         with hooked(model, site, function):
-            ranking = rank_items(model.next_item_scores, histories, targets)
-        rows[name] = {"ndcg@10": metrics.ndcg(ranking.rank).mean(), "loss": ranking.loss.mean()}
-        lists[name] = ranking.lists
-    table = pd.DataFrame(rows).T
+            rankings[name] = rank_items(model.next_item_scores, histories, targets)
+    ndcg = {name: metrics.ndcg(ranking.rank) for name, ranking in rankings.items()}
+    before = rankings["original"].lists
+    kept = {name: _shares_kept(before, ranking.lists) for name, ranking in rankings.items()}
+    losses = {name: float(ranking.loss.mean()) for name, ranking in rankings.items()}
+    table = pd.DataFrame({"ndcg@10": {n: x.mean() for n, x in ndcg.items()}, "loss": losses})
     recovered = (table - table.loc["mean"]) / (table.loc["original"] - table.loc["mean"])
     table["ndcg_recovered"], table["loss_recovered"] = recovered["ndcg@10"], recovered["loss"]
-    table["top10_overlap"] = [overlap(lists["original"], lists[name]) for name in table.index]
+    table["top10_overlap"] = pd.Series({name: x.mean() for name, x in kept.items()})
+    for column, by_user in {"ndcg@10": ndcg, "top10_overlap": kept}.items():
+        ends = [interval(drawn_means(by_user[name])) for name in table.index]
+        table[f"{column}_low"], table[f"{column}_high"] = zip(*ends, strict=True)
     return table.rename_axis("replacement").reset_index()
 
 
@@ -176,5 +183,10 @@ def overlap(before: np.ndarray, after: np.ndarray) -> float:
     >>> overlap(np.array([[1, 2], [3, 0]]), np.array([[2, 4], [3, 0]]))
     0.75
     """
+    return float(_shares_kept(before, after).mean())
+
+
+def _shares_kept(before: np.ndarray, after: np.ndarray) -> NDArray:
+    """`overlap` of each user: [n_users]."""
     kept = (before[:, :, None] == after[:, None, :]).any(axis=2) & (before > 0)
-    return float((kept.sum(axis=1) / (before > 0).sum(axis=1).clip(1)).mean())
+    return kept.sum(axis=1) / (before > 0).sum(axis=1).clip(1)

@@ -62,14 +62,22 @@ def density(table: pd.DataFrame) -> plt.Figure:
 
 
 def replacement_cost(table: pd.DataFrame) -> plt.Figure:
-    """Draw what replacing hidden states costs: columns replacement, ndcg@10, top10_overlap."""
+    """Draw what replacing hidden states costs: replacement, ndcg@10, top10_overlap.
+
+    The two numbers have ``_low`` and ``_high``, the ends of the lines (95 %, over users).
+    """
     labels = {"ndcg@10": "NDCG@10, test users", "top10_overlap": "share of the top 10 that stays"}
     names, colors, _ = zip(*(LOOKS[key] for key in table["replacement"]), strict=True)
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.3 * len(table) + 0.8), sharey=True)
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
-        bars = axis.barh(names, table[column], color=colors)
-        axis.bar_label(bars, fmt=" %.3f", size="small")
+        high = table[f"{column}_high"]
+        axis.barh(names, table[column], color=colors)
+        for shade, width in (("white", 4), (BLACK, 1.5)):  # it is seen on dark bars, too
+            axis.hlines(names, table[f"{column}_low"], high, color=shade, linewidth=width)
+        for name, value, end in zip(names, table[column], high, strict=True):
+            axis.text(end, name, f"  {value:.3f}", va="center", fontsize="small")
         axis.grid(visible=False)  # its lines would strike the numbers out
-        axis.set(xlabel=label, xlim=(0, 1.2 * table[column].max()))
+        axis.set(xlabel=label, xlim=(0, 1.2 * high.max()))
+        axis.locator_params(axis="x", nbins=6)
     axes[0].invert_yaxis()
     return figure
