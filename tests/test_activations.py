@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -688,6 +689,16 @@ def test_spectrum_is_that_of_scikit_learn(rng):
     assert spectrum["component"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
+def test_isotropic_states_need_nearly_all_components(rng):
+    found = activations.isotropic_spectrum(5_000, 20)
+    drawn = activations.spectrum(rng.normal(size=(5_000, 20)))
+    np.testing.assert_allclose(found["variance"], drawn["variance"], rtol=0.06)
+    assert found["cumulative_variance"].iloc[-1] == pytest.approx(1)
+    pd.testing.assert_frame_equal(found, activations.isotropic_spectrum(5_000, 20))
+    few = activations.isotropic_spectrum(1, 4)  # fewer positions than dimensions
+    assert np.isfinite(few).all(axis=None)
+
+
 @pytest.fixture(scope="module")
 def many_states():
     """More than one block of them and an uneven rest, far from zero: float32, 100 MB."""
@@ -849,6 +860,15 @@ def test_sites_are_compared_by_the_probe_and_its_control(catalogue, tmp_path):
             )  # fmt: skip
             found = table[table["target"] == target][column]
             assert found.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_more_permutations_leave_the_first_and_the_users_as_they_are(catalogue):
+    read = partial(activations.compare_sites, *catalogue, ["current"], max_positions=400)
+    one, many = read(), read(n_permutations=20)
+    pd.testing.assert_frame_equal(one, many[one.columns])
+    low, high = many["auc_shuffled_low"], many["auc_shuffled_high"]
+    assert ((low <= one["auc_shuffled"]) & (one["auc_shuffled"] <= high) & (low < high)).all()
+    assert many["auc"][0] > high[0]  # what is written in the embedding
 
 
 @pytest.mark.parametrize(("most", "n_fit", "n_test"), [(400, 20, 20), (3_000, 150, 100), (1, 1, 1)])

@@ -38,9 +38,12 @@ LENGTHS = rows({"split": ["recommender", "dev", "test"], "length": [2, 30]}, use
 OVERLAP = rows({"attribute": NAMES, "other": NAMES}, items=[9, 2, 1], share=[1.0, 0.2, 0.1])
 NORMS = pd.DataFrame({"norm": np.linspace(3, 9, 50)})
 SPECTRUM = pd.DataFrame(
-    {"component": [1, 2], "variance": [0.8, 0.2], "cumulative_variance": [0.8, 1.0]}
+    {"component": [1, 2], "cumulative_variance": [0.8, 1.0], "isotropic": [0.5, 1.0]}
 )
-PROBE = pd.DataFrame({"attribute": NAMES, "auc": [0.9, np.nan, 0.7], "auc_shuffled": 0.5})
+PROBE = pd.DataFrame(
+    {"attribute": NAMES, "auc": [0.9, np.nan, 0.7], "auc_shuffled_low": 0.4,
+     "auc_shuffled_high": 0.6}
+)  # fmt: skip
 SITES = rows(
     {"site": ["item_embedding", "blocks.0"], "target": ["current", "next"], "attribute": NAMES},
     auc=[0.9, np.nan, 0.7, 0.6, 0.5, 0.4], auc_shuffled=[0.5, np.nan, 0.6, 0.5, 0.5, 0.5],
@@ -231,6 +234,20 @@ def test_dictionaries_with_problems_are_hollow():
     assert joined["TopK"].get_xdata().tolist() == [4, 16]  # over those that are joined, filled
     np.testing.assert_allclose(joined["TopK"].get_ydata(), [50, 20])  # what is not explained, in %
     assert all(line.get_markerfacecolor() == "white" for line in lines if line.get_ls() == "-")
+
+
+def test_the_spectrum_stands_beside_that_of_isotropic_states():
+    axis = activations.hidden_states(NORMS, SPECTRUM).axes[1]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+    assert lines["hidden states"] == [0.8, 1] and lines["isotropic states"] == [0.5, 1]
+
+
+def test_the_null_of_a_probe_is_a_bar_from_the_least_to_the_largest():
+    axis = activations.probe(PROBE).axes[0]
+    bars = np.array(axis.collections[0].get_segments())
+    assert bars[:, :, 0].tolist() == [[0.4, 0.6]] * 3
+    true = [line for line in axis.lines if line.get_label() == "true labels"]
+    np.testing.assert_array_equal(true[0].get_xdata(), [0.7, 0.9, np.nan])
 
 
 def test_sites_show_the_means_and_how_far_they_are_from_the_first_site():

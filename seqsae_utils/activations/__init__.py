@@ -8,4 +8,12 @@ forward hook sees what it returns. The model says how it wants its input, see
 from ..hooks import find_site, hooked
 from ..normalisation import Normalisation, blocks
 from .harvesting import DTYPES, harvest, load, states_at
-from .probes import compare_sites, cost_of_replacing, overlap, probe_auc, ridge, spectrum
+from .probes import (
+    compare_sites,
+    cost_of_replacing,
+    isotropic_spectrum,
+    overlap,
+    probe_auc,
+    ridge,
+    spectrum,
+)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import wishart
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -23,7 +24,18 @@ def spectrum(states: NDArray) -> pd.DataFrame:
     read block by block.
     """
     mean = _mean(states)
-    scatter = sum(c.T @ c for c in (block - mean for block in blocks(states)))
+    return _shares(sum(c.T @ c for c in (block - mean for block in blocks(states))))
+
+
+def isotropic_spectrum(n_positions: int, d_in: int, seed: int = 0) -> pd.DataFrame:
+    """`spectrum` of Gaussian states of the same variance in each direction: the reference.
+
+    The scatter of n_positions such states has a Wishart distribution, so none is ever drawn.
+    """
+    return _shares(wishart.rvs(max(n_positions - 1, d_in), np.eye(d_in), random_state=seed))
+
+
+def _shares(scatter: NDArray) -> pd.DataFrame:
     variance = np.linalg.eigvalsh(scatter)[::-1]
     share = variance / variance.sum()
     component = np.arange(1, len(share) + 1)
@@ -83,6 +95,7 @@ def compare_sites(
     seed: int = 0,
     attributes: list[str] | None = None,
     max_positions: int = 200_000,
+    n_permutations: int = 1,
 ) -> pd.DataFrame:
     """How well attributes of the current and of the next item can be read at several sites.
 
@@ -94,16 +107,18 @@ def compare_sites(
     which item it is, not what the item is like. In a masked model each position sees its next item,
     so there only the current one tells something.
 
-    Columns: site, target (``current`` or ``next``), attribute, auc, auc_shuffled. Raises ValueError
-    if a site is no module, or no user of a group has two items.
+    Columns: site, target (``current`` or ``next``), attribute, auc, auc_shuffled (of the first
+    permutation); with several, auc_shuffled_low and auc_shuffled_high, the least and the largest of
+    all. Raises ValueError if a site is no module, or no user of a group has two items.
     """
     for site in sites:
         find_site(model, site)
     rng = np.random.default_rng(seed)
-    shuffled = attribute_matrix.copy()
-    shuffled[1:] = rng.permutation(shuffled[1:])
-    labels = np.hstack([attribute_matrix, shuffled])
-    n_attributes = attribute_matrix.shape[1]
+    true, n_attributes = attribute_matrix[1:], attribute_matrix.shape[1]
+    others = np.random.default_rng([seed, 1])  # with any number of them the same users are drawn
+    deals = [true, rng.permutation(true)]
+    deals += [others.permutation(true) for _ in range(n_permutations - 1)]
+    labels = np.hstack([np.vstack([attribute_matrix[:1], deal]) for deal in deals])
     names = range(n_attributes) if attributes is None else attributes
     groups = {"fit": sequences_fit, "test": sequences_test}
     groups = {group: _some_users(some, max_positions, rng) for group, some in groups.items()}
@@ -114,9 +129,13 @@ def compare_sites(
             pairs = [_pairs(*read, shift) for read in zip(states, index, strict=True)]
             (x, items), (x_test, items_test) = pairs
             auc = np.array(probe_auc(x, labels[items], x_test, labels[items_test]))
-            columns = {"auc": auc[:n_attributes], "auc_shuffled": auc[n_attributes:]}
+            auc, *shuffled = auc.reshape(len(deals), n_attributes)
             table = pd.DataFrame({"site": site, "target": target, "attribute": names})
-            tables.append(table.assign(**columns))
+            table["auc"], table["auc_shuffled"] = auc, shuffled[0]
+            if n_permutations > 1:
+                table["auc_shuffled_low"] = np.min(shuffled, axis=0)
+                table["auc_shuffled_high"] = np.max(shuffled, axis=0)
+            tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 

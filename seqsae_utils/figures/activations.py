@@ -12,23 +12,34 @@ from . import BLACK, COLUMN, GREY, ORANGE, PAGE, name_rows
 
 
 def hidden_states(norms: pd.DataFrame, spectrum: pd.DataFrame) -> plt.Figure:
-    """Draw hidden states' norms (norm) and their spectrum (component, cumulative_variance)."""
+    """Draw hidden states' norms (norm) and their spectrum (component, cumulative_variance).
+
+    Beside it stands the cumulative variance of isotropic states (isotropic).
+    """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8))
     sns.histplot(norms, x="norm", bins=60, ax=axes[0], color=ORANGE, edgecolor=None)
     axes[0].set(xlabel="norm of the normalised hidden state", ylabel="positions")
-    axes[1].plot(spectrum["component"], spectrum["cumulative_variance"], color=ORANGE)
+    axes[1].plot(
+        spectrum["component"], spectrum["cumulative_variance"], color=ORANGE, label="hidden states"
+    )
+    axes[1].plot(
+        spectrum["component"], spectrum["isotropic"], "--", color=GREY, label="isotropic states"
+    )
+    axes[1].legend(loc="lower right")
     axes[1].axhline(0.9, color=GREY, linestyle=":", linewidth=1)
     axes[1].set(xlabel="principal components", ylabel="share of variance", ylim=(0, 1.02))
     return figure
 
 
 def probe(table: pd.DataFrame) -> plt.Figure:
-    """Draw AUC of probes on true and on permuted labels: columns attribute, auc, auc_shuffled."""
+    """Draw AUC of probes on true and on permuted labels, from `compare_sites`.
+
+    Columns attribute, auc, auc_shuffled_low, auc_shuffled_high: the ends of the grey bars.
+    """
     table = table.sort_values("auc")
     figure, axis = plt.subplots(figsize=(COLUMN, 0.21 * len(table) + 0.9))
-    names = table["attribute"]
-    axis.hlines(names, table["auc_shuffled"], table["auc"], color=GREY, linewidth=1)
-    axis.plot(table["auc_shuffled"], names, "o", color=GREY, label="items' labels permuted")
+    names, low, high = (table[c] for c in ("attribute", "auc_shuffled_low", "auc_shuffled_high"))
+    axis.hlines(names, low, high, color=GREY, linewidth=5, label="items' labels permuted")
     axis.plot(table["auc"], names, "o", color=ORANGE, label="true labels")
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="AUC of a linear probe, test users")
