@@ -127,6 +127,15 @@ def test_groups_of_users_are_read_as_publishers_write_them(dataset, folder):
     assert concepts.load_users("mine", dataset).shape == (len(users), 0)
 
 
+def test_numbered_occupations_get_the_names_of_their_publisher(dataset, folder):
+    users = dataset.users["user_id"].tolist()
+    rows = (f"{u}::F::25::{(10, 0, 99)[i % 3]}::00000" for i, u in enumerate(users))
+    write(folder / "users.dat", *rows)
+    groups = concepts.load_users("mine", dataset)
+    assert sorted(groups) == [("occupation", name) for name in ("99", "K-12 student", "other")]
+    assert groups["occupation", "K-12 student"].tolist() == [i % 3 == 0 for i in range(len(users))]
+
+
 def test_own_columns_of_users_are_groups_and_many_numbers_are_quartered(dataset, folder):
     users = dataset.users["user_id"].tolist()
     rows = [f"{u},{'ab'[i % 2]},{i},same" for i, u in enumerate(users)]

@@ -422,3 +422,22 @@ def test_kinds_of_label_that_few_features_have_are_not_drawn():
     assert without == with_it
     enough = pd.concat([TOLD, rare.assign(features=interpretability.FEW)])
     assert interpretability.predictions(enough).get_size_inches()[1] > without[1]
+
+
+def test_groups_of_a_kind_are_named_and_sorted_by_auc():
+    names = ["lawyer", "K-12 student", "F"]
+    table = rows({"value": names, "representation": ["neurons", "sae_last", "genres taken"]})
+    table["attribute"] = table["value"].map(lambda name: "gender" if name == "F" else "occupation")
+    table["auc"] = table["value"].map(dict(zip(names, (0.5, 0.9, 0.7), strict=True)))
+    table = table.assign(low=table["auc"] - 0.1, high=table["auc"] + 0.1, users=20)
+    axis = concepts.groups(table.drop(index=3)).axes[0]  # of one group a representation is unknown
+    order = [label.get_text() for label in axis.get_yticklabels()]
+    assert order == ["occupation: K-12 student", "occupation: lawyer", "gender: F"]
+    last = {line.get_label(): line for line in axis.lines}["SAE, last layer"]
+    assert last.get_xdata().tolist() == [0.9, 0.5, 0.7]
+    np.testing.assert_allclose(last.get_ydata(), [0, 1, 2], atol=1e-9)
+    assert last.get_markerfacecolor() == "white"
+    bars = np.array(axis.collections[1].get_segments())[:, :, 0]
+    np.testing.assert_allclose(bars, [[0.8, 1.0], [0.4, 0.6], [0.6, 0.8]])
+    height = concepts.groups(table.iloc[:3]).get_figheight()
+    assert concepts.groups(table).get_figheight() > height  # rows stay legible, however many

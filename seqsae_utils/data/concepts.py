@@ -25,6 +25,13 @@ USER_FILES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 #: Where the age groups of MovieLens begin: ML-1M has only these, ML-100K has years.
 AGES = np.array([1, 18, 25, 35, 45, 50, 56])
+#: What the numbers 0 to 20 of ML-1M's occupations mean, as its publisher says.
+OCCUPATIONS = (
+    "other", "academic/educator", "artist", "clerical/admin", "college/grad student",
+    "customer service", "doctor/health care", "executive/managerial", "farmer", "homemaker",
+    "K-12 student", "lawyer", "programmer", "retired", "sales/marketing", "scientist",
+    "self-employed", "technician/engineer", "tradesman/craftsman", "unemployed", "writer",
+)  # fmt: skip
 #: A numeric column of users with more values than this is cut into four equal groups.
 MAX_VALUES = 25
 #: The number, subtitle or part at which the name of a series ends in a title.
@@ -151,7 +158,8 @@ def load_users(name: str, dataset: Dataset, min_users: int = 20) -> pd.DataFrame
     Columns are (attribute, value), e.g. (gender, F), of values that at least `min_users` users have
     and as many lack; of two values that divide the users, only the first. They come from the
     publisher's file of users, or from ``users.csv``: user_id, then any columns. Ages are put in
-    MovieLens' groups, other numbers with many values in quarters, and postal codes are left out.
+    MovieLens' groups, called by where they begin, other numbers with many values in quarters; ML-1M's
+    occupations get their names; postal codes are left out.
     Without a file there are no columns. Raises DataError for ids that match no user, showing both.
     """
     ids = pd.Index(dataset.users["user_id"])
@@ -166,6 +174,9 @@ def load_users(name: str, dataset: Dataset, min_users: int = 20) -> pd.DataFrame
     table.columns = [column.partition(":")[0] for column in table]
     if "user_id" not in table:
         raise DataError(f"{file.name}: names the columns {', '.join(table)}; missing: user_id")
+    if file.name == "users.dat":
+        names = {str(number): name for number, name in enumerate(OCCUPATIONS)}
+        table["occupation"] = table["occupation"].replace(names)
     table = table.drop_duplicates("user_id").set_index("user_id")
     if not table.index.isin(ids).any():
         theirs, ours = (", ".join(map(repr, some[:3])) for some in (table.index, ids))

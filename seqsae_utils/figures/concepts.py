@@ -1,6 +1,7 @@
 """Figures of notebook 7: concepts, the next items, groups of users, and knobs from examples."""
 
 import textwrap
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,24 +38,30 @@ def ahead(tables: dict[str, pd.DataFrame]) -> plt.Figure:
 
 
 def groups(table: pd.DataFrame) -> plt.Figure:
-    """AUC of a probe for each group of users and representation, from `tell_groups`."""
-    table = table.assign(group=table["attribute"] + ": " + table["value"])
-    names = list(dict.fromkeys(table["group"]))
-    figure, axis = plt.subplots(figsize=(PAGE, 0.42 * len(names) + 1.0))
+    """AUC of a probe for each group of users and representation, from `tell_groups`.
+
+    Groups of an attribute stand in the order of their mean AUC over representations.
+    """
+    mean = table.groupby(["attribute", "value"], sort=False)["auc"].mean()
+    attributes = list(dict.fromkeys(table["attribute"]))
+    order = [group for name in attributes for group in mean[[name]].sort_values().index[::-1]]
     kinds = list(dict.fromkeys(table["representation"]))
+    figure, axis = plt.subplots(figsize=(PAGE, 0.42 * len(order) + 1.0))
     for i, name in enumerate(kinds):
-        rows = table[table["representation"] == name]
-        y = rows["group"].map(names.index) + 0.75 * ((i + 0.5) / len(kinds) - 0.5)
+        rows = table[table["representation"] == name].set_index(["attribute", "value"])
+        rows = rows.reindex(order)
+        y = np.arange(len(order)) + 0.75 * ((i + 0.5) / len(kinds) - 0.5)
         shade = color(name) if name in REPRESENTATIONS else (BLACK, GREY)[i % 2]
-        inside = "white" if "_last" in name else shade
+        marker = "D" if name.startswith("sae") else "o" if name in REPRESENTATIONS else "s^"[i % 2]
+        fill = "white" if "_last" in name else shade
         axis.hlines(y, rows["low"], rows["high"], color=shade, linewidth=1)
-        label = REPRESENTATIONS.get(name, name)
-        axis.plot(
-            rows["auc"], y, "o", color=shade, markerfacecolor=inside, markersize=4, label=label
-        )
+        draw = partial(axis.plot, rows["auc"], y, marker, color=shade, mfc=fill, ms=4)
+        draw(label=REPRESENTATIONS.get(name, name))
+    for row in range(1, len(order), 2):  # leads the eye from a row's name to its marks
+        axis.axhspan(row - 0.5, row + 0.5, color="#F2F2F2", zorder=0)
     axis.axvline(0.5, color="black", linewidth=0.6)
     axis.set(xlabel="AUC of a probe, test users")
-    name_rows(axis, names)
+    name_rows(axis, [f"{attribute}: {value}" for attribute, value in order])
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
