@@ -7,6 +7,7 @@ is the place of the held-out item among all items that the user has not seen, 1 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.spatial.distance import jensenshannon
 
 from .resampling import drawn_means, interval
 
@@ -58,6 +59,57 @@ def diversity(lists: NDArray) -> float:
         return float("nan")
     counts = np.bincount(lists[lists > 0])
     return float(1 - (counts * (counts - 1.0)).sum() / (n_users * (n_users - 1) * k))
+
+
+def popularity_groups(popularity: NDArray) -> NDArray:
+    """Which items are popular, in the middle, in the long tail: 0/1 [n_items + 1, 3].
+
+    By their share of all interactions: the most popular items with the first fifth, those with the
+    next three, and those with the last fifth (Abdollahpouri et al., UMAP 2021, arXiv 2103.06364).
+    `popularity` is [n_items + 1]; ties go by item number, and few items may leave a group empty.
+
+    >>> popularity_groups(np.array([0, 5, 1, 1, 1, 1, 1])).tolist()[1:4]
+    [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    """
+    order = 1 + np.argsort(-popularity[1:].astype(float), kind="stable")
+    above = np.cumsum(popularity[order]) - popularity[order]  # interactions of more popular items
+    groups = np.zeros((len(popularity), 3), int)
+    groups[order, np.searchsorted([0.2, 0.8], above / max(1, popularity.sum()), "right")] = 1
+    return groups
+
+
+def average_popularity(lists: NDArray, popularity: NDArray) -> NDArray:
+    """Mean popularity of each list [n_users]; over users, the ARP (Yin et al., VLDB 2012).
+
+    `popularity` [n_items + 1]: how many training users took each item. NaN for an empty list.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.where(lists > 0, popularity[lists], 0).sum(axis=1) / (lists > 0).sum(axis=1)
+
+
+def gini(lists: NDArray, n_items: int) -> float:
+    """Gini coefficient of how often items are recommended: 0 all alike, near 1 a few only.
+
+    sum_i (2 i - n - 1) x_i / (n sum x), x sorted from rare to frequent; NaN if nothing is.
+
+    >>> gini(np.array([[1, 2], [3, 4]]), 4), gini(np.array([[1], [1]]), 4)
+    (0.0, 0.75)
+    """
+    exposure = np.sort(np.bincount(lists[lists > 0], minlength=n_items + 1)[1:])
+    rank = 2 * np.arange(1, n_items + 1) - n_items - 1
+    total = n_items * exposure.sum()
+    return float(rank @ exposure / total) if total else float("nan")
+
+
+def popularity_deviation(lists: NDArray, histories: list[NDArray], groups: NDArray) -> NDArray:
+    """How far each list's popularity is off the user's own [n_users]: 0 calibrated, at most 1.
+
+    The Jensen-Shannon divergence, in bits, of the shares of `popularity_groups` in list and history
+    (Abdollahpouri et al., as there). NaN for an empty list.
+    """
+    own = np.array([groups[history].mean(axis=0) for history in histories])
+    with np.errstate(invalid="ignore"):
+        return jensenshannon(groups[lists].sum(axis=1), own, base=2, axis=1) ** 2
 
 
 def bootstrap_mean(values: NDArray, seed: int = 0) -> tuple[float, float]:

@@ -30,5 +30,14 @@ from .methods import (
     turn,
     unit,
 )
+from .popularity import (
+    dosed,
+    own_taste,
+    popsteer,
+    popularity_table,
+    strengths_for,
+    synthetic_users,
+    taste_gap,
+)
 from .scenarios import Scenario
 from .serving import moments, serve, served

@@ -29,6 +29,13 @@ METHODS = {
     "sae_examples": "SAE features, from three examples",
     "diffmean_examples": "difference of means, from three examples",
     "nearest": "scores of the nearest items raised",
+    "popsteer": "SAE features of synthetic users (PopSteer)",
+    "penalty": "popularity penalty",
+    "sae_several_dosed": "several SAE features, a dose for each user",
+    "penalty_dosed": "popularity penalty, a dose for each user",
+    "sae_several_gap": "several SAE features, towards each user's share",
+    "penalty_gap": "popularity penalty, towards each user's share",
+    "rerank_gap": "scores raised, towards each user's share",
     "sae_several_permuted": "several SAE features, attributes permuted",
     "output_direction_permuted": "direction by what it does, attributes permuted",
 }
@@ -42,7 +49,7 @@ def turn(model: nn.Module, site: str, std: float, directions: NDArray) -> Method
 
 
 def rerank(model: nn.Module, attribute_matrix: NDArray) -> Method:
-    """Re-ranking: a strength, in logits, added where [n_items + 1, n_attributes] is 1."""
+    """Re-ranking: strength times a matrix, 0/1 or not, [n_items + 1, n_attributes], in logits."""
     has = torch.from_numpy(attribute_matrix.T.astype(np.float32))
 
     return lambda j, strength: lambda users: model.next_item_scores(users) + strength * has[j]
