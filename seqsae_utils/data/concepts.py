@@ -158,8 +158,8 @@ def load_users(name: str, dataset: Dataset, min_users: int = 20) -> pd.DataFrame
     Columns are (attribute, value), e.g. (gender, F), of values that at least `min_users` users have
     and as many lack; of two values that divide the users, only the first. They come from the
     publisher's file of users, or from ``users.csv``: user_id, then any columns. Ages are put in
-    MovieLens' groups, called by where they begin, other numbers with many values in quarters; ML-1M's
-    occupations get their names; postal codes are left out.
+    MovieLens' groups, called by where they begin, other numbers with many values in quarters;
+    occupations of ML-1M get their names, and postal codes are left out.
     Without a file there are no columns. Raises DataError for ids that match no user, showing both.
     """
     ids = pd.Index(dataset.users["user_id"])
