@@ -460,6 +460,39 @@ def test_curves_and_side_effects_by_counting(swept, attribute_matrix):
             assert changes[name] == pytest.approx(share(lists, name) - share(before[0], name))
 
 
+def test_side_effects_are_compared_at_the_same_gain(swept, attribute_matrix):
+    """Written out: the rival's lists are mixed so that the steered attribute gains as much."""
+    steered, methods, strengths = (
+        list(dict.fromkeys(swept.settings[key])) for key in ("attribute", "method", "strength")
+    )
+    method, rival, strength = methods[0], methods[-1], max(strengths)
+    found = control.at_same_gain(swept, NAMES, attribute_matrix, steered, method, strength, rival)
+    changes = control.side_effects(swept, NAMES, attribute_matrix)
+    assert found["other"].tolist() == NAMES * 2 * len(steered)
+    n_reached = 0
+    for attribute, of in found.groupby("attribute", sort=False):
+        own, other = (of[of["method"] == name].set_index("other") for name in (method, rival))
+        mine = changes.query(
+            "attribute == @attribute and method == @method and strength == @strength"
+        )
+        np.testing.assert_allclose(own["change"], mine["change"])
+        wanted = own.loc[attribute, "change"]
+        up = changes.query("attribute == @attribute and method == @rival and strength >= 0")
+        curve = up.pivot(index="strength", columns="other", values="change")[NAMES]
+        if 0 <= wanted <= curve[attribute].max():
+            n_reached += 1
+            assert other.loc[attribute, "change"] == pytest.approx(wanted)
+            least = min(s for s in curve.index if curve.loc[s, attribute] >= wanted)
+            near = curve.loc[[max([s for s in curve.index if s < least], default=least), least]]
+            assert (near.min() - 1e-9 <= other["change"]).all()
+            assert (other["change"] <= near.max() + 1e-9).all()
+        else:
+            assert other["change"].isna().all()
+        known = of.dropna()
+        assert ((known["low"] <= known["change"]) & (known["change"] <= known["high"])).all()
+    assert n_reached
+
+
 # The area under kept NDCG against gained share
 
 

@@ -97,7 +97,10 @@ CURVES = rows(
 )  # fmt: skip
 for column in ("share", "ndcg_change"):
     CURVES[f"{column}_low"], CURVES[f"{column}_high"] = CURVES[column] - 0.1, CURVES[column] + 0.1
-SIDE_EFFECTS = rows({"attribute": NAMES[:2], "other": NAMES}, change=[0.47, -0.013, -0.001])
+SIDE_EFFECTS = rows(
+    {"attribute": NAMES[:2], "method": ["sae_several", "rerank"], "other": NAMES},
+    change=[0.47, -0.013, 0.2, 0.47, -0.1, np.nan],
+).assign(low=lambda table: table["change"] - 0.1, high=lambda table: table["change"] + 0.2)
 AREAS = rows({"method": list(control.METHODS), "attribute": NAMES}, pareto_area=[0.2, 0.5, 0.9])
 BY_METHOD = rows(
     {"method": list(control.METHODS)}, pareto_area=np.linspace(0.1, 0.9, 12),
@@ -336,12 +339,29 @@ def test_the_lead_is_right_of_the_line_where_the_chosen_method_is_ahead():
     }  # fmt: skip
 
 
-def test_side_effects_are_in_points_with_rows_turned_up():
-    axis = control.side_effects(SIDE_EFFECTS).axes[0]
-    assert [text.get_text() for text in axis.texts] == ["47", "-1", "0"] * 2
-    assert [label.get_text() for label in axis.get_yticklabels()] == NAMES[:2]
-    assert [label.get_text() for label in axis.get_xticklabels()] == NAMES
-    assert [frame.get_xy() for frame in axis.patches] == [(0, 0), (1, 1)]
+def test_side_effects_are_in_points_beside_the_gain_of_the_title():
+    panels = control.side_effects(SIDE_EFFECTS).axes
+    titles = [panel.get_title("left") for panel in panels]
+    assert titles == ["Noir +47 [37, 67]", "Children's -1 [-11, 19]"]
+    for panel, steered in zip(panels, NAMES, strict=False):
+        assert [label.get_text() for label in panels[0].get_yticklabels()] == NAMES
+        lines = {line.get_color(): line.get_xdata() for line in panel.lines}
+        for method, change in (("sae_several", [47, -1.3, 20]), ("rerank", [47, -10, np.nan])):
+            beside = [
+                x if name != steered else np.nan for x, name in zip(change, NAMES, strict=True)
+            ]
+            np.testing.assert_allclose(lines[figures.color(method)], beside)
+    (low, _), (high, _) = panels[0].collections[0].get_segments()[1]
+    np.testing.assert_allclose([low, high], [-11.3, 18.7])
+    assert len({(panel.get_xlim(), panel.get_ylim()) for panel in panels}) == 1
+
+
+def test_of_many_attributes_those_that_move_furthest_are_drawn():
+    names = [f"a{i}" for i in range(control.MOST_ROWS + 5)]
+    many = rows({"attribute": ["a0"], "method": ["sae_several", "rerank"], "other": names})
+    many["change"] = -many["other"].map(names.index) / 100
+    axis = control.side_effects(many.assign(low=many["change"], high=many["change"])).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == names[5:]
 
 
 @pytest.mark.parametrize("name", ["Cash $5, Change $1", "$$", "$10-$20", "_private", "a & b <c>"])

@@ -4,6 +4,7 @@ from ..interpretability.items import permuted
 from .curves import (
     Sweep,
     areas,
+    at_same_gain,
     drawn_areas,
     measure,
     pick_attributes,

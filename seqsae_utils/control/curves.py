@@ -139,6 +139,44 @@ def side_effects(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> p
     return pd.concat(others, ignore_index=True)
 
 
+def at_same_gain(
+    swept: Sweep,
+    names: list[str],
+    attribute_matrix: NDArray,
+    attributes: list[str],
+    method: str,
+    strength: float,
+    rival: str = "rerank",
+) -> pd.DataFrame:
+    """Change of all shares by a method at a strength, and by its rival at the same gain.
+
+    The gain is that of the steered attribute, one of `attributes`; between two strengths of the
+    rival all shares change evenly, and what it never gains is NaN. Columns: attribute, method,
+    other, change, low, high (95 %, users drawn again).
+    """
+    s, tables = swept.settings, []
+    untouched = share(swept.lists[s["strength"] == 0][0], attribute_matrix)
+    for attribute in attributes:
+        of, column = s[s["attribute"] == attribute], names.index(attribute)
+        at = of.index[(of["method"] == method) & (of["strength"] == strength)][0]
+        own = share(swept.lists[at], attribute_matrix) - untouched
+        curve = of[(of["method"] == rival) & (of["strength"] >= 0)].sort_values("strength").index
+        changes = share(swept.lists[curve], attribute_matrix) - untouched
+        wanted, gained = own[:, column].mean(), changes[:, :, column].mean(axis=1)
+        as_much = np.full_like(own, np.nan)
+        if 0 <= wanted <= gained.max():
+            after = (gained >= wanted).argmax()
+            low, high = gained[max(0, after - 1)], gained[after]
+            part = (wanted - low) / (high - low) if high > low else 1.0
+            as_much = changes[max(0, after - 1)] * (1 - part) + changes[after] * part
+        for name, by_user in ((method, own), (rival, as_much)):
+            ends = np.array([interval(drawn) for drawn in drawn_means(by_user).T])
+            table = pd.DataFrame({"attribute": attribute, "method": name, "other": names})
+            table["change"], table["low"], table["high"] = by_user.mean(axis=0), *ends.T
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
 def _by_user(swept: Sweep, names: list[str], attribute_matrix: NDArray) -> tuple[NDArray, NDArray]:
     """Share of the steered attribute in each list, and NDCG@k: both [n_settings, n_users]."""
     columns = [names.index(attribute) for attribute in swept.settings["attribute"]]

@@ -1,21 +1,20 @@
 """Figures of notebook 6: what happens when a knob is turned."""
 
-from functools import partial
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.colors import to_rgba
 
 from ..control import METHODS
 from ..control.curves import MOST
-from . import BLACK, BLUE, GREY, PAGE, color
+from . import BLACK, BLUE, GREY, PAGE, color, name_rows
 
 #: The lines of figures in which few methods stand for all.
 LINES = {
     "sae_feature": "o--", "sae_several": "o-", "diffmean": "s--", "rerank": "^-.", "random": "x:",
 }  # fmt: skip
+#: Attributes beside the steered one that a figure has room for.
+MOST_ROWS = 20
 
 
 def _curve(axis, table: pd.DataFrame, x: str, y: str, line: str, shade, label: str) -> None:
@@ -94,20 +93,38 @@ def gain_against_loss(curves: pd.DataFrame) -> plt.Figure:
 
 
 def side_effects(table: pd.DataFrame) -> plt.Figure:
-    """Change of every attribute's share, in points, when one (framed) is turned up."""
-    wide = (100 * table.pivot(index="attribute", columns="other", values="change")).round() + 0.0
-    wide = wide.loc[list(dict.fromkeys(table["attribute"])), list(dict.fromkeys(table["other"]))]
-    limit = np.abs(wide.to_numpy()).max()
-    figure, axis = plt.subplots(figsize=(PAGE, 0.32 * len(wide) + 1.5))
-    draw = partial(sns.heatmap, annot=True, fmt=".0f", annot_kws={"size": 7}, linewidths=0.5)
-    draw(wide, cmap="vlag", vmin=-limit, vmax=limit, ax=axis, cbar_kws={"label": "points"})
-    for row, attribute in enumerate(wide.index):
-        corner = (wide.columns.get_loc(attribute), row)
-        frame = plt.Rectangle(corner, 1, 1, fill=False, edgecolor=BLACK, lw=1.5, clip_on=False)
-        axis.add_patch(frame)
-    axis.set(xlabel="share of this attribute in the top 10", ylabel="turned up")
-    plt.setp(axis.get_xticklabels(), rotation=40, ha="right")
-    plt.setp(axis.get_yticklabels(), rotation=0)
+    """Change of other attributes' shares, in points, by two methods at the same gain of one.
+
+    A panel for each steered attribute; rows of `at_same_gain`. Of many attributes the `MOST_ROWS`
+    that move furthest are drawn.
+    """
+    table = table.assign(**{name: 100 * table[name] for name in ("change", "low", "high")})
+    beside = table[table["attribute"] != table["other"]]
+    furthest = beside["change"].abs().groupby(beside["other"]).max().nlargest(MOST_ROWS).index
+    others = [name for name in dict.fromkeys(table["other"]) if name in furthest]
+    methods, attributes = (list(dict.fromkeys(table[key])) for key in ("method", "attribute"))
+    n_columns = min(3, len(attributes))
+    n_rows = -(-len(attributes) // n_columns)
+    size = (PAGE, n_rows * (0.19 * len(others) + 0.5) + 0.8)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    for axis, attribute in zip(axes.ravel(), attributes, strict=False):
+        for method, marker, shift in zip(methods, "o^", (-0.17, 0.17), strict=True):
+            rows = table[(table["attribute"] == attribute) & (table["method"] == method)]
+            rows, y = rows.set_index("other"), shift + np.arange(len(others))
+            if method == methods[0]:
+                gain, low, high = rows.loc[attribute, ["change", "low", "high"]]
+                axis.set_title(f"{attribute} {gain:+.0f} [{low:.0f}, {high:.0f}]")
+            rows = rows.drop(attribute).reindex(others)
+            axis.hlines(y, rows["low"], rows["high"], color=color(method), linewidth=1.2)
+            axis.plot(rows["change"], y, marker, color=color(method), ms=4, label=METHODS[method])
+        axis.axvline(0, color=BLACK, linewidth=0.6)
+        name_rows(axis, others)
+    figure.supxlabel("change of the share in the top 10 (points)", fontsize="medium")
+    for axis in axes.ravel()[len(attributes) :]:
+        axis.remove()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
