@@ -201,7 +201,7 @@ def test_sequence_lengths_counts_users_from_the_long_end():
     assert axes.lines[0].get_label() == "recommender (6)"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [100, 100 / 6])
     assert axes.lines[-1].get_xdata() == [8, 8]
-    assert axes.texts[0].get_text() == " model's window: 8"
+    assert axes.texts[0].get_text() == "model's window: 8 "
 
 
 def test_attribute_overlap_reads_rows_as_attributes():

@@ -36,7 +36,7 @@ def sequence_lengths(table: pd.DataFrame, max_length: int) -> plt.Figure:
         label = f"{name} ({group['users'].sum():,})"
         axes.step(group["length"], 100 * longer, dash, lw=2, color=color, label=label)
     axes.axvline(max_length, color=BLACK, lw=0.8)
-    axes.text(max_length, 0, f" model's window: {max_length}", fontsize="small")
+    axes.text(max_length, 0, f"model's window: {max_length} ", ha="right", fontsize="small")
     axes.set(xscale="log", xlabel="items in the sequence", ylabel="users with at least so many [%]")
     plain_numbers(axes.xaxis, (1, 2, 3, 5))
     axes.legend(title="users")
