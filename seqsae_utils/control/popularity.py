@@ -118,8 +118,9 @@ def popularity_table(
             ("deviation", metrics.popularity_deviation(lists, histories, groups), 1.0),
             ("ndcg_kept", metrics.ndcg(rank), metrics.ndcg(before.rank)),
         ):
-            with np.errstate(invalid="ignore", divide="ignore"):
-                drawn = drawn_means(values) / drawn_means(np.broadcast_to(over, len(values)))
-                row[column] = float(values.mean() / np.mean(over))
-            row[f"{column}_low"], row[f"{column}_high"] = interval(drawn)
+            base = np.append(np.mean(over), drawn_means(np.broadcast_to(over, len(values))))
+            base[base == 0] = np.nan
+            found = np.append(values.mean(), drawn_means(values)) / base
+            low, high = interval(found[1:])
+            row |= {column: found[0], f"{column}_low": low, f"{column}_high": high}
     return pd.DataFrame(rows).T.rename_axis("method")

@@ -26,7 +26,7 @@ COLORS = {
     "random": GREY, "sae": BLUE, "gpt2_sae": BLUE, "sae_random_model": SKY, "sae_static": PURPLE,
     "sae_svd": PURPLE, "sae_decayed": BROWN, "decayed": BROWN, "shares": BLACK, "sae_shuffled": SKY,
     "diffmean": RED, "probe": OLIVE, "output_direction": TEAL, "rerank": WINE,
-    "popsteer": PURPLE, "penalty": INDIGO,
+    "popsteer": PURPLE, "penalty": BROWN,
 }  # fmt: skip
 #: How figures and tables call the recommenders.
 NAMES = {
