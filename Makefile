@@ -130,7 +130,7 @@ bench: bench-recommender bench-sae bench-scores bench-control  ## measure our tr
 bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender, against RecTools
 	$(PY) tests/bench/recommender.py --peer .venv-recommenders/bin/python $(PARAMS)
 
-bench-field: .venv/.done  ## only ML-1M beside published numbers: half a day, or PARAMS="--device cuda --jobs 9"
+bench-field: .venv/.done  ## only ML-1M beside published numbers: a day, or PARAMS="--device cuda --jobs 9"
 	$(PY) tests/bench/field.py $(PARAMS)
 
 bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-learning and SAELens
