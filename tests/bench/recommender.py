@@ -2,16 +2,18 @@
 
     python tests/bench/recommender.py --peer .venv-recommenders/bin/python --seeds 3
 
-Both see all users of ML-100K; of each user and item the first interaction counts, ties in time
-stay in the publisher's row order. A user's last item is the test, the one before it validation.
+Both see all users of ML-100K, or of `--dataset ml-1m`; of each user and item the first interaction
+counts, ties in time stay in the publisher's row order. A user's last item is the test, the one
+before it validation.
 Both keep the epoch with the highest validation NDCG@10, and then rank the whole catalogue but the
 history for each user. Each run is a process of its own with one thread, and the two take turns, so
 that a busy machine is busy for both; processor seconds leave out what others took. Times are
 printed, never asserted: believe the ratios.
 
-The size is that of notebook 2, whose settings are ours; all else of RecTools is its default. It
-learns from the last `max_length` items of a user, ours from all, so that an epoch is not the same
-for both, but a position is: one item that is predicted from those before it.
+The size is that of notebook 2, whose settings for the dataset are ours; all else of RecTools is its
+default. It learns from the last `max_length` items of a user, ours from all, so that an epoch is
+not the same for both, but a position is: one item that is predicted from those before it. Of the
+limit: what the matrix products of our epoch would take at the speed of a large one, over its time.
 """
 
 import argparse
@@ -26,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from seqsae_utils.data import load_raw
-from seqsae_utils.run.parameters import declared, notebook
+from seqsae_utils.run.parameters import resolve
 
 HERE = Path(__file__).parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "SEQSAE_THREADS": "1"}
@@ -48,12 +50,13 @@ COLUMNS = {
     "seconds_an_epoch": ("seconds an epoch", ".2f", None),
     "positions_a_second": ("positions a second", ",.0f", True),
     "peak_mb": ("peak memory [MB]", ",.0f", False),
+    "of_the_limit": ("of the limit", ".3f", None),
 }
 
 
-def interactions() -> pd.DataFrame:
+def interactions(dataset: str) -> pd.DataFrame:
     """One row an interaction, in order: user, item (from 1), part = train, validation or test."""
-    raw = load_raw("ml-100k").interactions.drop_duplicates(["user_id", "item_id"])
+    raw = load_raw(dataset).interactions.drop_duplicates(["user_id", "item_id"])
     user, item = (pd.factorize(raw[column])[0] for column in ("user_id", "item_id"))
     table = pd.DataFrame({"user": user, "item": 1 + item})
     left = table.groupby("user").cumcount(ascending=False)
@@ -63,9 +66,10 @@ def interactions() -> pd.DataFrame:
 
 def run(python: str, script: str, table: Path, settings: dict) -> dict:
     """Numbers of one training, made by a script of this folder in a process of its own."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if settings["device"] == "cpu" else {}
     done = subprocess.run(
         [python, HERE / script, table, json.dumps(settings)],
-        env={**os.environ, **ONE_THREAD, "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"},
+        env={**os.environ, **ONE_THREAD, **hidden, "TQDM_DISABLE": "1"},
         capture_output=True,
         text=True,
     )
@@ -89,7 +93,7 @@ def report(runs: pd.DataFrame) -> pd.DataFrame:
     mean = runs.groupby("model", sort=False)[list(COLUMNS)].mean()
     rows = []
     for name, (heading, form, more_is_better) in COLUMNS.items():
-        shown = {model: f"{value:{form}}" for model, value in mean[name].items()}
+        shown = {model: f"{value:{form}}" for model, value in mean[name].items() if value == value}
         if len(mean) == 2 and more_is_better is not None:
             ours, theirs = mean[name]
             shown["ours is better by"] = (
@@ -103,16 +107,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", help="a Python that has RecTools; without it only ours is run")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each; 3 by default")
+    parser.add_argument("--dataset", default="ml-100k", help="ml-100k, the default, or ml-1m")
+    parser.add_argument("--device", default="cpu", help="cpu, the default, or cuda")
+    parser.add_argument("--seconds", type=int, default=10**6, help="at most, of RecTools' training")
     arguments = parser.parse_args()
-    ours = {name: value for name, (_, value) in declared(notebook("02_recommender")).items()}
+    ours = resolve(arguments.dataset, {})["02_recommender"] | {"device": arguments.device}
     models = {"ours": (sys.executable, "seqsae_transformer.py", ours)}
     if arguments.peer:
-        settings = {name: ours[name] for name in SIZE} | RECTOOLS
+        settings = {name: ours[name] for name in (*SIZE, "device")} | RECTOOLS
+        settings["seconds"] = arguments.seconds
         models["RecTools"] = (arguments.peer, "rectools_sasrec.py", settings)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "interactions.csv"
-        interactions().to_csv(table, index=False)
+        interactions(arguments.dataset).to_csv(table, index=False)
         for seed in range(arguments.seeds):
             for model, (python, script, settings) in models.items():
                 found = run(python, script, table, settings | {"seed": seed})

@@ -39,8 +39,8 @@ class Validation(Callback):
     The logits are those that the library's own validation step has computed.
     """
 
-    def __init__(self, seen: dict[int, list[int]], n_users: int, patience: int):
-        self.seen, self.n_users, self.patience = seen, n_users, patience
+    def __init__(self, seen: dict[int, list[int]], n_users: int, patience: int, seconds: int):
+        self.seen, self.n_users, self.patience, self.seconds = seen, n_users, patience, seconds
         self.ndcg, self.ended, self.best = [], [], None
 
     def on_fit_start(self, trainer, module):
@@ -59,11 +59,12 @@ class Validation(Callback):
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
         logits, target = outputs["logits"].clone(), batch["y"]
         score = logits.gather(1, target)
-        for row in logits:
-            row[next(self.histories)] = -torch.inf
+        seen = [next(self.histories) for _ in logits]
+        rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+        logits[rows, np.concatenate(seen)] = -torch.inf
         logits[:, 0] = -torch.inf
         logits.scatter_(1, target, score)
-        self.ranks.append((logits >= score).sum(dim=1))
+        self.ranks.append((logits >= score).sum(dim=1).cpu())
 
     def on_validation_end(self, trainer, module):
         rank = torch.cat(self.ranks).numpy()
@@ -72,7 +73,8 @@ class Validation(Callback):
         self.ended.append(time.perf_counter() - self.started)
         if self.ndcg[-1] == max(self.ndcg):
             self.best = deepcopy(module.state_dict())
-        trainer.should_stop = len(self.ndcg) - 1 - int(np.argmax(self.ndcg)) >= self.patience
+        waited = len(self.ndcg) - 1 - int(np.argmax(self.ndcg))
+        trainer.should_stop = waited >= self.patience or self.ended[-1] > self.seconds
 
 
 def is_validation(interactions: pd.DataFrame) -> np.ndarray:
@@ -96,7 +98,8 @@ def main(path: str, settings: dict) -> dict:
     known = interactions[table["part"] != "test"].reset_index(drop=True)
     train = table[table["part"] == "train"].groupby("user")["item"]
     target = table[table["part"] == "test"].set_index("user")["item"]
-    callback = Validation(train.agg(list).to_dict(), len(target), settings["patience"])
+    limits = settings["patience"], settings["seconds"]
+    callback = Validation(train.agg(list).to_dict(), len(target), *limits)
 
     seed_everything(settings["seed"])
     model = SASRecModel(
@@ -104,11 +107,11 @@ def main(path: str, settings: dict) -> dict:
         n_blocks=settings["n_layers"],
         n_heads=settings["n_heads"],
         session_max_len=settings["max_length"],
-        recommend_torch_device="cpu",
+        recommend_torch_device=settings["device"],
         get_val_mask_func=is_validation,
         get_trainer_func=lambda: Trainer(
             max_epochs=settings["max_epochs"],
-            accelerator="cpu",
+            accelerator=settings["device"],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

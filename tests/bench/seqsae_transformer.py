@@ -9,11 +9,13 @@ import json
 import re
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from seqsae_utils import metrics, recommender
 from seqsae_utils.workspace import seed_everything
@@ -23,6 +25,19 @@ def known(settings: type, parameters: dict) -> dict:
     """Those of the parameters that the settings have."""
     names = {field.name for field in fields(settings)}
     return {name: value for name, value in parameters.items() if name in names}
+
+
+def seconds_of_products(config, train: list, training, device: str) -> float:
+    """What the matrix products of an epoch would take, at the speed of a large one."""
+    with FlopCounterMode(display=False) as counter:
+        model = recommender.create(config).to(device)
+        recommender.train(model, train, None, replace(training, max_epochs=1))
+    x, taken = torch.randn(2048, 2048, device=device), []
+    for _ in range(20):
+        started = time.perf_counter()
+        (x @ x)[0, 0].item()  # a GPU has ended when there is a number
+        taken.append(time.perf_counter() - started)
+    return counter.get_total_flops() / (2 * 2048**3 / min(taken))
 
 
 def main(path: str, parameters: dict) -> dict:
@@ -37,11 +52,12 @@ def main(path: str, parameters: dict) -> dict:
         n_items=int(table["item"].max()), **known(recommender.Config, parameters)
     )
     training = recommender.Training(**known(recommender.Training, parameters))
-    model = recommender.create(config)
+    model = recommender.create(config).to(parameters["device"])
     started, busy = time.perf_counter(), time.process_time()
     history = recommender.train(model, train, validation, training)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     rank = recommender.rank_items(model.next_item_scores, *test).rank
+    products = seconds_of_products(config, train, training, parameters["device"])
     best, epochs = int(history["ndcg@10"].idxmax()) + 1, len(history)
     positions = sum(len(sequence) - 1 for sequence in train)
     memory = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]
@@ -52,6 +68,7 @@ def main(path: str, parameters: dict) -> dict:
         "seconds": seconds,
         "processor_seconds": busy,
         "seconds_an_epoch": seconds / epochs,
+        "of_the_limit": products * epochs / seconds,
         "positions_a_second": positions * epochs / seconds,
         "peak_mb": int(memory) / 1024,
         "curve": [[seconds * (i + 1) / epochs, x] for i, x in enumerate(history["ndcg@10"])],
