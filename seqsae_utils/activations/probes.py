@@ -108,8 +108,8 @@ def compare_sites(
     so there only the current one tells something.
 
     Columns: site, target (``current`` or ``next``), attribute, auc, auc_shuffled (of the first
-    permutation); with several, auc_shuffled_low and auc_shuffled_high, the least and the largest of
-    all. Raises ValueError if a site is no module, or no user of a group has two items.
+    permutation), auc_shuffled_low and auc_shuffled_high (the least and the largest of all). Raises
+    ValueError if a site is no module, or no user of a group has two items.
     """
     for site in sites:
         find_site(model, site)
@@ -132,9 +132,8 @@ def compare_sites(
             auc, *shuffled = auc.reshape(len(deals), n_attributes)
             table = pd.DataFrame({"site": site, "target": target, "attribute": names})
             table["auc"], table["auc_shuffled"] = auc, shuffled[0]
-            if n_permutations > 1:
-                table["auc_shuffled_low"] = np.min(shuffled, axis=0)
-                table["auc_shuffled_high"] = np.max(shuffled, axis=0)
+            table["auc_shuffled_low"] = np.min(shuffled, axis=0)
+            table["auc_shuffled_high"] = np.max(shuffled, axis=0)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
