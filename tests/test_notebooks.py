@@ -90,16 +90,11 @@ def has_enough_compared_cells(book):
     assert 3 * compared >= len(cells), f"only {compared} of {len(cells)} code cells are compared"
 
 
-def n_statements(cell) -> int:
-    """What a cell does, however ruff lays it out."""
-    return sum(isinstance(node, ast.stmt) for node in ast.walk(ast.parse(cell.source)))
-
-
 def has_short_cells(book):
-    lengths = [n_statements(cell) for cell in code_cells(book)]
-    assert max(lengths) <= 25, f"a cell of {max(lengths)} statements"
-    lengths = [n_statements(c) for c in code_cells(book) if "parameters" not in tags(c)]
-    assert median(lengths) <= 7, f"cells have {median(lengths)} statements in the median"
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(book)]
+    assert max(lengths) <= 25, f"a cell of {max(lengths)} lines"
+    lengths = [len(c.source.splitlines()) for c in code_cells(book) if "parameters" not in tags(c)]
+    assert median(lengths) <= 7, f"cells have {median(lengths)} lines in the median"
 
 
 def has_enough_prose(book):
@@ -599,6 +594,7 @@ ALTERED = {
     "a recommender that learned nothing": ("recommender", "ndcg@10", 0.001),
     "a score on the films that chose": ("interpretability", "sae.held_out", 0.327),
     "features of other users": ("interpretability", "sae.held_out", 0.02),
+    "an AUC that no training gives": ("interpretability", "sae.max_auc", 0.73),
     "a test that finds all significant": ("interpretability", "sae.share_significant", 1.0),
     "labels that see the answer": ("interpretability", "names.sae.all.accuracy", 0.66),
     "labels as good as shuffled ones": ("interpretability", "names.sae.all.accuracy", 0.506),
