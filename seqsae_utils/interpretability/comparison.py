@@ -1,7 +1,10 @@
 """Representations side by side: the best feature of each, on new users, against chance."""
 
 import warnings
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +55,23 @@ REDRAWN, N_REDRAWS = ("kmeans", "random_directions", "random_covariance", "sae_f
 GROUPS = ("dev", "test")
 
 
+@dataclass(frozen=True)
+class Made(Mapping):
+    """Codes by group of users that are made whenever they are asked for, and kept by nobody."""
+
+    make: Callable[[Codes], Codes]
+    source: Mapping[str, Codes]
+
+    def __getitem__(self, group):
+        return self.make(self.source[group])
+
+    def __iter__(self):
+        return iter(self.source)
+
+    def __len__(self):
+        return len(self.source)
+
+
 class Positions(NamedTuple):
     """Users and items [n_positions] of a group, and 0 or 1 [n_positions, n_attributes]."""
 
@@ -77,8 +97,8 @@ def representations(
     `states` are hidden states [n_positions, d_in] of the groups ``dev`` and ``test``; PCA, ICA and
     k-means are fitted on ``dev``. Dictionaries that were never trained have the SAE's size and as
     many active features. `others` are dictionaries by name, each with its own states of
-    both groups. Those of `REDRAWN` are drawn `N_REDRAWS` times. ValueError for an SAE in which
-    nothing fires.
+    both groups. Those of `REDRAWN` are drawn `N_REDRAWS` times; these are `Made`. ValueError for an
+    SAE in which nothing fires.
     """
     normalisation = Normalisation.of(states["dev"])
     dense = {group: normalisation.apply(np.asarray(x)) for group, x in states.items()}
@@ -103,9 +123,9 @@ def representations(
         for name, directions in untrained_directions(some, config.d_sae, rng).items():
             torch.manual_seed(int(rng.integers(2**32)))
             baseline = untrained(config, states["dev"], directions)
-            found[name].append({group: encode(baseline, x) for group, x in states.items()})
+            found[name].append(Made(partial(encode, baseline), states))
         few = np.sort(rng.permutation(config.d_sae)[: config.d_in])
-        found["sae_fewer"].append({group: codes[:, few] for group, codes in trained.items()})
+        found["sae_fewer"].append(Made(itemgetter((slice(None), few)), trained))
     for name, (other, its_states) in (others or {}).items():
         found[name] = [{group: encode(other, x) for group, x in its_states.items()}]
     found["sae"] = [trained]

@@ -56,19 +56,23 @@ def held_out_films(
     _, user = np.unique(test.users, return_inverse=True)
     of_users = everybody_then_drawn(user.max() + 1)
     of_films = everybody_then_drawn(n_items, seed=1)
-    every = [(name, codes) for name, some in representations.items() for codes in some]
-    sums = [item_sums(codes["dev"], positions["dev"].items, n_items) for _, codes in every]
+    every = []  # of each draw its name, and per fold the columns that were chosen
+    for name, codes in ((name, codes) for name, some in representations.items() for codes in some):
+        sums = item_sums(codes["dev"], positions["dev"].items, n_items)
+        chosen = [choose(correlations(sums, attribute_matrix, films)) for films in folds]
+        used = np.unique([feature for feature, _ in chosen])
+        places = [(np.searchsorted(used, feature), sign) for feature, sign in chosen]
+        every.append((name, codes["test"][:, used], places))
     found = []
-    for films in folds:
+    for fold, films in enumerate(folds):
         rows = np.flatnonzero(~films[test.items])
-        chosen = [choose(correlations(s, attribute_matrix, films)) for s in sums]
-        x = [columns(c["test"][rows], *best) for (_, c), best in zip(every, chosen, strict=True)]
+        x = [columns(codes[rows], *places[fold]) for _, codes, places in every]
         pairs = zip(of_users, of_films, strict=True)
         weights = (users[:, user[rows]] * some[:, test.items[rows] - 1] for users, some in pairs)
         found.append(drawn_correlations(np.hstack(x), test.attributes[rows], weights, silent=0.0))
     means = known_mean([known_mean(of_fold[1:], axis=2) for of_fold in found], axis=0)
     found = known_mean(found, axis=0)  # [1 + N_DRAWS, n_codes, n_attributes]
-    names, scores, drawn = np.array([name for name, _ in every]), {}, {}
+    names, scores, drawn = np.array([name for name, _, _ in every]), {}, {}
     for name in representations:
         own = found[:, names == name].mean(axis=1)
         ends = np.array([interval(values) for values in own[1:].T])
