@@ -6,15 +6,16 @@ cells, parameters, modules, pins and stages are compared by content, as git chan
 
 import argparse
 import os
-import resource
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 from papermill.exceptions import PapermillExecutionError
 
 from ..apps import atlas as pages
@@ -47,6 +48,8 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
         old.unlink(missing_ok=True)
     depends = fingerprint(workspace, stage, parameters)
     before, start = _outputs(workspace), time.perf_counter()
+    peak, done = [0], threading.Event()
+    threading.Thread(target=_follow_memory, args=[peak, done], daemon=True).start()
     defaults = declared(source)
     changed = {key: value for key, value in parameters.items() if value != defaults[key][1]}
     os.environ.update(KERNEL)
@@ -67,6 +70,8 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
         if isinstance(error, PapermillExecutionError):
             what = f" in cell [{error.exec_count}]: {error.ename}: {error.evalue}"
         raise RunError(f"{name} failed{what}{where}") from error
+    finally:
+        done.set()
     seconds = round(time.perf_counter() - start, 1)
     final = runs / f"{name}.ipynb"
     write_text(final, nbformat.writes(normalise(nbformat.read(partial, as_version=4))) + "\n")
@@ -75,17 +80,27 @@ def execute(workspace: Workspace, stage: str, parameters: dict) -> float:
     # What it read is known only now that its manifest says so; the rest may have been edited since.
     now = fingerprint(workspace, stage, parameters)
     depends |= {key: value for key, value in now.items() if key.startswith("stage ")}
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of any kernel so far
     record = {
         "fingerprint": depends,
         "files": checksums([final, *written]),
         "metrics": metrics(workspace).get(stage),
         "seconds": seconds,
-        "memory_mb": round(peak / 2 ** (20 if sys.platform == "darwin" else 10)),
+        "memory_mb": round(peak[0] / 2**20),
     }
     write_json(record_file, record)
     workspace.forget(stage)
     return seconds
+
+
+def _follow_memory(peak: list[int], done: threading.Event) -> None:
+    """Note the most that a kernel and its workers hold together, shared pages counted once."""
+    while not done.wait(1):
+        used = 0
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                memory = process.memory_full_info()
+                used += getattr(memory, "pss", memory.uss)
+        peak[0] = max(peak[0], used)
 
 
 def _outputs(workspace: Workspace) -> dict[Path, tuple]:
