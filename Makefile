@@ -24,7 +24,7 @@ export PYTHONHASHSEED = 0
 export PROFILE SEEDS JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help env data concepts paper seeds compare atlas desk demo notebooks lab site workshop check wheelhouse test soak interop bench bench-recommender bench-field bench-sae bench-scores bench-control lint clean
+.PHONY: help env data concepts paper seeds compare atlas desk demo notebooks lab site workshop check wheelhouse test soak interop bench bench-recommender bench-field bench-size bench-sae bench-scores bench-control lint clean
 
 help:  ## this list
 	@echo 'make <target> [PROFILE=ml-100k] [PARAMS="-p k 16"] [PYTHON=$(PYTHON)]'
@@ -113,9 +113,10 @@ soak: .venv/.done  ## kill and damage a run for five minutes, at random, and com
 	@$(PY) tests/soak.py $(PARAMS)
 
 # The libraries want other versions than the project, so each family has an environment of its own.
-interop: .venv-recommenders/.done .venv-saes/.done  ## test against RecTools, RecBole, Hugging Face, SAELens, dask
+interop: .venv-recommenders/.done .venv-saes/.done .venv-cluster/.done  ## test against RecTools, RecBole, Hugging Face, SAELens, dask
 	.venv-recommenders/bin/python -m pytest -W ignore tests/interop/test_recommenders.py
 	.venv-saes/bin/python -m pytest -W ignore tests/interop/test_saes.py tests/interop/test_hugging_face.py
+	.venv-cluster/bin/python -m pytest -W ignore tests/interop/test_cluster.py
 
 # torch first, with all it needs on this machine; then the pins as they stand.
 .venv-%/.done: tests/interop/%.txt
@@ -132,6 +133,9 @@ bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender
 
 bench-field: .venv/.done  ## only ML-1M beside published numbers: a day, or PARAMS="--device cuda --jobs 9"
 	$(PY) tests/bench/field.py $(PARAMS)
+
+bench-size: .venv/.done  ## only time and memory of each notebook at the size of ML-20M, and a hundredth, a tenth of it
+	$(PY) tests/bench/size.py $(PARAMS)
 
 bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-learning and SAELens
 	$(PY) tests/bench/sae.py --peer .venv-saes/bin/python $(PARAMS)

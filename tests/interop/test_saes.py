@@ -1,14 +1,10 @@
-"""SAEs of SAELens read here, ours read there, and a sweep on a dask cluster.
+"""SAEs of SAELens read here, ours read there.
 
 SAELens brings along much that the project does not need, so these tests run in an environment of
 their own: `make interop`.
 """
 
-from dataclasses import replace
-
-import joblib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -16,7 +12,6 @@ from seqsae_utils import activations, data, recommender, sae
 
 WHY = "lives in an environment of its own: run `make interop`"
 saelens = pytest.importorskip("sae_lens", reason=f"SAELens {WHY}")
-distributed = pytest.importorskip("distributed", reason=f"dask {WHY}")
 
 D_IN, D_SAE = 24, 64
 CONFIGS = {v: sae.Config(D_IN, D_SAE, v, k=3, l1_coefficient=0.5) for v in sae.VARIANTS}
@@ -118,19 +113,3 @@ def test_a_batchtopk_that_saelens_trained_loads_here(states, tmp_path):
     trained.save_inference_model(tmp_path)
     theirs = saelens.SAE.load_from_disk(tmp_path)
     same(sae.load(tmp_path), theirs, torch.from_numpy(states[:500]))
-
-
-def test_a_sweep_on_a_dask_cluster_is_the_same_table(states, tmp_path):
-    training = sae.Training(steps=20, batch_size=256, warmup_steps=1)
-    runs = [(config, replace(training, seed=s)) for config in CONFIGS.values() for s in (0, 1)]
-    arguments = (states[:2_000], states[2_000:])
-    alone = sae.sweep(runs, *arguments, tmp_path / "alone")
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
-        ) as local,
-        distributed.Client(local),
-        joblib.parallel_config("dask"),
-    ):
-        spread = sae.sweep(runs, *arguments, tmp_path / "spread")
-    pd.testing.assert_frame_equal(spread, alone)
