@@ -38,6 +38,7 @@ MANY = Interval(1, 10**9, closed="both")
 WEIGHT = Interval(0, 10**6, closed="both")
 STRENGTH = Interval(0, 100, closed="right")  # states are of the order of 1
 A_FEW = Interval(1, 1_000, closed="both")
+UP_TO = Interval(0, 10**9, closed="both")
 SOME = Interval(2, 10**9, closed="both")
 FOLDER = r"\w[\w. -]*"
 SITE = r"item_embedding|dropout|blocks\.\d+(\.(attention|mlp)[\w.]*)?|final_norm"
@@ -46,8 +47,8 @@ VARIANT = "relu|gated|topk|jumprelu|batchtopk|matryoshka"
 #: Numbers lie in an interval, and texts are as a regular expression says; others may be anything.
 RANGES: dict[str, Interval | str] = {
     "profile": FOLDER, "dataset": ".+", "split_seed": SEED,
-    "max_users": Interval(0, 10**9, closed="both"),
-    "test_users": "newest|random", "test_fraction": SHARE, "dev_fraction": SHARE,
+    "max_users": UP_TO, "max_group": UP_TO,
+    "test_users": "newest|random|later", "test_fraction": SHARE, "dev_fraction": SHARE,
     "min_attribute_items": MANY, "max_attributes": MANY,
     "seed": SEED, "architecture": MODEL, "compare": f"({MODEL}| )*", "d_model": WIDTH,
     "n_layers": A_FEW, "n_heads": A_FEW, "max_length": Interval(2, 2**16, closed="both"),

@@ -277,6 +277,7 @@ def test_what_cannot_be_used_is_dropped_and_counted(small):
         "items_read": 4,
         "users_left_out": 0,
         "test_users_drawn_at_random": 0,
+        "interactions_after_the_cut": 0,
         "interactions_without_time": 0,
         "repeated_interactions_dropped": 1,
         "items_outside_catalogue_dropped": 1,
@@ -424,6 +425,77 @@ def test_test_users_are_random_where_that_is_asked_for(tmp_path):
     assert first.counts["test_users_drawn_at_random"] == 20
     untimed = data.prepare(replace(raw, timed=False))
     pd.testing.assert_frame_equal(first.users, untimed.users)
+
+
+@pytest.fixture(scope="module")
+def later() -> data.Dataset:
+    return data.prepare(data.synthetic(), test_users="later", test_fraction=0.2)
+
+
+def test_after_a_cut_in_time_nobody_learns_and_everybody_active_judges(later, tmp_path):
+    raw = data.synthetic().interactions
+    cut = raw["timestamp"].sort_values().iloc[int(0.8 * (len(raw) - 1))]
+    table = later.interactions.merge(later.users, on="user")
+    judges = table[table["split"] == "test"]
+    assert table["timestamp"][table["split"] != "test"].max() == cut
+    assert judges.groupby("user")["timestamp"].last().min() > cut, "the item that judges is later"
+    people = set(judges["user_id"].str.removesuffix(data.LATER))
+    assert people == set(raw["user_id"][raw["timestamp"] > cut].astype(str))
+    assert (judges["user_id"].str.endswith(data.LATER)).all()
+    for _, one in judges.groupby("user_id"):  # with all that they took, before and after
+        own = raw[raw["user_id"] == int(one["user_id"].iloc[0].removesuffix(data.LATER))]
+        assert one["timestamp"].tolist() == own["timestamp"].tolist()
+    taught = set(table["user_id"][table["split"] == "recommender"])
+    chose = set(table["user_id"][table["split"] == "dev"])
+    assert people & taught and not people & chose, "known people judge, none of them chooses"
+    n = (raw["timestamp"] > cut).sum()
+    share = f"{(later.users['split'] == 'test').mean():.0%}"
+    data.save(later, tmp_path)
+    rule = f"{share} of the users: who was active in the last {n:,} interactions"
+    assert later.split_rule == data.load(tmp_path).split_rule == rule
+    pd.testing.assert_frame_equal(later.everyone, data.prepare(data.synthetic()).everyone)
+
+
+def test_who_takes_nothing_of_the_catalogue_after_the_cut_does_not_judge():
+    rows = [(user, item, 10 * user + place) for user in range(8) for place, item in enumerate("ab")]
+    rows += [(0, "new", 90), (1, "c", 91), (1, "new", 92), (2, "c", 5), (3, "c", 6)]
+    raw = raw_of(rows, [(item, item.upper(), "x" * (item == "a")) for item in ("a", "b", "c")])
+    found = data.prepare(raw, test_users="later", test_fraction=0.15, min_attribute_items=1)
+    judges = found.users[found.users["split"] == "test"]
+    assert judges["user_id"].tolist() == [f"1{data.LATER}"]
+    last = found.interactions[found.interactions["user"] == judges["user"].iloc[0]].iloc[-1]
+    assert (found.items["item_id"][last["item"] - 1], last["timestamp"]) == ("c", 91)
+
+
+def test_without_times_nobody_is_later():
+    raw = replace(data.synthetic(n_users=50), timed=False)
+    with pytest.raises(data.DataError, match="an order, but no times: nobody is later"):
+        data.prepare(raw, test_users="later")
+
+
+@pytest.mark.parametrize("test_users", ["newest", "random", "later"])
+def test_groups_are_no_larger_than_is_asked_for_and_the_others_teach(test_users):
+    raw = data.synthetic(n_users=200)
+    free, held = (data.prepare(raw, test_users=test_users, max_group=n) for n in (0, 8))
+    sizes, few = (found.users["split"].value_counts() for found in (free, held))
+    assert few["test"] == few["dev"] == 8 < min(sizes["test"], sizes["dev"])
+    assert few["recommender"] > sizes["recommender"]
+    if test_users == "newest":
+        newest = free.users["user_id"][free.users["split"] == "test"].tolist()[-8:]
+        assert held.users["user_id"][held.users["split"] == "test"].tolist() == newest
+
+
+def test_recent_popularity_counts_the_last_days_of_those_who_teach(later):
+    table = later.interactions.merge(later.users, on="user").query("split == 'recommender'")
+    recent = table[table["timestamp"] > table["timestamp"].max() - 7 * 86_400]
+    counts = recent["item"].value_counts()
+    found = later.recent_popularity(7)
+    assert found[0] == 0 and counts.max() > 1
+    for item in range(1, later.n_items + 1):
+        assert int(found[item]) == counts.get(item, 0)
+        assert np.isclose(
+            found[item] % 1, later.popularity[item] / (1 + later.popularity.max()), atol=1e-9
+        )
 
 
 def test_some_users_are_drawn_before_the_split():

@@ -20,7 +20,8 @@ NUMBERS = [key for key, kind in KINDS.items() if kind in ("int", "float")]
 #: Texts that name what only the data know, or that are shown.
 FREE = {"label", "attributes", "attribute"}
 MAY_BE_ZERO = {
-    "seed", "split_seed", "max_users", "dropout", "l1_coefficient", "l0_coefficient", "target",
+    "seed", "split_seed", "max_users", "max_group", "dropout", "l1_coefficient", "l0_coefficient",
+    "target",
 }  # fmt: skip
 
 

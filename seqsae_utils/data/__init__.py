@@ -25,6 +25,8 @@ MIN_DEV = 5
 TABLES = ("interactions", "items", "users", "everyone")
 #: What lists are counted by besides attributes: an attribute of this name gets another one.
 POPULAR = "popular"
+#: What the id of a user ends with who is there a second time, with items from after the cut.
+LATER = " (later)"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Dataset:
             return f"random {share} of the users: the data has only an order, nobody is newer"
         if self.counts["test_users_drawn_at_random"]:
             return f"random {share} of the users, as was asked for, though the data has times"
+        if n := self.counts["interactions_after_the_cut"]:
+            return f"{share} of the users: who was active in the last {n:,} interactions"
         return f"newest {share} of the users, by first interaction"
 
     @cached_property
@@ -77,6 +81,17 @@ class Dataset:
     def popularity(self) -> np.ndarray:
         """How many recommender users had each item [n_items + 1]."""
         return np.r_[0, self.items["popularity"]]
+
+    def recent_popularity(self, days: float) -> np.ndarray:
+        """How many recommender users had each item [n_items + 1] in so many days up to their last.
+
+        Where as many did, those had by more before come first.
+        """
+        taught = self.users["user"][self.users["split"] == "recommender"]
+        table = self.interactions[self.interactions["user"].isin(taught)]
+        recent = table["timestamp"] > table["timestamp"].max() - days * 86_400
+        counts = np.bincount(table["item"][recent], minlength=self.n_items + 1)
+        return counts + self.popularity / (1 + self.popularity.max())
 
     @cached_property
     def titles(self) -> list[str]:
@@ -111,6 +126,7 @@ def prepare(
     min_attribute_items: int = 10,
     max_attributes: int = 50,
     test_users: str = "newest",
+    max_group: int = 0,
     max_users: int = 0,
     seed: int = 0,
 ) -> Dataset:
@@ -118,8 +134,13 @@ def prepare(
 
     `test_fraction` of all users (rounded up) become test users: the ``newest``, or ``random`` ones
     (always random in data without times). Of the rest, a random `dev_fraction` become development
-    users, at least `MIN_DEV` or half of them; the recommender users remain. With `max_users` above
-    0, so many users are drawn first.
+    users, at least `MIN_DEV` or half of them; the recommender users remain. With `max_group` above
+    0, neither of the two has more users. With `max_users` above 0, so many users are drawn first.
+
+    ``later`` is a global temporal split (arXiv 2507.16289): test users are those who took something
+    of the catalogue after a cut in time that leaves `test_fraction` of all interactions after it.
+    They come with all that they took. What they took up to the cut teaches the recommender, too, so
+    who was active before and after it is there twice, then as `LATER`; they are never in ``dev``.
 
     The catalogue is what the recommender users had. Of repeated interactions the first is kept, and
     a user needs two items. Of the attributes that at least `min_attribute_items` items carry, at
@@ -128,32 +149,50 @@ def prepare(
     ValueError for a setting out of its range. A UserWarning says that half of the items or more are
     not described.
     """
-    if test_users not in (known := ["newest", "random"]):
+    if test_users not in (known := ["newest", "random", "later"]):
         raise ValueError(f"test_users={test_users!r} is unknown; {name_nearest(test_users, known)}")
     rng = np.random.default_rng(seed)
     users_read, items_read = raw.interactions[["user_id", "item_id"]].nunique()
     table = _some_users(raw.interactions, max_users, rng)
     user, user_ids = pd.factorize(table["user_id"])
+    n_users = len(user_ids)
     item, item_ids = pd.factorize(table["item_id"], sort=True)
     time = table["timestamp"].to_numpy()
     newest = raw.timed and test_users == "newest"
     order = np.argsort(time[_starts(user)], kind="stable") if newest else None
-    split = _split(len(user_ids), order, test_fraction, dev_fraction, rng)
-
     first = ~pd.Series(user * len(item_ids) + item).duplicated().to_numpy()
+    whole, n_test, n_after = (user, item, first), None, 0
+    if test_users == "later":
+        if not raw.timed:
+            raise DataError("the data has an order, but no times: nobody is later")
+        after = time > np.quantile(time, 1 - test_fraction, method="lower")
+        later = np.isin(np.arange(n_users), user[after])
+        order, n_test, n_after = np.argsort(later, kind="stable"), later.sum(), after.sum()
+    split = _split(n_users, order, test_fraction, dev_fraction, rng, max_group, n_test)
+    if test_users == "later":
+        chosen = rng.permutation(np.flatnonzero(later))[: max_group or n_test]
+        again = np.flatnonzero(np.isin(user, chosen))
+        rows = np.r_[np.flatnonzero(~after), again]
+        user = np.r_[user[~after], user[again] + n_users]
+        item, after, time, first = item[rows], after[rows], time[rows], first[rows]
+        split = np.r_[np.where(later, "recommender", split), split]
+        user_ids = np.r_[user_ids, [f"{user_id}{LATER}" for user_id in user_ids]]
+
     taught = first & (split == "recommender")[user]
     taught &= _at_least(2, user, taught)
     catalogue = np.unique(item[taught])
     number = np.zeros(len(item_ids), dtype=np.int32)
     number[catalogue] = np.arange(1, len(catalogue) + 1)
     kept = first & (number[item] > 0)
+    if test_users == "later":  # the last item, which judges, is to be one from after the cut
+        kept &= (split != "test")[user] | _at_least(1, user, kept & after)
     kept &= _at_least(2, user, kept)
     members = np.unique(user[kept])
     for name in SPLITS:
         if name not in split[members]:
             enough = _at_least(2, user, first)[_starts(user)].sum()
             raise DataError(
-                f"no {name} users: {len(user_ids)} users are too few for this split; only {enough} "
+                f"no {name} users: {n_users} users are too few for this split; only {enough} "
                 "of them have two different items; each of the three groups needs one, and of "
                 "items that recommender users had"
             )
@@ -188,19 +227,20 @@ def prepare(
         "interactions_read": len(raw.interactions) + raw.repeats,
         "users_read": users_read,
         "items_read": items_read,
-        "users_left_out": users_read - len(user_ids),
-        "test_users_drawn_at_random": 0 if newest else (split == "test").sum(),
+        "users_left_out": users_read - n_users,
+        "test_users_drawn_at_random": (split == "test").sum() if order is None else 0,
+        "interactions_after_the_cut": n_after,
         "interactions_without_time": 0 if raw.timed else len(raw.interactions),
         "repeated_interactions_dropped": (~first).sum() + raw.repeats,
         "items_outside_catalogue_dropped": items_read - len(catalogue),
         "interactions_outside_catalogue_dropped": (first & (number[item] == 0)).sum(),
-        "users_below_two_items_dropped": len(user_ids) - len(members),
+        "users_below_two_items_dropped": len(_starts(user)) - len(members),
         "items_without_title": (items["title"] == items["item_id"]).sum(),
         "items_without_attributes": (~described).sum(),
         "attributes_left_out": len(told) - len(attributes),
     }
     counts = {name: int(n) for name, n in counts.items()}
-    return Dataset(interactions, items, users, _everyone(user, item, first, number), counts)
+    return Dataset(interactions, items, users, _everyone(*whole, number), counts)
 
 
 def save(dataset: Dataset, folder: Path) -> None:
@@ -247,18 +287,23 @@ def _everyone(user, item, first, number) -> pd.DataFrame:
     return pd.DataFrame({"user": pd.factorize(user)[0].astype(np.int32), "item": number[item]})
 
 
-def _split(n_users, oldest_first, test_fraction, dev_fraction, rng) -> np.ndarray:
-    """Name of each user's group [n_users]; without an order of arrival, test users are random."""
+def _split(n_users, oldest_first, test_fraction, dev_fraction, rng, most, n_test) -> np.ndarray:
+    """Name of each user's group [n_users]; without an order of arrival, test users are random.
+
+    `most` above 0 is the size of both at most; `n_test`, if not None, takes the share's place.
+    """
     for name, value in (("test_fraction", test_fraction), ("dev_fraction", dev_fraction)):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: expected a share between 0 and 1")
     order = rng.permutation(n_users) if oldest_first is None else oldest_first
-    n_test = math.ceil(round(test_fraction * n_users, 6))
+    most = most or n_users
+    if n_test is None:
+        n_test = min(math.ceil(round(test_fraction * n_users, 6)), most)
     rest = rng.permutation(np.sort(order[: n_users - n_test]))
     split = np.full(n_users, "recommender", dtype=object)
     split[order[n_users - n_test :]] = "test"
     n_dev = max(round(dev_fraction * len(rest)), min(MIN_DEV, len(rest) // 2))
-    split[rest[:n_dev]] = "dev"
+    split[rest[: min(n_dev, most)]] = "dev"
     return split
 
 

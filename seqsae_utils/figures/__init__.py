@@ -30,7 +30,9 @@ COLORS = {
 }  # fmt: skip
 #: How figures and tables call the recommenders.
 NAMES = {
-    "popularity": "popularity", "item_knn": "item neighbours", "ease": "EASE",
+    "popularity": "popularity", "popular_7": "popularity, 7 days",
+    "popular_30": "popularity, 30 days", "popular_90": "popularity, 90 days",
+    "item_knn": "item neighbours", "ease": "EASE",
     "sasrec": "SASRec", "gpt2": "GPT-2", "ligr": "LiGR", "bert4rec": "BERT4Rec",
 }  # fmt: skip
 #: Typefaces with other scripts than ours, for titles of one's own data; one that is here is taken.
