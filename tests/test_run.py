@@ -6,12 +6,14 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -832,3 +834,20 @@ def test_claims_are_put_where_they_are_read(capsys, monkeypatch):
     assert run.main(["claims"]) == 0 and calls == ["published"]
     assert run.main(["claims", "-p", "k", "8"]) == 1
     assert "shows what is committed, and has no profile or parameters" in capsys.readouterr().err
+
+
+def test_the_memory_of_a_kernel_and_its_workers_is_that_of_a_notebook():
+    worker = "import time; x = b'x' * 150_000_000; print('ready', flush=True); time.sleep(60)"
+    kernel = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
+    peak, done = [0], threading.Event()
+    with subprocess.Popen([sys.executable, "-c", kernel], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        following = threading.Thread(target=run._follow_memory, args=[peak, done])
+        following.start()
+        for child in psutil.Process(process.pid).children():
+            while not peak[0]:
+                time.sleep(0.05)
+            child.kill()
+    done.set()
+    following.join()
+    assert peak[0] > 150e6

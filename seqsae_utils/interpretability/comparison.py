@@ -91,7 +91,7 @@ def representations(
     states: dict[str, NDArray],
     others: dict[str, tuple[SAE, dict[str, NDArray]]] | None = None,
     seed: int = 0,
-) -> dict[str, list[dict[str, Codes]]]:
+) -> dict[str, list[Mapping[str, Codes]]]:
     """The same positions in every representation: name -> draws of it -> group of users -> codes.
 
     `states` are hidden states [n_positions, d_in] of the groups ``dev`` and ``test``; PCA, ICA and
@@ -112,7 +112,7 @@ def representations(
             "lower l1_coefficient or l0_coefficient (notebook 04)"
         )
     k = max(1, round(trained["dev"].nnz / len(states["dev"])))
-    found = {"neurons": [dense]}
+    found: dict[str, list[Mapping[str, Codes]]] = {"neurons": [dense]}
     for name, rotation in rotations.items():
         found[name] = [{group: rotation.transform(x) for group, x in dense.items()}]
     found |= {f"{name}_cut": [cut(codes[0], k)] for name, codes in found.items()}
@@ -132,7 +132,7 @@ def representations(
     return {name: found[name] for name in REPRESENTATIONS if name in found}
 
 
-def cut(codes: dict[str, NDArray], k: int) -> dict[str, NDArray]:
+def cut(codes: Mapping[str, NDArray], k: int) -> dict[str, NDArray]:
     """The k entries furthest from the mean, in deviations of ``dev``, of codes [n_positions, d]."""
     mean, spread = codes["dev"].mean(axis=0), codes["dev"].std(axis=0)
     k, found = min(k, len(mean)), {}

@@ -3,6 +3,8 @@
 A dictionary of 512 features can know 1,573 films by heart: half of them choose, half score.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -37,7 +39,7 @@ def film_splits(popularity: NDArray) -> NDArray:
 
 
 def held_out_films(
-    representations: dict[str, list[dict[str, Codes]]],
+    representations: dict[str, list[Mapping[str, Codes]]],
     positions: dict[str, Positions],
     attribute_matrix: NDArray,
     folds: NDArray,
