@@ -451,7 +451,7 @@ def test_after_a_cut_in_time_nobody_learns_and_everybody_active_judges(later, tm
     n = (raw["timestamp"] > cut).sum()
     share = f"{(later.users['split'] == 'test').mean():.0%}"
     data.save(later, tmp_path)
-    rule = f"{share} of the users: who was active in the last {n:,} interactions"
+    rule = f"users who were active in the last {n:,} interactions, {share} of all"
     assert later.split_rule == data.load(tmp_path).split_rule == rule
     pd.testing.assert_frame_equal(later.everyone, data.prepare(data.synthetic()).everyone)
 

@@ -63,7 +63,7 @@ class Dataset:
         if self.counts["test_users_drawn_at_random"]:
             return f"random {share} of the users, as was asked for, though the data has times"
         if n := self.counts["interactions_after_the_cut"]:
-            return f"{share} of the users: who was active in the last {n:,} interactions"
+            return f"users who were active in the last {n:,} interactions, {share} of all"
         return f"newest {share} of the users, by first interaction"
 
     @cached_property
