@@ -86,9 +86,8 @@ def measure(part: int, scratch: Path) -> pd.DataFrame:
     for stage, name in STAGES.items():
         if not run.outdated(workspace, stage, parameters[name]):
             continue
-        before = psutil.Process().cpu_times()
+        before = kernels_seconds()
         run.execute(workspace, stage, parameters[name])
-        after = psutil.Process().cpu_times()
         sizes = read_json(workspace.artifacts / "metrics.json")["data"]
         rows = [row for row in rows if row["notebook"] != name]
         rows.append(
@@ -97,16 +96,19 @@ def measure(part: int, scratch: Path) -> pd.DataFrame:
                 "users": sizes["users"],
                 "interactions": sizes["interactions"],
                 "notebook": name,
-                "seconds": after.children_user
-                + after.children_system
-                - before.children_user
-                - before.children_system,
+                "seconds": kernels_seconds() - before,
                 "memory_mb": read_json(workspace.runs / f"{name}.json")["memory_mb"],
             }
         )
         print(rows[-1], flush=True)
         pd.DataFrame(rows).round(1).to_csv(file, index=False)
     return pd.DataFrame(rows)
+
+
+def kernels_seconds() -> float:
+    """Processor seconds of the kernels that have ended."""
+    times = psutil.Process().cpu_times()
+    return times.children_user + times.children_system
 
 
 def exponents(table: pd.DataFrame) -> pd.DataFrame:
