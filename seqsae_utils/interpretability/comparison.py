@@ -97,8 +97,8 @@ def representations(
     `states` are hidden states [n_positions, d_in] of the groups ``dev`` and ``test``; PCA, ICA and
     k-means are fitted on ``dev``. Dictionaries that were never trained have the SAE's size and as
     many active features. `others` are dictionaries by name, each with its own states of
-    both groups. Those of `REDRAWN` are drawn `N_REDRAWS` times; these are `Made`. ValueError for an
-    SAE in which nothing fires.
+    both groups. Those of `REDRAWN` are drawn `N_REDRAWS` times; all codes but the SAE's and the
+    states are `Made`. ValueError for an SAE in which nothing fires.
     """
     normalisation = Normalisation.of(states["dev"])
     dense = {group: normalisation.apply(np.asarray(x)) for group, x in states.items()}
@@ -114,7 +114,7 @@ def representations(
     k = max(1, round(trained["dev"].nnz / len(states["dev"])))
     found: dict[str, list[Mapping[str, Codes]]] = {"neurons": [dense]}
     for name, rotation in rotations.items():
-        found[name] = [{group: rotation.transform(x) for group, x in dense.items()}]
+        found[name] = [Made(rotation.transform, dense)]
     found |= {f"{name}_cut": [cut(codes[0], k)] for name, codes in found.items()}
     found |= {name: [] for name in REDRAWN}
     config = replace(sae.config, variant="topk", k=k)
@@ -127,20 +127,23 @@ def representations(
         few = np.sort(rng.permutation(config.d_sae)[: config.d_in])
         found["sae_fewer"].append(Made(itemgetter((slice(None), few)), trained))
     for name, (other, its_states) in (others or {}).items():
-        found[name] = [{group: encode(other, x) for group, x in its_states.items()}]
+        found[name] = [Made(partial(encode, other), its_states)]
     found["sae"] = [trained]
     return {name: found[name] for name in REPRESENTATIONS if name in found}
 
 
-def cut(codes: Mapping[str, NDArray], k: int) -> dict[str, NDArray]:
+def cut(codes: Mapping[str, NDArray], k: int) -> Made:
     """The k entries furthest from the mean, in deviations of ``dev``, of codes [n_positions, d]."""
-    mean, spread = codes["dev"].mean(axis=0), codes["dev"].std(axis=0)
-    k, found = min(k, len(mean)), {}
-    for group, x in codes.items():
-        z = ((x - mean) / np.maximum(spread, 1e-12)).astype(np.float32)
+    known = codes["dev"]
+    mean, spread = known.mean(axis=0), np.maximum(known.std(axis=0), 1e-12)
+    k = min(k, len(mean))
+
+    def strongest(x: NDArray) -> NDArray:
+        z = ((x - mean) / spread).astype(np.float32)
         edge = -np.partition(-np.abs(z), k - 1, axis=1)[:, [k - 1]]
-        found[group] = np.where(np.abs(z) >= edge, z, 0)
-    return found
+        return np.where(np.abs(z) >= edge, z, 0)
+
+    return Made(strongest, codes)
 
 
 def untrained_directions(
