@@ -78,7 +78,7 @@ def test_the_claims_stand_between_their_marks():
 
 
 def test_what_is_said_of_the_datasets_is_counted():
-    names = ("ml-100k", "ml-1m", "ml-1m-small", "ml-100k-fresh")
+    names = ("ml-100k", "ml-1m", "ml-1m-small", "ml-100k-fresh", "ml-1m-later")
     found = {
         n: pd.read_csv(PROJECT / "figures" / n / "claims.csv").set_index("claim") for n in names
     }
@@ -90,6 +90,16 @@ def test_what_is_said_of_the_datasets_is_counted():
     held = found["ml-1m-small"].loc["an SAE feature matches a genre better than a hidden dimension"]
     assert held["number"] > 0.5 * (0.180 + 0.713), "nearer to ML-1M than to MovieLens-100K"
     assert (verdicts["ml-100k-fresh"] == "holds").sum() < (verdicts["ml-100k"] == "holds").sum()
+    later = pd.concat([verdicts["ml-1m"], verdicts["ml-1m-later"]], axis=1).dropna()
+    opposite = [tuple(pair) for pair in later.to_numpy() if "undecided" not in pair]
+    assert "no verdict is reversed" in paragraph("Two datasets") and len(opposite) > 25
+    assert all(here == there for here, there in opposite)
+    recent = found["ml-1m-later"].loc[
+        "after a cut in time, the recommender beats what was popular in the last days before it"
+    ]
+    quoted = [recent["number"], recent["control_number"]]
+    assert recent["control"] == "popular in 7 days" and recent["n_trainings"] == 1
+    assert re.findall(r"\.\d{3}\b", paragraph("Two datasets")) == [shown(x) for x in quoted]
 
 
 #: Paragraphs of the README, and the claims whose numbers they quote.
