@@ -175,3 +175,19 @@ def test_the_table_has_the_lead_over_each():
     assert table.loc["neurons", "lead"] == pytest.approx(0.2)
     assert table.loc["neurons", "lead_low"] == pytest.approx(0.2)
     assert table.loc["sae", ["lead", "lead_low", "lead_high"]].tolist() == [0, 0, 0]
+
+
+def test_sums_by_item_do_not_depend_on_how_many_positions_are_looked_at_together(monkeypatch):
+    rng = np.random.default_rng(0)
+    codes = sparse.csr_array(np.maximum(rng.normal(size=(250, 6)) - 0.5, 0).astype(np.float32))
+    items = rng.integers(1, 20, 250)
+    for given in (codes, codes.toarray()):
+        whole = item_sums(given, items, 22)
+        monkeypatch.setattr("seqsae_utils.interpretability.items.AT_A_TIME", 7)
+        parts = item_sums(given, items, 22)
+        monkeypatch.undo()
+        assert whole["value"].shape == (23, 6) and whole["count"].sum() == 250
+        for name, sums in whole.items():
+            np.testing.assert_allclose(parts[name], sums, rtol=1e-12)
+        dense = codes.toarray().astype(np.float64)
+        np.testing.assert_allclose(whole["square"][5], (dense[items == 5] ** 2).sum(axis=0))

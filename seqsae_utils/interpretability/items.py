@@ -13,17 +13,21 @@ from .scores import Codes, as_dense, ratio, variance
 Sums: TypeAlias = dict[str, NDArray]
 #: Items with fewer positions than this have no mean activation worth ranking by.
 MIN_POSITIONS = 3
+#: Positions that are summed at a time: their codes are copied in float64.
+AT_A_TIME = 100_000
 
 
 def item_sums(codes: Codes, items: NDArray, n_items: int) -> Sums:
     """Sums over the positions of each item, from codes and the items [n_positions]."""
-    one_hot = indicator(items, np.arange(len(items)), (n_items + 1, len(items)))
-    codes = codes.astype(np.float64)
-    return {
-        "value": as_dense(one_hot @ codes),
-        "square": as_dense(one_hot @ (codes * codes)),
-        "count": np.bincount(items, minlength=n_items + 1).astype(np.float64),
-    }
+    value, square = np.zeros((2, n_items + 1, codes.shape[1]))
+    for start in range(0, len(items), AT_A_TIME):
+        own = items[start : start + AT_A_TIME]
+        x = codes[start : start + AT_A_TIME].astype(np.float64)
+        one_hot = indicator(own, np.arange(len(own)), (n_items + 1, len(own)))
+        value += as_dense(one_hot @ x)
+        square += as_dense(one_hot @ (x * x))
+    count = np.bincount(items, minlength=n_items + 1).astype(np.float64)
+    return {"value": value, "square": square, "count": count}
 
 
 def indicator(row: NDArray, column: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
