@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import psutil
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from seqsae_utils import figures, run
 from seqsae_utils.data.planted import CONCEPTS, DAY, START, SWITCH
@@ -126,14 +127,21 @@ def draw(table: pd.DataFrame):
     """Two panels, log-log: seconds, and memory, over interactions; a line for each notebook."""
     figures.style()
     slopes = exponents(table)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    said = {"seconds": "processor seconds", "memory_mb": "peak memory (MB)"}
+    figure, axes = plt.subplots(1, 2, figsize=(figures.PAGE, 5))
+    said = {"seconds": "processor seconds", "memory_mb": "memory at most (MB)"}
     for axis, (column, label) in zip(axes, said.items(), strict=True):
         for marker, (name, rows) in zip("osD^vP*", table.groupby("notebook"), strict=False):
-            slope = f" ({slopes[column].get(name, np.nan):.2f})"
+            slope = f": {slopes[column][name]:.2f}" if name in slopes.index else ""
             axis.loglog(rows["interactions"], rows[column], marker=marker, label=name + slope)
+        axis.xaxis.set_major_locator(FixedLocator(sorted(table["interactions"].unique())))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            side.set_minor_locator(NullLocator())
         axis.set(xlabel="interactions", ylabel=label)
-        axis.legend(title="notebook (exponent)", fontsize=7, title_fontsize=7)
+        axis.legend(
+            title="notebook: exponent", loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=2
+        )
     return figure
 
 
