@@ -134,7 +134,7 @@ bench-recommender: .venv/.done .venv-recommenders/.done  ## only the recommender
 bench-field: .venv/.done  ## only ML-1M beside published numbers: a day, or PARAMS="--device cuda --jobs 9"
 	$(PY) tests/bench/field.py $(PARAMS)
 
-bench-size: .venv/.done  ## only time and memory of each notebook at the size of ML-20M, and a hundredth, a tenth of it
+bench-size: .venv/.done  ## only time and memory of each notebook on a hundredth and a tenth of ML-20M's shape (PARAMS="--parts 1": the whole)
 	$(PY) tests/bench/size.py $(PARAMS)
 
 bench-sae: .venv/.done .venv-saes/.done  ## only the SAE, against dictionary-learning and SAELens

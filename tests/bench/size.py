@@ -64,14 +64,10 @@ def write(folder: Path, part: int, seed: int = 0) -> None:
             table = pd.DataFrame({"user_id": user + 1, "item_id": item + 1}).drop_duplicates()
             place = table.groupby("user_id").cumcount()
             table = table[place < length[table["user_id"] - 1 - start]]
-            step = rng.integers(60, DAY, len(table)).cumsum()
-            step -= np.repeat(step[(at := _starts(table))], np.diff(np.r_[at, len(table)]))
-            table["timestamp"] = START + table["user_id"] * (20 * 365 * DAY // USERS) + step
+            arrival = START + table["user_id"] * (20 * 365 * DAY // USERS)
+            step = pd.Series(rng.integers(60, DAY, len(table)), table.index)
+            table["timestamp"] = arrival + step.groupby(table["user_id"]).cumsum()
             table.to_csv(file, index=False, header=not start, mode="a")
-
-
-def _starts(table: pd.DataFrame) -> np.ndarray:
-    return np.flatnonzero(np.diff(table["user_id"], prepend=-1))
 
 
 def measure(part: int, scratch: Path) -> pd.DataFrame:
