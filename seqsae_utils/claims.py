@@ -19,15 +19,17 @@ import yaml
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from .resampling import draws, interval
+from .resampling import interval
 from .workspace import STAGES, flat, project, replacing, write_text
 
 INTRODUCTION = (
-    "Computed from several trainings of the whole chain (`make seeds`): means over trainings, with "
-    "95 % intervals over trainings and users († over trainings only). The baseline is the best of "
-    "its kind. *Trainings* counts those in which the result is better than the baseline. A claim "
-    "**holds** if the interval of the paired difference is on the right side of 0, **does not "
-    "hold** if it is on the wrong side, and is **undecided** if it covers 0."
+    "Computed from trainings of the whole chain (`make seeds`); *trainings* says how many, and in "
+    "how many of them the result is better than the baseline, the best of its kind. Means over "
+    "trainings, with 95 % intervals over trainings and users († over trainings only, ‡ over "
+    "trainings and features; with one training, over users or features only). A claim **holds** if "
+    "the interval of the paired difference is on the right side of 0, **does not hold** if it is "
+    "on the wrong side, and is **undecided** if it covers 0. A † needs several trainings: with one "
+    "it is **not tested**."
 )
 RESULTS = (
     f"# All claims\n\n{INTRODUCTION} The same tables as data: `figures/*/claims.csv`; every "
@@ -37,10 +39,12 @@ RESULTS = (
 )
 #: Draws of trainings and users for an interval.
 N_DRAWS = 2000
+DECIDED = ("holds", "does not hold")
+MARKS = {"users": "", "features": " ‡", "trainings": " †"}  # in tables, by what was drawn
 COLUMNS = [
     "claim", "criterion", "number", "low", "high", "control", "control_number", "control_low",
     "control_high", "ratio", "ratio_low", "ratio_high", "n_trainings", "holds_in", "verdict",
-    "p", "users", "stage", "key", "headline",
+    "p", "drawn", "stage", "key", "headline",
 ]  # fmt: skip
 
 
@@ -53,6 +57,7 @@ class Claim(NamedTuple):
     number: str
     baselines: Mapping[str, str | float]  # name -> number, or a constant; the best of them counts
     smaller: bool = False  # whether the smaller number is the better one
+    of: str = "users"  # whose draws the numbers have, if any: users or features
     headline: bool = False  # whether the README's table has it
     figure: tuple[str, str] | None = None  # question and row of the README's figure
 
@@ -130,31 +135,49 @@ def points(trainings: list[Training], stage: str, key: str | float) -> NDArray:
     return np.array([t.numbers.get((stage, key), np.nan) for t in trainings], dtype=float)
 
 
-def hierarchical(trainings: list[Training], stage: str, key: str | float) -> NDArray:
-    """A number in draws of trainings, then users, [N_DRAWS]: its mean over the trainings drawn.
+def hierarchical(
+    trainings: list[Training], stage: str, key: str | float, users: bool = True
+) -> NDArray:
+    """What the mean of a number over trainings may be, in draws of trainings and users: [N_DRAWS].
 
-    The users are drawn once for all trainings. A number without draws varies with trainings only.
+    The same users are drawn in all trainings; not `users`: it varies with the trainings only.
+    Interactions of user and training count twice (Owen, AOAS 1(2), 2007): the interval is too wide
+    rather than too narrow.
     """
     if isinstance(key, float):
         return np.full(N_DRAWS, key)
-    values = []
-    for training, point in zip(trainings, points(trainings, stage, key), strict=True):
-        drawn = training.draws.get((stage, key), np.full(1, point))
-        values.append(drawn[np.arange(N_DRAWS) % len(drawn)])
-    weights = draws(len(trainings), N_DRAWS, seed=2) / len(trainings)
-    return (weights.T * np.array(values)).sum(axis=0)
+    found = points(trainings, stage, key)
+    drawn = found[:, None]
+    if users:
+        drawn = np.array([t.draws[stage, key] for t in trainings])
+    of_users = drawn.mean(axis=0)
+    return of_users[np.arange(N_DRAWS) % len(of_users)] + found @ _retrained(len(trainings))
+
+
+def _retrained(n: int) -> NDArray:
+    """How far other trainings may move a mean, as weights of n trainings in each draw [n, N_DRAWS].
+
+    Under them x is s / sqrt(n) times Student's t with n - 1 degrees of freedom, where s is the
+    standard deviation of x; the draws are the same for every x. To draw few trainings again with
+    replacement (the bootstrap) gives intervals that are too narrow.
+    """
+    if n == 1:
+        return np.zeros((1, N_DRAWS))
+    rng = np.random.default_rng(2)
+    normal, squares = rng.standard_normal((n, N_DRAWS)), rng.chisquare(n - 1, N_DRAWS)
+    return (normal - normal.mean(axis=0)) / np.sqrt(n * squares)
 
 
 def table(trainings: list[Training]) -> pd.DataFrame:
     """All claims that the trainings can decide, a row each with `COLUMNS`, see `INTRODUCTION`.
 
     ``holds``: the 95 % interval of the difference to the best baseline, paired over trainings and
-    users, is on the right side of 0; ``does not hold``: on the wrong side; else ``undecided``.
-    ratio: how many times as good the number is as its best baseline, with its paired interval; NaN
-    where the baseline may be 0. holds_in: trainings with a difference on the right side; p: twice
-    the share of draws on the other side of 0, see `lasting`; users: whether they were drawn, too.
-    The zero edit must change nothing, and has no p. A training without a number does not count for
-    its claims.
+    users, is on the right side of 0; ``does not hold``: on the wrong side; ``not tested``: of one
+    training, where nothing was drawn; else ``undecided``. ratio: how many times as good the number
+    is as its best baseline, with its paired interval; NaN where the baseline may be 0. holds_in:
+    trainings with a difference on the right side; p: twice the share of draws on the other side of
+    0, see `lasting`; drawn: trainings alone, or what else was drawn. The zero edit must change
+    nothing, and has no p. A training without a number does not count for its claims.
     """
     rows, everything = [], trainings
     for claim in claims():
@@ -167,33 +190,36 @@ def table(trainings: list[Training]) -> pd.DataFrame:
         name = max(found, key=lambda n, found=found, sign=sign: sign * found[n].mean())
         control, theirs = claim.baselines[name], found[name]
         own = points(trainings, claim.stage, claim.number)
+        users = all((claim.stage, k) in t.draws for t in trainings for k in keys)
         drawn, drawn_control = (
-            hierarchical(trainings, claim.stage, key) for key in (claim.number, control)
+            hierarchical(trainings, claim.stage, key, users) for key in (claim.number, control)
         )
         ahead = sign * (own - theirs)
-        users = all((claim.stage, k) in t.draws for t in trainings for k in keys)
         lead = sign * (drawn - drawn_control)
-        if not users and len(trainings) == 1:  # nothing was drawn
-            lead = np.array([-1.0, 1.0])
         low, high = interval(lead)
         p = min(1.0, 2 * (1 + min((lead <= 0).sum(), (lead >= 0).sum())) / (1 + len(lead)))
         if claim.number == "zero_edit.max_logit_change":  # nothing to exceed: exactly zero or not
             verdict, holds, p = "holds" if (own == 0).all() else "does not hold", own == 0, np.nan
+        elif not users and len(trainings) == 1:
+            verdict, holds, p = "not tested", ahead > 0, np.nan
         else:
             verdict = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
             holds = ahead > 0
         row = [claim.claim, claim.measured, own.mean(), *interval(drawn), name, theirs.mean()]
         row += [*interval(drawn_control), *_ratio(own, theirs, drawn, drawn_control, sign)]
-        row += [len(trainings), int(holds.sum()), verdict, p, users]
+        row += [len(trainings), int(holds.sum()), verdict, p, claim.of if users else "trainings"]
         rows.append([*row, claim.stage, claim.number, claim.headline])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _ratio(own, theirs, drawn, drawn_control, sign: int) -> tuple[float, ...]:
-    """Ratio of two numbers, the better one above 1, and its interval."""
-    if min(own.min(), theirs.min(), drawn.min(), drawn_control.min()) <= 0:
+    """Ratio of two numbers, the better one above 1, and its interval; NaN if either may be 0."""
+    least = min(*interval(drawn), *interval(drawn_control), own.min(), theirs.min())
+    if least <= 0:
         return (np.nan,) * 3
-    return (own.mean() / theirs.mean()) ** sign, *interval((drawn / drawn_control) ** sign)
+    with np.errstate(divide="ignore", invalid="ignore"):  # one draw in hundreds
+        drawn = (np.maximum(drawn, 0) / np.maximum(drawn_control, 0)) ** sign
+    return (own.mean() / theirs.mean()) ** sign, *interval(drawn)
 
 
 def lasting(found: pd.DataFrame) -> NDArray:
@@ -202,7 +228,7 @@ def lasting(found: pd.DataFrame) -> NDArray:
     At a false discovery rate of 5 % (Benjamini and Hochberg, JRSS B 57(1), 1995); exact ones stay.
     """
     drawn = found["p"].notna()
-    lasts = found["verdict"] != "undecided"
+    lasts = found["verdict"].isin(DECIDED)
     lasts[drawn] &= false_discovery_control(found["p"][drawn]) <= 0.05
     return lasts.to_numpy()
 
@@ -226,7 +252,7 @@ def shown(found: pd.DataFrame, stage: str | None = None) -> str:
     lines = [columns if stage else ["claim", "SAE", "best baseline", "verdict"]]
     lines.append(["---"] * len(lines[0]))
     for row in rows.to_dict("records"):
-        mark = "" if row["users"] else " †"
+        mark = MARKS[row["drawn"]]
         own, control = value(row, "number"), f"{row['control']}: {value(row, 'control_number')}"
         verdict, count = f"**{row['verdict']}**", f"{row['holds_in']} of {row['n_trainings']}"
         measured = [f"{row['criterion']}{mark}"]
@@ -273,8 +299,9 @@ def rendered() -> dict[Path, str]:
     tables = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
 
     def counted(name: str, here: pd.DataFrame) -> str:
-        verdicts = ("holds", "does not hold", "undecided")
-        counts = [f"{(here['verdict'] == v).sum()} × {v}" for v in verdicts]
+        of = here["verdict"].value_counts()
+        verdicts = [*DECIDED, "undecided", *(["not tested"] if "not tested" in of else [])]
+        counts = [f"{of.get(v, 0)} × {v}" for v in verdicts]
         return f"**{PUBLISHED[name]}**: {len(here)} claims, " + ", ".join(counts)
 
     def of(stage: str | None, profiles=MAIN) -> str:
@@ -288,7 +315,7 @@ def rendered() -> dict[Path, str]:
 
     corrected = "\n".join(
         f"* {counted(name, found)}; {lasting(found).sum()} of the "
-        f"{(found['verdict'] != 'undecided').sum()} verdicts stay in a test of all claims"
+        f"{found['verdict'].isin(DECIDED).sum()} verdicts stay in a test of all claims"
         for name, found in tables.items()
     )
     texts = {}

@@ -108,8 +108,11 @@ def popularity_deviation(lists: NDArray, histories: list[NDArray], groups: NDArr
     (Abdollahpouri et al., as there). NaN for an empty list.
     """
     own = np.array([groups[history].mean(axis=0) for history in histories])
+    listed = groups[lists].sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return jensenshannon(groups[lists].sum(axis=1), own, base=2, axis=1) ** 2
+        found = jensenshannon(listed, own, base=2, axis=1) ** 2
+    found[listed.any(axis=1) & np.isnan(found)] = 0  # equal ones: the root of -1e-17
+    return found
 
 
 def bootstrap_mean(values: NDArray, seed: int = 0) -> tuple[float, float]:

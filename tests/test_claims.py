@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from seqsae_utils import claims, figures
 from seqsae_utils.claims import Claim, Training
@@ -66,6 +67,29 @@ def test_of_many_claims_one_that_chance_would_decide_does_not_last():
     found = pd.DataFrame({"verdict": verdicts, "p": [0.001, 0.04, np.nan, *np.full(37, 0.5)]})
     assert claims.lasting(found).tolist() == [True, False, True] + [False] * 37
     assert claims.lasting(found[:3]).all(), "among few, each is decided"
+    assert not claims.lasting(pd.DataFrame({"verdict": ["not tested"], "p": [np.nan]})).any()
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_where_trainings_differ_by_chance_one_claim_in_twenty_is_decided(monkeypatch, n):
+    """Few trainings, drawn again with replacement, would decide a half, a quarter, a seventh."""
+    one_claim(monkeypatch)
+    rng, keys = np.random.default_rng(0), [("sae", "ours.score"), ("sae", "theirs.score")]
+    by_chance = rng.normal(1, 0.1, (400, n, 2))
+    decided = [
+        decide([Training(dict(zip(keys, pair, strict=True)), {}) for pair in pairs])
+        for pairs in by_chance
+    ]
+    assert 0.02 < np.mean([row["verdict"] in claims.DECIDED for row in decided]) < 0.08
+
+
+def test_an_interval_over_trainings_is_student_s(monkeypatch):
+    one_claim(monkeypatch, {"one half": 0.5})
+    own = np.array([0.61, 0.55, 0.7, 0.64])
+    row = decide([Training({("sae", "ours.score"): x}, {}) for x in own])
+    half = stats.t.ppf(0.975, 3) * stats.sem(own)
+    assert row["low"] == pytest.approx(own.mean() - half, abs=0.15 * half)
+    assert row["high"] == pytest.approx(own.mean() + half, abs=0.15 * half)
 
 
 def test_p_agrees_with_the_verdict(monkeypatch):
@@ -76,7 +100,7 @@ def test_p_agrees_with_the_verdict(monkeypatch):
         assert (row["p"] <= 0.05) == (verdict != "undecided")
         assert 0 < row["p"] <= 1
     single = decide([Training(t.numbers, {}) for t in [training(0.9, 0.5, 0)]])
-    assert (single["verdict"], single["p"]) == ("undecided", 1)
+    assert single["verdict"] == "not tested" and np.isnan(single["p"])
 
 
 def test_where_less_is_better_the_signs_turn(monkeypatch):
@@ -138,15 +162,16 @@ def test_numbers_without_draws_vary_with_the_trainings_only(monkeypatch):
     trainings = [Training(training(0.5 + s / 100, 0.3, s).numbers, {}) for s in range(5)]
     row = decide(trainings)
     own = [t.numbers["sae", "ours.score"] for t in trainings]
-    assert min(own) < row["low"] < row["number"] < row["high"] < max(own)
+    assert row["low"] < row["number"] < row["high"] < row["low"] + 2 * np.ptp(own)
 
 
 def test_one_training_without_draws_decides_nothing(monkeypatch):
     one_claim(monkeypatch)
     alone = training(0.9, 0.1, 0)
-    assert decide([alone])["verdict"] == "holds" and decide([alone])["users"]
+    row = decide([alone])
+    assert (row["verdict"], row["drawn"]) == ("holds", "users")
     row = decide([alone._replace(draws={})])
-    assert (row["verdict"], row["holds_in"], row["users"]) == ("undecided", 1, False)
+    assert (row["verdict"], row["holds_in"], row["drawn"]) == ("not tested", 1, "trainings")
 
 
 def test_what_a_profile_lacks_is_left_out(monkeypatch):

@@ -127,6 +127,17 @@ def test_groups_of_users_are_read_as_publishers_write_them(dataset, folder):
     assert concepts.load_users("mine", dataset).shape == (len(users), 0)
 
 
+def test_who_judges_later_is_in_the_group_of_before(folder):
+    later = data.prepare(data.synthetic(), test_users="later", test_fraction=0.2)
+    ids = later.users["user_id"].str.removesuffix(data.LATER)
+    people = ids.unique()
+    rows = [f"{person},{'ab'[i % 2]}" for i, person in enumerate(people)]
+    write(folder / "users.csv", "user_id,plan", *rows)
+    has = concepts.load_users("mine", later)["plan", "a"].to_numpy()
+    assert has.tolist() == ids.isin(people[::2]).tolist()
+    assert has[later.users["split"] == "test"].any()
+
+
 def test_numbered_occupations_get_the_names_of_their_publisher(dataset, folder):
     users = dataset.users["user_id"].tolist()
     rows = (f"{u}::F::25::{(10, 0, 99)[i % 3]}::00000" for i, u in enumerate(users))

@@ -449,9 +449,8 @@ def test_after_a_cut_in_time_nobody_learns_and_everybody_active_judges(later, tm
     chose = set(table["user_id"][table["split"] == "dev"])
     assert people & taught and not people & chose, "known people judge, none of them chooses"
     n = (raw["timestamp"] > cut).sum()
-    share = f"{(later.users['split'] == 'test').mean():.0%}"
     data.save(later, tmp_path)
-    rule = f"users who were active in the last {n:,} interactions, {share} of all"
+    rule = f"{len(people):,} of the users who were active in the last {n:,} interactions"
     assert later.split_rule == data.load(tmp_path).split_rule == rule
     pd.testing.assert_frame_equal(later.everyone, data.prepare(data.synthetic()).everyone)
 
@@ -496,6 +495,12 @@ def test_recent_popularity_counts_the_last_days_of_those_who_teach(later):
         assert np.isclose(
             found[item] % 1, later.popularity[item] / (1 + later.popularity.max()), atol=1e-9
         )
+
+
+def test_days_are_days_whatever_the_unit_of_times(later):
+    finer = later.interactions.assign(timestamp=later.interactions["timestamp"] * 1_000)
+    found = replace(later, interactions=finer).recent_popularity(7)
+    np.testing.assert_array_equal(found, later.recent_popularity(7))
 
 
 def test_some_users_are_drawn_before_the_split():

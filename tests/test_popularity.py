@@ -50,6 +50,9 @@ def test_a_list_like_the_history_does_not_deviate_and_an_opposite_one_does_by_on
         0.5 * np.log2(0.5 / 0.25) + 0.5 * np.log2(0.5 / 0.75)
     )
     np.testing.assert_allclose(found, [0, 1, one_sided, np.nan], atol=1e-12)
+    thirds = np.repeat(np.eye(3), [3, 6, 1], axis=0)  # rounding makes its divergence negative
+    same = np.arange(10)
+    assert metrics.popularity_deviation(same[None], [same], thirds).tolist() == [0]
 
 
 def test_popsteer_finds_the_features_that_fire_on_popular_or_on_unpopular_items():

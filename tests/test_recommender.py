@@ -88,6 +88,17 @@ def test_batches_hold_every_item_once_an_epoch_and_next_to_no_padding(architectu
     assert sum(sizes) > 0.95 * padded
 
 
+def test_no_batch_is_of_users_with_nothing_to_predict():
+    """Own data have many users with three items; without their last two, one is left."""
+    model = fresh_model()
+    sequences = [np.array([i]) for i in range(1, 400)] + [np.arange(1, 10)]
+    batches = training._batches(model, sequences, 100, np.random.default_rng(0))
+    assert min(len(piece) for batch in batches for piece in batch) > model.overlap
+    settings = recommender.Training(batch_size=100, max_epochs=1)
+    history = recommender.train(model, sequences, None, settings, progress=False)
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_batches_are_cut_anew_in_each_epoch():
     model, sequences = fresh_model(), random_sequences(30)
     first, again, other = (

@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import seqsae_utils
 from seqsae_utils import claims, run, workspace
-from seqsae_utils.run import changes, parameters, trainings
+from seqsae_utils.run import changes, parameters, results, trainings
 from seqsae_utils.run.clean import beside, normalise, with_outputs
 
 NAMES = ["01_data", "02_recommender", "03_activations"]
@@ -544,6 +544,24 @@ def test_a_changed_file_of_the_readers_own_is_noticed(project, monkeypatch):
     assert before != changes.fingerprint(ws, "data", {"dataset": "mine"})
 
 
+def test_concepts_that_come_later_are_noticed_by_the_notebook_that_reads_them(project, monkeypatch):
+    monkeypatch.setenv("SEQSAE_DATA_DIR", str(project / "datasets"))
+    ws, path = workspace.Workspace("toy"), project / "notebooks" / "01_data.ipynb"
+    with ws.save("data", parameters={"dataset": "mine"}, label="mine"):
+        pass
+    book = nbformat.read(path, as_version=4)
+    book.cells[-1].source += '\nload_concepts(ws.load("data"))'
+    nbformat.write(book, project / "notebooks" / "02_recommender.ipynb")
+    found = [changes.fingerprint(ws, "recommender", {})]
+    for file in ("data/concepts/mine.csv", "datasets/mine/concepts.csv", "datasets/mine/users.csv"):
+        (project / file).parent.mkdir(parents=True, exist_ok=True)
+        (project / file).write_text("item_id,kind,concept\n")
+        found.append(changes.fingerprint(ws, "recommender", {}))
+        assert found[-1] != found[-2], file
+    (project / "datasets" / "mine" / "items.csv").write_text("item_id\n")
+    assert changes.fingerprint(ws, "recommender", {}) == found[-1], "it does not read this one"
+
+
 def test_changed_scenarios_are_noticed(project):
     """A notebook that names a file of the folder depends on it."""
     ws, path = workspace.Workspace("toy"), project / "notebooks" / "01_data.ipynb"
@@ -746,6 +764,16 @@ def test_trainings_give_one_tidy_table(chains, capsys, monkeypatch):
     for seed in range(3):
         log = (folder / f"{seed}/log.txt").read_text()
         assert "\nmore\n" in log and "a warning" in log
+
+
+def test_trainings_with_other_parameters_are_not_joined_to_those_of_the_profile(chains):
+    folder = chains / "figures/toy"
+    folder.mkdir(parents=True)
+    for name in ("trainings.csv", "draws.parquet", "claims.csv", "kept.csv"):
+        (folder / name).write_text("of the profile")
+    root = results.folder_of("toy", {"rate": 1e-3})
+    results.begin(root, workspace.Workspace("toy"))
+    assert [path.name for path in (root / "figures/toy").iterdir()] == ["kept.csv"]
 
 
 def test_after_a_training_that_fails_the_others_go_on(chains, capsys):

@@ -22,7 +22,8 @@ def moments(sequences: dict[int, NDArray], attribute_matrix: NDArray) -> pd.Data
     """Where users turn to an attribute: stated intent, a wish that only the user knows.
 
     At most one of the last ten items has it, and at least three of the five after the next one do.
-    The next one is to be found and must not decide, so overlapping ones all count. A row for each:
+    The next one is to be found and must not decide, so overlapping ones all count. A history of
+    twelve items is the shortest. A row for each:
     user, attribute (column of [n_items + 1, n_attributes]), at (number of items in the history).
     """
     rows = []

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..workspace import name_nearest, write_json
-from .formats import PLACEHOLDERS, Raw
+from .formats import PLACEHOLDERS, Raw, in_a_second
 from .order import ORDERS, neighbours_share
 from .planted import synthetic
 from .sources import load_raw
@@ -63,7 +63,8 @@ class Dataset:
         if self.counts["test_users_drawn_at_random"]:
             return f"random {share} of the users, as was asked for, though the data has times"
         if n := self.counts["interactions_after_the_cut"]:
-            return f"users who were active in the last {n:,} interactions, {share} of all"
+            some = (self.users["split"] == "test").sum()
+            return f"{some:,} of the users who were active in the last {n:,} interactions"
         return f"newest {share} of the users, by first interaction"
 
     @cached_property
@@ -85,11 +86,13 @@ class Dataset:
     def recent_popularity(self, days: float) -> np.ndarray:
         """How many recommender users had each item [n_items + 1] in so many days up to their last.
 
-        Where as many did, those had by more before come first.
+        Where as many did, those had by more before come first. Times of no known unit are taken
+        for seconds.
         """
         taught = self.users["user"][self.users["split"] == "recommender"]
         table = self.interactions[self.interactions["user"].isin(taught)]
-        recent = table["timestamp"] > table["timestamp"].max() - days * 86_400
+        day = 86_400 * in_a_second(self.interactions["timestamp"])
+        recent = table["timestamp"] > table["timestamp"].max() - days * day
         counts = np.bincount(table["item"][recent], minlength=self.n_items + 1)
         return counts + self.popularity / (1 + self.popularity.max())
 
@@ -190,6 +193,7 @@ def prepare(
     members = np.unique(user[kept])
     for name in SPLITS:
         if name not in split[members]:
+            user, _, first = whole
             enough = _at_least(2, user, first)[_starts(user)].sum()
             raise DataError(
                 f"no {name} users: {n_users} users are too few for this split; only {enough} "
@@ -231,7 +235,7 @@ def prepare(
         "test_users_drawn_at_random": (split == "test").sum() if order is None else 0,
         "interactions_after_the_cut": n_after,
         "interactions_without_time": 0 if raw.timed else len(raw.interactions),
-        "repeated_interactions_dropped": (~first).sum() + raw.repeats,
+        "repeated_interactions_dropped": (~whole[2]).sum() + raw.repeats,
         "items_outside_catalogue_dropped": items_read - len(catalogue),
         "interactions_outside_catalogue_dropped": (first & (number[item] == 0)).sum(),
         "users_below_two_items_dropped": len(_starts(user)) - len(members),

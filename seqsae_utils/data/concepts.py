@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 
 from ..workspace import project
-from . import Dataset
+from . import LATER, Dataset
 from .sources import find
 from .tables import DataError, Folder, header, tables
 
@@ -184,7 +184,7 @@ def load_users(name: str, dataset: Dataset, min_users: int = 20) -> pd.DataFrame
             f"{file.name}: none of its users is in the data; it has user_id {theirs}, ... and the "
             f"interactions {ours}, ...: write the ids in one way"
         )
-    table = table.reindex(ids)
+    table = table.reindex(ids.where(ids.isin(table.index), ids.str.removesuffix(LATER)))
     found = {}
     for attribute, values in table.items():
         values = _grouped(str(attribute), values)

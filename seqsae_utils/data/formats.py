@@ -261,6 +261,12 @@ def _unit(times: pd.Series) -> str:
     return f"times in {(*UNITS, 'no known unit')[size - 1]}" if size > 1 else ""
 
 
+def in_a_second(times: pd.Series) -> int:
+    """How many units of these times are a second: 1,000 milliseconds; 1 for no known unit."""
+    size = _size(times.median())
+    return 1_000 ** (size - 1) if 0 < size <= len(UNITS) else 1
+
+
 def _size(time: float) -> int:
     return bisect_right(SIZES, time)
 

@@ -225,7 +225,8 @@ def _batches(model, sequences, size: int, rng) -> Iterator[list[np.ndarray]]:
     offsets = rng.integers(1, model.max_length + 1, size=len(sequences))
     cut: list[np.ndarray] = []
     for sequence, offset in zip(sequences, offsets, strict=True):
-        cut += pieces(sequence, model.max_length, offset, model.overlap)
+        found = pieces(sequence, model.max_length, offset, model.overlap)
+        cut += [piece for piece in found if len(piece) > model.overlap]  # others have no target
     # Batches hold pieces of equal length, so that almost nothing is computed for padding.
     cut = [cut[i] for i in rng.permutation(len(cut))]
     cut.sort(key=len)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 
+from ..data.concepts import USER_FILES
 from ..fingerprint import changes, code, digest, imports, sources
 from ..workspace import (
     MANIFEST,
@@ -51,17 +52,30 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
         "requirements.txt": sha256(project() / "requirements.txt"),
         "SEQSAE_THREADS": digest(os.environ.get("SEQSAE_THREADS")),
         **{f"stage {n}": sha256(p) for n, p in manifests.items() if p.is_file()},
-        **({} if earlier else _own_data(parameters)),
+        **({} if earlier else _own_data(parameters.get("dataset"))),
+        **(_told(manifests.get("data")) if "load_concepts" in text else {}),
     }
 
 
-def _own_data(parameters: dict) -> dict[str, str]:
+def _own_data(dataset: str | None) -> dict[str, str]:
     """Checksums of the files, not folders, of the user's own dataset, wherever it is found."""
     roots = [project(), project() / os.environ.get("SEQSAE_DATA_DIR", os.devnull)]
-    places = [root / parameters["dataset"] for root in roots if parameters.get("dataset")]
+    places = [root / dataset for root in roots if dataset]
     files = [p for place in places if place.is_dir() for p in sorted(place.iterdir())]
     files += [Path(f"{place}.zip".replace(".zip.zip", ".zip")) for place in places]
     return {path.name: sha256(path) for path in files if path.is_file()}
+
+
+def _told(manifest: Path | None) -> dict[str, str]:
+    """Checksums of what `data.concepts` reads later, beside the dataset or from `make concepts`."""
+    if manifest is None or not manifest.is_file():
+        return {}
+    dataset = read_json(manifest, MANIFEST).get("parameters", {}).get("dataset", "")
+    own = _own_data(dataset)
+    asked = project() / "data" / "concepts" / f"{dataset}.csv"
+    names = {"concepts.csv", f"{Path(dataset).name}.zip", *USER_FILES} & own.keys()
+    found = {name: own[name] for name in sorted(names)}
+    return found | ({"make concepts": sha256(asked)} if asked.is_file() else {})
 
 
 def outdated(workspace: Workspace, stage: str, parameters: dict) -> str:

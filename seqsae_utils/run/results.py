@@ -76,13 +76,20 @@ def folder_of(profile: str, overrides: dict, name: str = "") -> Path | None:
 
 
 def begin(root: Path, workspace: Workspace) -> None:
-    """Copy the profile's own run to another output root, so that only what differs runs there."""
+    """Copy the profile's own run to another output root, so that only what differs runs there.
+
+    Its other trainings stay behind: they had other parameters.
+    """
     if root.is_dir():
         return
     partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    leave = shutil.ignore_patterns("*.partial", "*.old", "*.done", "*.lock", "trainings", "others")
+    unfinished, gathered = (
+        ("*.partial", "*.old", "*.done", "*.lock"),
+        ("trainings", "trainings.csv", "draws.parquet", "claims.csv", "others"),
+    )
+    leave = shutil.ignore_patterns(*unfinished, *gathered)
     for folder in (workspace.artifacts, workspace.figures, workspace.runs):
         if folder.is_dir():
             to = partial / folder.relative_to(output_root())
