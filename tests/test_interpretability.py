@@ -300,6 +300,20 @@ def test_permutation_null_permutes_items_and_never_padding(world):
     np.testing.assert_allclose(null, by_hand, atol=1e-9)
 
 
+def test_popularity_alone_is_beyond_chance_unless_the_null_keeps_it():
+    """Popular items carry the attribute, and a "feature" is nothing but popularity."""
+    items = np.arange(1, 1001)
+    popularity = np.r_[0.0, items]
+    matrix = (popularity > 700).astype(np.float32)[:, None]
+    sums = item_sums(popularity[items][:, None], items, 1000)
+    found = correlations(sums, matrix)[0, 0]
+    free, kept = (
+        permutation_null(sums, sums, matrix, 25, 1, popularity=some) for some in (None, popularity)
+    )
+    assert found > free.max() + 0.5
+    assert abs(found - kept.mean()) < 0.01
+
+
 def test_corrected_p_values_keep_the_error_over_all_attributes():
     """Of made-up worlds in which nothing is true, one in twenty may find anything at all."""
     rng = np.random.default_rng(0)

@@ -85,13 +85,17 @@ def test_what_is_said_of_the_datasets_is_counted():
     verdicts = {name: table["verdict"] for name, table in found.items()}
     undecided = verdicts["ml-100k"][verdicts["ml-100k"] == "undecided"].index
     now = verdicts["ml-1m"].reindex(undecided).dropna()
-    said = "Half of the claims that are undecided on MovieLens-100K hold on ML-1M"
-    assert said in paragraph("Two datasets") and (now == "holds").mean() == 0.5
+    held = (now == "holds").sum()
+    said = f"Of {len(now)} claims that are undecided on MovieLens-100K {held} hold"
+    assert f"{said} on ML-1M" in paragraph("Two datasets")
     held = found["ml-1m-small"].loc["an SAE feature matches a genre better than a hidden dimension"]
     assert held["number"] > 0.5 * (0.180 + 0.713), "nearer to ML-1M than to MovieLens-100K"
-    assert (verdicts["ml-100k-fresh"] == "holds").sum() < (verdicts["ml-100k"] == "holds").sum()
+    fresh = verdicts["ml-100k-fresh"]
+    fresh = fresh[verdicts["ml-100k"].reindex(fresh.index) == "holds"]
+    tested = fresh[fresh != "not tested"]
+    assert f"{(tested == 'holds').sum()} of {len(tested)} hold again" in paragraph("Two datasets")
     later = pd.concat([verdicts["ml-1m"], verdicts["ml-1m-later"]], axis=1).dropna()
-    opposite = [tuple(pair) for pair in later.to_numpy() if "undecided" not in pair]
+    opposite = [tuple(pair) for pair in later.to_numpy() if {*pair} <= {*claims.DECIDED}]
     assert "no verdict is reversed" in paragraph("Two datasets") and len(opposite) > 25
     assert all(here == there for here, there in opposite)
     recent = found["ml-1m-later"].loc[
@@ -106,12 +110,13 @@ def test_what_is_said_of_the_datasets_is_counted():
 QUOTED = {
     "Are the features interpretable?": [
         "an SAE feature matches a genre better than a hidden dimension",
-        "an SAE feature matches a genre better than an SAE of item vectors, which knows no "
-        "sequence",
+        "an SAE feature matches a genre better than an SAE of item vectors, which sees no history",
     ],
     "What does the sequence add?": [
         "given the current item, an SAE feature predicts the genres of the NEXT item better than "
         "an SAE of static item embeddings",
+        "given the current item, an SAE feature predicts the next item's genres better than "
+        "counting the genres of the last ten items",
         "given the last ten items too, an SAE feature predicts the next item's genres better than "
         "a decayed mean of item embeddings",
     ],
@@ -152,7 +157,8 @@ def test_the_verdicts_are_those_of_the_claims():
         return [of[name][claim] for claim in QUOTED[words] for name in of]
 
     assert verdicts("Are the features interpretable?") == ["holds"] * 2 + ["undecided"] * 2
-    assert verdicts("What does the sequence add?") == ["holds"] * 2 + ["does not hold", "holds"]
+    added = ["holds"] * 2 + ["undecided"] * 2 + ["does not hold", "holds"]
+    assert verdicts("What does the sequence add?") == added
     assert verdicts("Do the knobs work?") == ["holds"] * 2 + ["does not hold"] * 2
     assert verdicts("No measured gain for a user who asks") == ["undecided"] * 2
     assert of["ml-100k"][QUOTED["does not beat EASE"][0]] == "undecided"

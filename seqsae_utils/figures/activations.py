@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import MaxNLocator
 
 from ..resampling import drawn_means, interval
 from . import BLACK, COLUMN, GREY, ORANGE, PAGE, name_rows
@@ -78,6 +79,7 @@ def sites(table: pd.DataFrame) -> plt.Figure:
     right.axvline(0, color=GREY, linestyle=":", linewidth=1)
     names = [site.replace("_", " ") for site in order]
     right.set(xlabel=f"difference to {names[0]}")
+    right.xaxis.set_major_locator(MaxNLocator(5))
     for axis in (left, right):
         name_rows(axis, names)
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.2)

@@ -18,7 +18,8 @@ def found(table: pd.DataFrame) -> plt.Figure:
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.27 * len(table) + 1.0), sharey=True)
     for axis, level in zip(axes, levels, strict=True):
         points(axis, table, f"above_{level}", f"chance_{level}")
-        axis.set(xlabel=f"concepts with a feature of AUC above .{level[0]}", xlim=(0, None))
+        axis.set(xlabel=f"concepts with a feature of AUC above .{level[0]}")
+        axis.set(xlim=(-0.03 * axis.get_xlim()[1], None))  # crosses at 0 are seen whole
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right")
     return figure
 

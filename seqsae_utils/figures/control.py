@@ -1,5 +1,7 @@
 """Figures of notebook 6: what happens when a knob is turned."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -133,7 +135,7 @@ def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> 
     order = by_method.sort_values("pareto_area")["method"].tolist()
     table = by_method.set_index("method").loc[order]
     rows = np.arange(len(order))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 0.27 * len(order) + 1.0), sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 0.27 * len(order) + 1.2), sharey=True)
     spots = by_attribute["method"].map(order.index)
     left.plot(by_attribute["pareto_area"], spots, "|", color=GREY, alpha=0.6)
     for axis, column, flip in ((left, "pareto_area", 1), (right, "lead", -1)):
@@ -145,9 +147,11 @@ def areas(by_attribute: pd.DataFrame, by_method: pd.DataFrame, against: str) -> 
             edge = "black" if method == against else color(method)
             axis.plot(point[method], row, "o", color=color(method), ms=5, mfc=fill, mec=edge)
     left.set(yticks=rows, yticklabels=[METHODS[method] for method in order])
+    left.set(ylim=(-0.5, len(order) - 0.5))
     left.set(xlabel="area under kept NDCG@10\nagainst gained share", xlim=(0, None))
     right.axvline(0, color=GREY, linestyle=":", linewidth=1)
-    right.set(xlabel=f"lead of “{METHODS[against]}”\nover it (right of the line: ahead)")
+    lead = textwrap.fill(f"lead of “{METHODS[against]}” over it (right of the line: ahead)", 36)
+    right.set(xlabel=lead)
     return figure
 
 

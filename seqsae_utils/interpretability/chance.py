@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..resampling import draws
-from .items import Sums, correlations, indicator
+from .items import Sums, correlations, indicator, permuted
 from .scores import Codes, as_dense, ratio, variance
 
 #: Draws that are looked at together: what is in between takes draws x positions.
@@ -96,18 +96,28 @@ def drawn_auc(x: NDArray, has: NDArray, user: NDArray, counts: list[NDArray]) ->
 
 
 def permutation_null(
-    choosing: Sums, scoring: Sums, attribute_matrix: NDArray, n_permutations: int, seed: int
+    choosing: Sums,
+    scoring: Sums,
+    attribute_matrix: NDArray,
+    n_permutations: int,
+    seed: int,
+    popularity: NDArray | None = None,
 ) -> NDArray:
     """Correlation [n_permutations, n_attributes] of the chosen features when attributes are random.
 
-    Each permutation gives every item the attributes of another, and features are chosen anew.
+    Each permutation gives every item the attributes of another, with `popularity` [n_items + 1] of
+    one that is as popular (`permuted`), and features are chosen anew.
     """
     rng = np.random.default_rng(seed)
     null = []
     for start in range(0, n_permutations, 10):  # ten at once make one product large enough
         n = min(10, n_permutations - start)
-        orders = [np.append(0, 1 + rng.permutation(len(attribute_matrix) - 1)) for _ in range(n)]
-        shuffled = np.hstack([attribute_matrix[order] for order in orders])
+        if popularity is None:
+            orders = [np.append(0, 1 + rng.permutation(len(attribute_matrix) - 1)) for _ in range(n)]
+            shuffled = np.hstack([attribute_matrix[order] for order in orders])
+        else:
+            seeds = rng.integers(2**32, size=n)
+            shuffled = np.hstack([permuted(attribute_matrix, popularity, seed=s) for s in seeds])
         chosen = choose(correlations(choosing, shuffled))
         null.append(of_chosen(correlations(scoring, shuffled), *chosen))
     return np.concatenate(null).reshape(n_permutations, -1)

@@ -40,7 +40,7 @@ REPRESENTATIONS = {
     "sae_svd": "SAE of SVD item vectors",
     "shares": "genre shares of the last ten items",
     "decayed": "decayed mean of item embeddings",
-    "sae_decayed": "SAE of that decayed mean",
+    "sae_decayed": "SAE of the decayed mean",
     "sae_shuffled": "SAE of a model trained without order",
     "sae_fewer": "SAE, as many features as dimensions",
     "sae": "SAE",
@@ -192,10 +192,11 @@ def compare(
     seed: int = 0,
     n_permutations: int = 200,
     intervals: bool = True,
+    popularity: NDArray | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, NDArray]]:
     """How well the best feature of each representation tells an attribute, on all films.
 
-    Each score chooses its own features on the development users and is taken on the test users.
+    With `popularity` [n_items + 1] the null permutes among films of like popularity. Each score chooses its own features on the development users and is taken on the test users.
     Returns three things. best: a row for each attribute and representation, of the feature chosen
     by correlation: attribute, feature, sign (-1 if low where the attribute is, and turned over),
     correlation_chosen (on the users who chose); correlation, auc, average_precision on test users;
@@ -216,7 +217,9 @@ def compare(
         x = chance.columns(codes["test"], *chosen)
         found = chance.of_chosen(new["correlation"], *chosen)
         choosing, scoring = (item_sums(codes[g], positions[g].items, n_items) for g in GROUPS)
-        null = chance.permutation_null(choosing, scoring, attribute_matrix, n_permutations, seed)
+        null = chance.permutation_null(
+            choosing, scoring, attribute_matrix, n_permutations, seed, popularity
+        )
         table = pd.DataFrame({"attribute": names, "feature": chosen[0], "sign": chosen[1]})
         table["correlation_chosen"] = chance.of_chosen(known["correlation"], *chosen)
         table["correlation"] = found
