@@ -109,15 +109,16 @@ def permutation_null(
     one that is as popular (`permuted`), and features are chosen anew.
     """
     rng = np.random.default_rng(seed)
-    null = []
+    null, n_items = [], len(attribute_matrix) - 1
+
+    def exchanged() -> NDArray:
+        if popularity is None:
+            return attribute_matrix[np.append(0, 1 + rng.permutation(n_items))]
+        return permuted(attribute_matrix, popularity, seed=int(rng.integers(2**32)))
+
     for start in range(0, n_permutations, 10):  # ten at once make one product large enough
         n = min(10, n_permutations - start)
-        if popularity is None:
-            orders = [np.append(0, 1 + rng.permutation(len(attribute_matrix) - 1)) for _ in range(n)]
-            shuffled = np.hstack([attribute_matrix[order] for order in orders])
-        else:
-            seeds = rng.integers(2**32, size=n)
-            shuffled = np.hstack([permuted(attribute_matrix, popularity, seed=s) for s in seeds])
+        shuffled = np.hstack([exchanged() for _ in range(n)])
         chosen = choose(correlations(choosing, shuffled))
         null.append(of_chosen(correlations(scoring, shuffled), *chosen))
     return np.concatenate(null).reshape(n_permutations, -1)

@@ -196,7 +196,8 @@ def compare(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, NDArray]]:
     """How well the best feature of each representation tells an attribute, on all films.
 
-    With `popularity` [n_items + 1] the null permutes among films of like popularity. Each score chooses its own features on the development users and is taken on the test users.
+    Each score chooses its own features on the development users and is taken on the test users.
+    With `popularity` [n_items + 1] the null exchanges attributes among items of like popularity.
     Returns three things. best: a row for each attribute and representation, of the feature chosen
     by correlation: attribute, feature, sign (-1 if low where the attribute is, and turned over),
     correlation_chosen (on the users who chose); correlation, auc, average_precision on test users;
