@@ -57,13 +57,17 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
     }
 
 
-def _own_data(dataset: str | None) -> dict[str, str]:
-    """Checksums of the files, not folders, of the user's own dataset, wherever it is found."""
+def _own_data(dataset: str | None, names: Iterable[str] = ()) -> dict[str, str]:
+    """Checksums of the files, not folders, of the user's own dataset, wherever it is found.
+
+    With `names`, of those alone, and of a zip that may hold them.
+    """
     roots = [project(), project() / os.environ.get("SEQSAE_DATA_DIR", os.devnull)]
     places = [root / dataset for root in roots if dataset]
     files = [p for place in places if place.is_dir() for p in sorted(place.iterdir())]
     files += [Path(f"{place}.zip".replace(".zip.zip", ".zip")) for place in places]
-    return {path.name: sha256(path) for path in files if path.is_file()}
+    read = [p for p in files if p.is_file() and (not names or p.name in {*names, f"{p.stem}.zip"})]
+    return {path.name: sha256(path) for path in read}
 
 
 def _told(manifest: Path | None) -> dict[str, str]:
@@ -71,11 +75,9 @@ def _told(manifest: Path | None) -> dict[str, str]:
     if manifest is None or not manifest.is_file():
         return {}
     dataset = read_json(manifest, MANIFEST).get("parameters", {}).get("dataset", "")
-    own = _own_data(dataset)
     asked = project() / "data" / "concepts" / f"{dataset}.csv"
-    names = {"concepts.csv", f"{Path(dataset).name}.zip", *USER_FILES} & own.keys()
-    found = {name: own[name] for name in sorted(names)}
-    return found | ({"make concepts": sha256(asked)} if asked.is_file() else {})
+    found = {"make concepts": sha256(asked)} if asked.is_file() else {}
+    return found | _own_data(dataset, ("concepts.csv", *USER_FILES))
 
 
 def outdated(workspace: Workspace, stage: str, parameters: dict) -> str:
