@@ -83,6 +83,23 @@ def test_where_trainings_differ_by_chance_one_claim_in_twenty_is_decided(monkeyp
     assert 0.02 < np.mean([row["verdict"] in claims.DECIDED for row in decided]) < 0.08
 
 
+def test_where_users_and_trainings_differ_by_chance_few_claims_are_decided(monkeypatch):
+    """A lead of 0 on average, which moves with users, with trainings, and with both together."""
+    one_claim(monkeypatch)
+    rng, drawn = np.random.default_rng(0), draws(USERS) / USERS
+    decided = 0
+    for _ in range(200):
+        of_users, trainings = rng.normal(size=USERS), []
+        for _ in range(5):
+            theirs = rng.normal(size=USERS)
+            ours = theirs + rng.normal(0, 0.1) + of_users + rng.normal(0, 0.5, USERS)
+            both = {("sae", "ours.score"): ours, ("sae", "theirs.score"): theirs}
+            means = {key: float(values.mean()) for key, values in both.items()}
+            trainings.append(Training(means, {k: drawn @ values for k, values in both.items()}))
+        decided += decide(trainings)["verdict"] in claims.DECIDED
+    assert 0 < decided < 20
+
+
 def test_an_interval_over_trainings_is_student_s(monkeypatch):
     one_claim(monkeypatch, {"one half": 0.5})
     own = np.array([0.61, 0.55, 0.7, 0.64])
