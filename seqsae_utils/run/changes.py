@@ -66,8 +66,9 @@ def _own_data(dataset: str | None, names: Iterable[str] = ()) -> dict[str, str]:
     places = [root / dataset for root in roots if dataset]
     files = [p for place in places if place.is_dir() for p in sorted(place.iterdir())]
     files += [Path(f"{place}.zip".replace(".zip.zip", ".zip")) for place in places]
-    read = [p for p in files if p.is_file() and (not names or p.name in {*names, f"{p.stem}.zip"})]
-    return {path.name: sha256(path) for path in read}
+    if names:
+        files = [path for path in files if path.name in names or path.suffix == ".zip"]
+    return {path.name: sha256(path) for path in files if path.is_file()}
 
 
 def _told(manifest: Path | None) -> dict[str, str]:

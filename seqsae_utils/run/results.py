@@ -85,11 +85,8 @@ def begin(root: Path, workspace: Workspace) -> None:
     partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    unfinished, gathered = (
-        ("*.partial", "*.old", "*.done", "*.lock"),
-        ("trainings", "trainings.csv", "draws.parquet", "claims.csv", "others"),
-    )
-    leave = shutil.ignore_patterns(*unfinished, *gathered)
+    gathered = ("trainings*", "draws.parquet", "claims.csv")
+    leave = shutil.ignore_patterns("*.partial", "*.old", "*.done", "*.lock", "others", *gathered)
     for folder in (workspace.artifacts, workspace.figures, workspace.runs):
         if folder.is_dir():
             to = partial / folder.relative_to(output_root())
