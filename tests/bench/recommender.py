@@ -70,11 +70,11 @@ def run(python: str, script: str, table: Path, settings: dict) -> dict:
     done = subprocess.run(
         [python, HERE / script, table, json.dumps(settings)],
         env={**os.environ, **ONE_THREAD, **hidden, "TQDM_DISABLE": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,  # what it says of its progress and faults is shown at once
         text=True,
     )
     if done.returncode:
-        sys.exit(f"{script} failed:\n{done.stderr}")
+        sys.exit(f"{script} failed, see above")
     return json.loads(done.stdout.splitlines()[-1])
 
 

