@@ -7,6 +7,7 @@ components, SAE features, ... An attribute (a genre) belongs to an item; a posit
 from .about import about
 from .comparison import (
     REPRESENTATIONS,
+    Made,
     Positions,
     compare,
     independent_components,

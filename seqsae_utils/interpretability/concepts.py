@@ -89,7 +89,8 @@ def find_concepts(
     one_hot = indicator(test.items, np.arange(len(test.items)), (n_items + 1, len(test.items)))
     dealt = [permuted(matrix, popularity, seed=seed + i) for i in range(N_PERMUTATIONS)]
     rows, scores, drawn = {}, {}, {}
-    for name, codes in representations.items():
+    for name, made in representations.items():
+        codes = {group: made[group] for group in GROUPS}
         per_fold, by_chance, redrawn = [], [], []
         for half in folds:
             halves = _Halves.of(codes, positions, half)
