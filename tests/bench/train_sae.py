@@ -13,6 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+#: Vectors after which a feature that never fired is dead, in all libraries: ours has no other.
+DEAD_AFTER = 100_000
+#: dictionary-learning's threshold of BatchTopK has to settle within as few steps as ours.
+THRESHOLD = {"threshold_start_step": 100, "threshold_beta": 0.99}
+
 
 def batches(vectors: torch.Tensor, size: int, steps: int):
     """The same batches for all: shuffled anew each epoch."""
@@ -24,10 +29,14 @@ def batches(vectors: torch.Tensor, size: int, steps: int):
         yield vectors[order[at : at + size]]
 
 
-def finish(device: str) -> None:
-    """A GPU works on while the clock is read."""
-    if device == "cuda":
+def now(s: dict) -> float:
+    """Seconds: of the processor for one thread of it, so that other work beside it costs nothing.
+
+    A GPU works on while the clock is read.
+    """
+    if s["device"] == "cuda":
         torch.cuda.synchronize()
+    return time.process_time() if (s["device"], s["threads"]) == ("cpu", 1) else time.perf_counter()
 
 
 def seqsae(vectors: np.ndarray, s: dict):
@@ -36,17 +45,22 @@ def seqsae(vectors: np.ndarray, s: dict):
 
     if s["steps"] < 1_000:  # a training measures 25 of its steps; here that would be many of few
         sae.training._batch_quality = lambda *_: {}
-    own = ("variant", "k", "l1_coefficient", "l0_coefficient", "bandwidth")
-    config = sae.Config(vectors.shape[1], s["d_sae"], **{n: s[n] for n in own if n in s})
+    # Ours divides vectors by their deviation, and its penalties are in that unit; the peers' are
+    # in the unit of the vectors.
+    std = float(vectors.std())
+    units = {"l1_coefficient": std, "l0_coefficient": std**2, "bandwidth": std}
+    own = {n: s[n] for n in ("variant", "k") if n in s} | {
+        n: s[n] / unit for n, unit in units.items() if n in s
+    }
+    config = sae.Config(vectors.shape[1], s["d_sae"], **own)
     made = sae.create(config).to(s["device"])
     training = sae.Training(
         s["learning_rate"], s["steps"], s["batch_size"], s["warmup_steps"], seed=s["seed"]
     )
     torch.optim.Adam(made.parameters())  # torch's first optimizer imports for seconds: for none
-    start = time.perf_counter()
+    start = now(s)
     sae.train(made, vectors, training)
-    finish(s["device"])
-    seconds = time.perf_counter() - start
+    seconds = now(s) - start
     return seconds, made.encode, made, made.W_dec
 
 
@@ -71,13 +85,13 @@ def dictionary_learning(vectors: np.ndarray, s: dict):
     own = {
         "relu": {"l1_penalty": s.get("l1_coefficient"), "sparsity_warmup_steps": None},
         "topk": {"k": s.get("k")},
-        "batchtopk": {"k": s.get("k"), "threshold_start_step": 100},
+        "batchtopk": {"k": s.get("k"), **THRESHOLD},
         "jumprelu": {
             "target_l0": s.get("k"), "sparsity_warmup_steps": None, "bandwidth": s.get("bandwidth"),
         },
         "gated": {"l1_penalty": s.get("l1_coefficient"), "sparsity_warmup_steps": None},
         "matryoshka": {
-            "k": s.get("k"), "threshold_start_step": 100,
+            "k": s.get("k"), **THRESHOLD,
             "group_fractions": [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2],
         },
     }[s["variant"]]  # fmt: skip
@@ -88,11 +102,12 @@ def dictionary_learning(vectors: np.ndarray, s: dict):
         decay_start=int(0.8 * s["steps"]), device=s["device"], **own,
     )  # fmt: skip
     data = torch.from_numpy(vectors).to(s["device"])
-    start = time.perf_counter()
+    if hasattr(trainer, "dead_feature_threshold"):
+        trainer.dead_feature_threshold = DEAD_AFTER
+    start = now(s)
     for step, x in enumerate(batches(data, s["batch_size"], s["steps"])):
         trainer.update(step, x)
-    finish(s["device"])
-    seconds = time.perf_counter() - start
+    seconds = now(s) - start
     made = trainer.ae
     directions = made.W_dec if hasattr(made, "W_dec") else made.decoder.weight.T
     return seconds, made.encode, lambda x: made.decode(made.encode(x)), directions
@@ -130,16 +145,16 @@ def saelens(vectors: np.ndarray, s: dict):
             lr_end=s["learning_rate"] / 10,
             lr_warm_up_steps=s["warmup_steps"],
             lr_decay_steps=int(0.2 * s["steps"]),
+            dead_feature_window=DEAD_AFTER // s["batch_size"],
             logger=LoggingConfig(log_to_wandb=False),
             device=s["device"],
         ),
         made,
         batches(data, s["batch_size"], s["steps"] + 10),
     )
-    start = time.perf_counter()
+    start = now(s)
     trainer.fit()
-    finish(s["device"])
-    seconds = time.perf_counter() - start
+    seconds = now(s) - start
     encode = made.encode
     if s["variant"] == "batchtopk":  # past training a threshold decides, as in its saved form
 
