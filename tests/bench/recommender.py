@@ -11,9 +11,12 @@ that a busy machine is busy for both; processor seconds leave out what others to
 printed, never asserted: believe the ratios.
 
 The size is that of notebook 2, whose settings for the dataset are ours; all else of RecTools is its
-default. It learns from the last `max_length` items of a user, ours from all, so that an epoch is
-not the same for both, but a position is: one item that is predicted from those before it. Of the
-limit: what the matrix products of our epoch would take at the speed of a large one, over its time.
+default, tuned by nobody for this data: batches of 128 users, a fifth to a tenth of our steps an
+epoch. It learns from the last `max_length` items of a user (half of the positions), ours from all,
+so that an epoch is not the same for both, but a position is: one item that is predicted from those
+before it. RecTools' validation scores all positions, ours the last of each user; both are inside
+the clock. Of the limit: what the matrix products of our epoch would take at the speed of a large
+one, over its time (those of attention on a CPU are not counted).
 """
 
 import argparse
@@ -44,12 +47,12 @@ COLUMNS = {
     "best_epoch": ("best epoch", ".1f", None),
     "epochs": ("epochs", ".1f", None),
     "seconds_to_best": ("seconds to the best epoch", ".1f", False),
-    "seconds_to_equal": ("seconds to the validation NDCG@10 of the worse", ".1f", False),
-    "seconds": ("seconds in all", ".1f", False),
-    "processor_seconds": ("processor seconds in all", ".1f", False),
+    "seconds_to_equal": ("seconds to 95 % of the validation NDCG@10 of the worse", ".1f", False),
+    "seconds": ("seconds in all", ".1f", None),  # each is as patient as it needs
+    "processor_seconds": ("processor seconds in all", ".1f", None),
     "seconds_an_epoch": ("seconds an epoch", ".2f", None),
-    "positions_a_second": ("positions a second", ",.0f", True),
-    "peak_mb": ("peak memory [MB]", ",.0f", False),
+    "positions_a_second": ("positions a second, validation included", ",.0f", True),
+    "peak_mb": ("peak memory of the host [MB]", ",.0f", False),
     "of_the_limit": ("of the limit", ".3f", None),
 }
 
@@ -79,8 +82,11 @@ def run(python: str, script: str, table: Path, settings: dict) -> dict:
 
 
 def seconds_to_equal(runs: pd.DataFrame) -> list[float]:
-    """When each run first reaches what the worse one of its seed reaches at best."""
-    least = runs.groupby("seed")["validation_ndcg@10"].transform("min")
+    """When each run first reaches 95 % of what the worse one of its seed reaches at best.
+
+    All of it would be the worse one's luckiest epoch, and only its.
+    """
+    least = 0.95 * runs.groupby("seed")["validation_ndcg@10"].transform("min")
     return [
         next(second for second, ndcg in curve if ndcg >= wanted)
         for curve, wanted in zip(runs["curve"], least, strict=True)

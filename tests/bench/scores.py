@@ -86,9 +86,13 @@ def small(every_pair: bool) -> None:
     if not every_pair:
         pairs = np.random.default_rng(2).choice(pairs, size=200, replace=False)
     interp.score(codes[:100], attributes[:100])  # whatever is loaded at the first call
-    runs = [timed(interp.score, codes, attributes) for _ in range(5)]
-    ours, auc = min(seconds for seconds, _ in runs), runs[0][1]["auc"]
-    ranking, ranked = timed(by_ranks, features, attributes)
+    runs = [
+        (timed(interp.score, codes, attributes), timed(by_ranks, features, attributes))
+        for _ in range(5)
+    ]
+    ours, ranking = (min(seconds for seconds, _ in way) for way in zip(*runs, strict=True))
+    (_, scores), (_, ranked) = runs[0]
+    auc = scores["auc"]
     loop, looped = timed(lambda: [roc_auc_score(labels[j], features[i]) for i, j in pairs])
     loop *= n_pairs / len(pairs)
     how = "measured" if every_pair else f"extrapolated from {len(pairs)} of {n_pairs:,} pairs"
