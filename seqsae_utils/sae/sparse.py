@@ -71,7 +71,7 @@ def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) 
 def nth_largest(values: Tensor, n: int) -> Tensor:
     """The n-th largest of each row, [..., d] -> [..., 1].
 
-    NumPy takes a tenth to a half of torch's time; only for wide rows on AMD's Zen 4, 1.5 to 3 times.
+    NumPy takes a tenth to a half of torch's time, but for wide rows on AMD's Zen 4, 1.5 to 3 times.
     """
     if values.device.type != "cpu":  # there the way to NumPy and back would take longer
         return values.topk(n).values[..., -1:]
