@@ -1,5 +1,6 @@
 """Concepts with a feature of their own: chosen by half of a concept's items, scored on the rest."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ def auc(ranked: NDArray, matrix: NDArray, weights: NDArray) -> NDArray:
 
 
 def find_concepts(
-    representations: dict[str, dict[str, Codes]],
+    representations: dict[str, Mapping[str, Codes]],
     positions: dict[str, Positions],
     matrix: NDArray,
     folds: NDArray,
@@ -128,7 +129,7 @@ class _Halves(NamedTuple):
     ranked: dict[str, NDArray]  # [n_some, n_features], see `ranks`
 
     @classmethod
-    def of(cls, codes: dict[str, Codes], positions: dict[str, Positions], half: NDArray):
+    def of(cls, codes: Mapping[str, Codes], positions: dict[str, Positions], half: NDArray):
         """From codes [n_positions, n_features]; `half` of the items choose: bool [n_items + 1]."""
         items, ranked, fires = {}, {}, np.ones(codes["dev"].shape[1], dtype=bool)
         for group, chosen in zip(GROUPS, (half, ~half), strict=True):
@@ -160,7 +161,7 @@ def _summary(found: NDArray) -> dict[str, float]:
 
 
 def explained(
-    codes: dict[str, Codes],
+    codes: Mapping[str, Codes],
     positions: dict[str, Positions],
     matrix: NDArray,
     names: list[str],
@@ -195,7 +196,7 @@ def explained(
 
 
 def told_by_labels(
-    representations: dict[str, dict[str, Codes]],
+    representations: dict[str, Mapping[str, Codes]],
     positions: dict[str, Positions],
     matrix: NDArray,
     half: NDArray,

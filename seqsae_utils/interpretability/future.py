@@ -1,5 +1,7 @@
 """What the sequence adds: what a feature tells of the NEXT items, given what is known by now."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -91,7 +93,7 @@ def _basis(given: NDArray) -> NDArray:
 
 
 def ahead(
-    representations: dict[str, dict[str, Codes]],
+    representations: dict[str, Mapping[str, Codes]],
     index: dict[str, pd.DataFrame],
     matrix: NDArray,
     horizon: int = 1,
@@ -139,7 +141,7 @@ def ahead(
 
 
 def of_next(
-    codes: dict[str, Codes], index: dict[str, pd.DataFrame], matrix: NDArray
+    codes: Mapping[str, Codes], index: dict[str, pd.DataFrame], matrix: NDArray
 ) -> tuple[NDArray, NDArray]:
     """The attribute of the next item that each feature tells best, given those of the current one.
 
