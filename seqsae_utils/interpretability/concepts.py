@@ -131,7 +131,7 @@ class _Halves(NamedTuple):
     @classmethod
     def of(cls, codes: Mapping[str, Codes], positions: dict[str, Positions], half: NDArray):
         """From codes [n_positions, n_features]; `half` of the items choose: bool [n_items + 1]."""
-        items, ranked, fires = {}, {}, np.ones(codes["dev"].shape[1], dtype=bool)
+        items, ranked, fires = {}, {}, np.array(True)
         for group, chosen in zip(GROUPS, (half, ~half), strict=True):
             sums = item_sums(codes[group], positions[group].items, len(half) - 1)
             enough = (sums["count"] >= MIN_POSITIONS) & chosen
@@ -218,12 +218,13 @@ def told_by_labels(
     drawn); and drawn: ``<representation>.<column>`` -> [N_DRAWS].
     """
     own_genre = (matrix.T @ genres).argmax(axis=1)
-    halves = {n: _Halves.of(codes, positions, half) for n, codes in representations.items()}
-    alive = {name: np.flatnonzero(found.fires) for name, found in halves.items()}
-    density = {
-        name: np.log(np.asarray((codes["test"] > 0).mean(axis=0)).ravel()[alive[name]])
-        for name, codes in representations.items()
-    }
+    halves, alive, density = {}, {}, {}
+    for name, made in representations.items():
+        codes = {group: made[group] for group in GROUPS}
+        halves[name] = _Halves.of(codes, positions, half)
+        alive[name] = np.flatnonzero(halves[name].fires)
+        share = np.asarray((codes["test"] > 0).mean(axis=0)).ravel()
+        density[name] = np.log(share[alive[name]])
     fewest = min(alive, key=lambda name: len(alive[name]))
     rows, drawn = {}, {}
     for name, found in halves.items():

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-#: Vectors after which a feature that never fired is dead, in all libraries: ours has no other.
+#: Vectors without a feature after which it is dead, in all libraries.
 DEAD_AFTER = 100_000
 #: dictionary-learning's threshold of BatchTopK has to settle within as few steps as ours.
 THRESHOLD = {"threshold_start_step": 100, "threshold_beta": 0.99}
 
 
 def batches(vectors: torch.Tensor, size: int, steps: int):
-    """The same batches for all: shuffled anew each epoch."""
+    """The batches of the peers: shuffled anew each epoch, as ours are."""
     rng, per_epoch = np.random.default_rng(0), len(vectors) // size
     for step in range(steps):
         if step % per_epoch == 0:
@@ -55,8 +55,9 @@ def seqsae(vectors: np.ndarray, s: dict):
     config = sae.Config(vectors.shape[1], s["d_sae"], **own)
     made = sae.create(config).to(s["device"])
     training = sae.Training(
-        s["learning_rate"], s["steps"], s["batch_size"], s["warmup_steps"], seed=s["seed"]
-    )
+        s["learning_rate"], s["steps"], s["batch_size"], s["warmup_steps"], seed=s["seed"],
+        dead_after=DEAD_AFTER,
+    )  # fmt: skip
     torch.optim.Adam(made.parameters())  # torch's first optimizer imports for seconds: for none
     start = now(s)
     sae.train(made, vectors, training)
