@@ -1,5 +1,6 @@
 """Item neighbours and EASE against brute force, and what bad or strange input gets."""
 
+import weakref
 from functools import partial
 
 import numpy as np
@@ -159,8 +160,10 @@ def test_ease_refuses_what_no_memory_holds_before_it_takes_any(sequences, monkey
         raise AssertionError("the matrix was asked for")
 
     monkeypatch.setattr(baselines, "_taken", unexpected)
-    with pytest.raises(ValueError, match="EASE of 84,432 items .* 29 GB.*at most 30,000"):
-        ease_scores(sequences, 84_432)
+    users = hold_out_last(dict(enumerate(sequences)))
+    for ask in (ease_scores, lambda _, n: simple_models(Split(n, users[0], users, users))):
+        with pytest.raises(ValueError, match="EASE of 84,432 items .* 29 GB.*at most 30,000"):
+            ask(sequences, 84_432)
 
 
 @pytest.mark.parametrize("regularisation", [0.0, -1.0])
@@ -189,6 +192,19 @@ def test_best_of_takes_the_first_of_equals(sequences):
     validation = hold_out_last(dict(enumerate(sequences)))
     build = partial(item_knn_scores, validation[0], N_ITEMS)
     assert best_of(build, [100, 200], validation)[0] == 100
+
+
+def test_best_of_holds_one_scorer_at_a_time(sequences):
+    validation = hold_out_last(dict(enumerate(sequences)))
+    held, alive = weakref.WeakSet(), []
+
+    def build(k):
+        alive.append(len(held))
+        held.add(scorer := partial(item_knn_scores(validation[0], N_ITEMS, k)))
+        return scorer
+
+    _, scorer = best_of(build, [1, 16, 2], validation)
+    assert alive == [0, 0, 0, 0] and list(held) == [scorer]
 
 
 def test_simple_models_choose_their_setting_on_validation_and_never_on_test(sequences, monkeypatch):

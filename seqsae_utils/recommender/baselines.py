@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .. import metrics
 from ..ranking import Scorer, Split, Users, popularity_scores, rank_items
 
-#: EASE holds n_items x n_items numbers: 3.6 GB for so many.
+#: EASE holds n_items x n_items numbers: 3.6 GB for so many, and cubic time.
 MAX_ITEMS_EASE = 30_000
 #: From which `simple_models` chooses.
 NEIGHBOURS = (5, 10, 20, 50, 100)
@@ -60,11 +60,7 @@ def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float
 
     ValueError for more than `MAX_ITEMS_EASE` items, or a `regularisation` that is not positive.
     """
-    if n_items > MAX_ITEMS_EASE:
-        raise ValueError(
-            f"EASE of {n_items:,} items holds two matrices of {4 * n_items**2 / 1e9:.0f} GB: "
-            f"leave it out, or rare items; it takes at most {MAX_ITEMS_EASE:,}"
-        )
+    _require_few(n_items)
     if regularisation <= 0:
         raise ValueError(f"regularisation={regularisation} must be positive")
     matrix = torch.empty(n_items, n_items)  # X^T X first, then P, then B
@@ -92,18 +88,23 @@ def svd_vectors(sequences: list[np.ndarray], n_items: int, d: int, seed: int = 0
 def best_of(
     build: Callable[..., Scorer], values: Iterable[float], validation: Users
 ) -> tuple[float, Scorer]:
-    """The value whose scorer has the highest NDCG@10 on `validation`, and that scorer."""
-    found = []
-    for value in values:
-        scorer = build(value)
-        ndcg = metrics.ndcg(rank_items(scorer, *validation).rank).mean()
-        found.append((ndcg, value, scorer))
-    return max(found, key=lambda row: row[0])[1:]
+    """The value whose scorer has the highest NDCG@10 on `validation`, and that scorer.
+
+    It is built again at the end: large ones are held one at a time.
+    """
+    ndcg = {v: metrics.ndcg(rank_items(build(v), *validation).rank).mean() for v in values}
+    best = max(ndcg, key=ndcg.get)
+    return best, build(best)
 
 
 def simple_models(split: Split, ease: bool = True) -> tuple[dict[str, Scorer], dict[str, float]]:
-    """Scorers by name, and their settings, which are chosen on the validation users."""
+    """Scorers by name, and their settings, which are chosen on the validation users.
+
+    ValueError at once for more items than `ease_scores` takes.
+    """
     train, n_items = split.train, split.n_items
+    if ease:
+        _require_few(n_items)
     scorers, settings = {"popularity": popularity_scores(split.popularity)}, {}
     settings["item neighbours: how many"], scorers["item_knn"] = best_of(
         lambda n: item_knn_scores(train, n_items, n), NEIGHBOURS, split.validation
@@ -115,6 +116,14 @@ def simple_models(split: Split, ease: bool = True) -> tuple[dict[str, Scorer], d
             split.validation,
         )
     return scorers, settings
+
+
+def _require_few(n_items: int) -> None:
+    if n_items > MAX_ITEMS_EASE:
+        raise ValueError(
+            f"EASE of {n_items:,} items holds a matrix of {4 * n_items**2 / 1e9:.0f} GB: "
+            f"leave it out (ease), or rare items; it takes at most {MAX_ITEMS_EASE:,}"
+        )
 
 
 def _taken(histories: list[np.ndarray], n_items: int) -> sparse.csr_array:
