@@ -399,11 +399,14 @@ import torch.distributed as dist
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_recommender import replace, recommender, fresh_model, train, TRAINING
-if sys.argv[1:] == ["group"]:
+if sys.argv[1] == "group":
     dist.init_process_group("gloo")
-model = fresh_model(dropout=0.0)
-history = train(model, replace(TRAINING, max_epochs=4), Path("a.checkpoint"))
-place = Path(sys.argv[-1] + str(dist.get_rank() if dist.is_initialized() else ""))
+rank = str(dist.get_rank()) if dist.is_initialized() else ""
+checkpoint = Path("a.checkpoint" if sys.argv[2] == "shared" else f"a.checkpoint{{rank}}")
+for epochs in (2, 4):  # the second goes on from the checkpoint of the first
+    model = fresh_model(dropout=0.0)
+    history = train(model, replace(TRAINING, max_epochs=epochs), checkpoint)
+place = Path(sys.argv[1] + rank)
 place.mkdir()
 recommender.save(model, place)
 history.to_csv(place / "history.csv", index=False)
@@ -413,7 +416,10 @@ if dist.is_initialized():
 
 
 def test_two_processes_learn_what_one_does(tmp_path):
-    """Every batch is shared: losses and weights are those of one process, but for rounding."""
+    """Every batch is shared: losses and weights are those of one process, but for rounding.
+
+    Interrupted after two epochs, they go on if both see the checkpoint, and fail if not.
+    """
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
     histories, weights = {}, {}
@@ -421,7 +427,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     for name, command in {"alone": [sys.executable], "group": torchrun}.items():
         folder = tmp_path / name
         folder.mkdir()
-        subprocess.run([*command, script, name], cwd=folder, check=True, capture_output=True)
+        subprocess.run([*command, script, name, "shared"], cwd=folder, check=True)
         for place in folder.glob("*/history.csv"):
             histories[place.parent.name] = pd.read_csv(place)
             weights[place.parent.name] = recommender.load(place.parent).state_dict()
@@ -434,6 +440,9 @@ def test_two_processes_learn_what_one_does(tmp_path):
             torch.testing.assert_close(weights[name][key], value, rtol=1e-2, atol=1e-3)
     for key, value in weights["group0"].items():
         assert torch.equal(value, weights["group1"][key])
+    command = [*torchrun, script, "group", "apart"]
+    apart = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert apart.returncode and "a.checkpoint1: 0 epochs are seen here and 2 by the" in apart.stderr
 
 
 @pytest.mark.parametrize("large, like", [(10**6, "softmax"), (1, "sampled")])

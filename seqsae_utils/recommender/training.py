@@ -129,7 +129,8 @@ def train(
     learn from or the checkpoint belongs to another training.
 
     Processes of a group (``torchrun``, then ``torch.distributed.init_process_group()``) share each
-    batch and end with the same weights; the first one keeps the checkpoint.
+    batch and end with the same weights; the first one keeps the checkpoint, which all must see, and
+    its validation stops all.
     """
     groups = {"training": sequences} | ({"validation": validation[0]} if validation else {})
     for name, users in groups.items():
@@ -147,6 +148,11 @@ def train(
     patience = training.patience if validation else training.max_epochs
     if found := keeper.load({"model": model}, optimizer):
         history, best = found[0], found[1]["best"]
+    if (first := _of_first(len(history), model)) != len(history):
+        raise ValueError(
+            f"{checkpoint}: {len(history)} epochs are seen here and {first:.0f} by the first "
+            "process: put the checkpoint where all processes see it"
+        )
     done, hidden = len(history), {} if progress else {"disable": True}
     name = f"{progress if isinstance(progress, str) else ''}{model.config.architecture}, epochs"
     how = {"total": training.max_epochs, "leave": False, "bar_format": BAR} | hidden
@@ -156,7 +162,7 @@ def train(
             ndcg = float("nan")
             if validation:
                 rank = rank_items(model.next_item_scores, *validation).rank
-                ndcg = float(metrics.ndcg(rank).mean())
+                ndcg = _of_first(float(metrics.ndcg(rank).mean()), model)
             history.append({"epoch": len(history) + 1, "loss": loss, "ndcg@10": ndcg})
             if not validation or _waited(history) == 0:
                 best = copies(model.state_dict())
@@ -166,6 +172,14 @@ def train(
     model.load_state_dict(best)
     model.eval()
     return pd.DataFrame(history)
+
+
+def _of_first(value: float, model: Transformer) -> float:
+    """The value that the first process of the group has, if there is one."""
+    if not dist.is_initialized():
+        return value
+    dist.broadcast(found := model.head.new_tensor(value, dtype=torch.float64), 0)
+    return found.item()
 
 
 def _waited(history: list[dict]) -> int:
