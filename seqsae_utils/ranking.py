@@ -1,6 +1,6 @@
 """Ranking the catalogue for users, and what a ranking is judged by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,11 @@ def popularity_scores(popularity: np.ndarray) -> Scorer:
     scores[order] = -torch.arange(len(popularity), dtype=torch.float32)
     scores[0] = -torch.inf
     return lambda histories: scores.repeat(len(histories), 1)
+
+
+def popularity_of_each(popularity: Iterable[np.ndarray]) -> Tensor:
+    """`popularity_scores` [n_users, n_items + 1] of users with a popularity each."""
+    return torch.cat([popularity_scores(own)([own]) for own in popularity])
 
 
 class Split(NamedTuple):
@@ -86,11 +91,12 @@ class Ranking(NamedTuple):
 
 
 def rank_items(
-    scorer: Scorer, histories: list[np.ndarray], targets: np.ndarray, k: int = 10
+    scorer: Scorer | Tensor, histories: list[np.ndarray], targets: np.ndarray, k: int = 10
 ) -> Ranking:
     """Rank the whole catalogue for each user; items of the history are filtered, the target never.
 
-    `targets` [n_users] is what came next. ValueError: no users; FloatingPointError: scores are NaN.
+    `targets` [n_users] is what came next; `scorer` may be the scores of these users themselves.
+    ValueError: no users; FloatingPointError: scores are NaN.
     """
     if not len(histories):
         raise ValueError("no users to rank: none of them has two items")
@@ -98,7 +104,7 @@ def rank_items(
     for start in range(0, len(histories), 256):
         chosen = histories[start : start + 256]
         target = torch.as_tensor(targets[start : start + 256], dtype=torch.int64).unsqueeze(1)
-        scores = scorer(chosen)
+        scores = scorer(chosen) if callable(scorer) else scorer[start : start + 256]
         if scores.isnan().any():
             raise FloatingPointError(
                 f"scores of {int(scores.isnan().any(dim=1).sum())} users are NaN: the model "

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqsae_utils import data
+from seqsae_utils import data, recommender
 from seqsae_utils.data import formats, tables
 from seqsae_utils.data.sources import content_checksum
 
@@ -497,10 +497,30 @@ def test_recent_popularity_counts_the_last_days_of_those_who_teach(later):
         )
 
 
+def test_popularity_before_each_target_counts_all_users_and_not_the_target(later):
+    judges = recommender.new_users(later).test
+    found = list(later.popularity_before_targets(7))
+    assert len(found) == len(judges[1]) > 10
+    by_user = dict(list(later.interactions.groupby("user")))
+    test = later.users["user"][later.users["split"] == "test"]
+    last = [by_user[user].iloc[-1] for user in test if len(by_user[user]) > 1]
+    table, some = later.interactions, 0
+    for counts, target, item in zip(found, last, judges[1], strict=True):
+        assert target["item"] == item
+        age = target["timestamp"] - table["timestamp"]
+        expected = table["item"][(age > 0) & (age <= 7 * 86_400)]
+        assert np.floor(counts).tolist() == np.bincount(expected, minlength=len(counts)).tolist()
+        assert np.allclose(counts % 1, later.popularity / (1 + later.popularity.max()))
+        some += len(expected)
+    assert some > len(found)
+
+
 def test_days_are_days_whatever_the_unit_of_times(later):
     finer = later.interactions.assign(timestamp=later.interactions["timestamp"] * 1_000)
-    found = replace(later, interactions=finer).recent_popularity(7)
-    np.testing.assert_array_equal(found, later.recent_popularity(7))
+    finer = replace(later, interactions=finer)
+    np.testing.assert_array_equal(finer.recent_popularity(7), later.recent_popularity(7))
+    for one, other in zip(*(d.popularity_before_targets(7) for d in (finer, later)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_some_users_are_drawn_before_the_split():

@@ -124,6 +124,18 @@ def test_popularity_ranks_by_count_and_then_by_number():
     assert ranking.rank.tolist() == [3]
 
 
+def test_users_who_have_a_popularity_each_are_ranked_by_their_own():
+    counts = np.random.default_rng(0).integers(0, 50, size=(300, 8)).astype(float)
+    histories, targets = [np.array([1 + i % 3]) for i in range(300)], np.arange(300) % 4 + 4
+    together = recommender.rank_items(recommender.popularity_of_each(counts), histories, targets)
+    for i in (0, 5, 255, 256, 299):  # more than one batch
+        scorer = recommender.popularity_scores(counts[i])
+        alone = recommender.rank_items(scorer, histories[i : i + 1], targets[i : i + 1])
+        assert together.lists[i].tolist() == alone.lists[0].tolist()
+        assert together.rank[i] == alone.rank[0]
+    assert len(set(together.rank)) > 3
+
+
 def test_hold_out_last_never_shows_the_target():
     sequences = {5: np.array([3, 1, 2]), 6: np.array([4]), 9: np.array([2, 9])}
     histories, targets = recommender.hold_out_last(sequences)

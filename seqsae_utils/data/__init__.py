@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,10 +92,26 @@ class Dataset:
         """
         taught = self.users["user"][self.users["split"] == "recommender"]
         table = self.interactions[self.interactions["user"].isin(taught)]
-        day = 86_400 * in_a_second(self.interactions["timestamp"])
-        recent = table["timestamp"] > table["timestamp"].max() - days * day
+        window = days * 86_400 * in_a_second(self.interactions["timestamp"])
+        recent = table["timestamp"] > table["timestamp"].max() - window
         counts = np.bincount(table["item"][recent], minlength=self.n_items + 1)
         return counts + self.popularity / (1 + self.popularity.max())
+
+    def popularity_before_targets(self, days: float) -> Iterator[np.ndarray]:
+        """How many had each item [n_items + 1] in so many days before each test user's last item.
+
+        All users count, those who judge too: a service sees what they take. Test users come in the
+        order of `recommender.new_users`; the rest is as in `recent_popularity`.
+        """
+        table = self.interactions.sort_values("timestamp", kind="stable")
+        times, items = table["timestamp"].to_numpy(), table["item"].to_numpy()
+        window = days * 86_400 * in_a_second(self.interactions["timestamp"])
+        judges = self.users["user"][self.users["split"] == "test"]
+        judged = self.interactions[self.interactions["user"].isin(judges)].groupby("user")
+        for time in judged["timestamp"].last()[judged.size() > 1]:
+            start, end = np.searchsorted(times, [time - window, time])
+            counts = np.bincount(items[start:end], minlength=self.n_items + 1)
+            yield counts + self.popularity / (1 + self.popularity.max())
 
     @cached_property
     def titles(self) -> list[str]:

@@ -32,6 +32,9 @@ COLORS = {
 NAMES = {
     "popularity": "popularity", "popular_7": "popularity, 7 days",
     "popular_30": "popularity, 30 days", "popular_90": "popularity, 90 days",
+    "popular_7_then": "popularity, 7 days before it",
+    "popular_30_then": "popularity, 30 days before it",
+    "popular_90_then": "popularity, 90 days before it",
     "item_knn": "item neighbours", "ease": "EASE",
     "sasrec": "SASRec", "gpt2": "GPT-2", "ligr": "LiGR", "bert4rec": "BERT4Rec",
 }  # fmt: skip

@@ -9,6 +9,7 @@ from ..ranking import (
     leave_last_out,
     ndcg_of_shuffled,
     new_users,
+    popularity_of_each,
     popularity_scores,
     rank_items,
     summary,

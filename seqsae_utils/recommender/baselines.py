@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .. import metrics
 from ..ranking import Scorer, Split, Users, popularity_scores, rank_items
 
-#: EASE holds n_items x n_items numbers: 3.6 GB for so many, and cubic time.
+#: EASE holds n_items x n_items numbers, 3.6 GB for so many, and its time is cubic.
 MAX_ITEMS_EASE = 30_000
 #: From which `simple_models` chooses.
 NEIGHBOURS = (5, 10, 20, 50, 100)
@@ -67,8 +67,9 @@ def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float
     for block, together in _co_occurrence(_taken(sequences, n_items)):
         matrix[block] = torch.from_numpy(together)
     matrix.diagonal().add_(regularisation)
-    torch.linalg.cholesky(matrix, out=matrix)
-    torch.cholesky_inverse(matrix, out=matrix)
+    transposed = matrix.mT  # it is symmetric, and so in LAPACK's order, which makes no copy
+    torch.linalg.cholesky(transposed, out=transposed)
+    torch.cholesky_inverse(transposed, out=transposed)
     weights = matrix.div_(-matrix.diagonal()).fill_diagonal_(0).numpy()
     return _linear(lambda history: history @ weights, n_items)
 
@@ -93,7 +94,7 @@ def best_of(
     It is built again at the end: large ones are held one at a time.
     """
     ndcg = {v: metrics.ndcg(rank_items(build(v), *validation).rank).mean() for v in values}
-    best = max(ndcg, key=ndcg.get)
+    best = max(ndcg, key=lambda value: ndcg[value])
     return best, build(best)
 
 
@@ -122,7 +123,7 @@ def _require_few(n_items: int) -> None:
     if n_items > MAX_ITEMS_EASE:
         raise ValueError(
             f"EASE of {n_items:,} items holds a matrix of {4 * n_items**2 / 1e9:.0f} GB: "
-            f"leave it out (ease), or rare items; it takes at most {MAX_ITEMS_EASE:,}"
+            f"leave it out, or rare items; it takes at most {MAX_ITEMS_EASE:,}"
         )
 
 
