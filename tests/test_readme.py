@@ -120,10 +120,12 @@ def test_what_is_said_of_the_cut_in_time_is_counted():
     assert said in line and (f"{n['not tested']} are not tested" in line) == bool(n["not tested"])
     start = "given the current item, an SAE feature predicts the next item's genres better than "
     counted = later.loc[start + "counting the genres of the last ten items"]
-    assert ("beats a feature there" in line) == (counted["verdict"] == "does not hold")
+    beaten = counted["verdict"] == "does not hold"
+    assert ("the last ten genres beat a feature there" in line) == beaten
     start = "after a cut in time, the recommender beats what was popular just before "
     (recent,) = later.loc[[start + "each item"]].to_dict("records")
-    assert {1: "one training", 3: "three trainings"}[recent["n_trainings"]] in line
+    assert (recent["n_trainings"], counted["n_trainings"]) == (3, 1)
+    assert "three trainings, one of notebook 7" in line
     quoted = [recent["number"], recent["control_number"]]
     assert re.findall(r"\.\d{3}\b", line) == [shown(x) for x in quoted]
 
