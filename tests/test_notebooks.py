@@ -574,6 +574,14 @@ def test_a_training_passes_by_the_spread_of_the_others(trainings):
         assert differences(nested(own), nested(rival), others) == []
 
 
+def test_what_one_training_alone_has_is_in_no_range():
+    once = pd.DataFrame([(0, "sae", "new", 3.0)], columns=MOVED.columns)
+    committed = {**SAID, "sae": {**SAID["sae"], "new": 3.0}}
+    for value, n in {9.0: 0, math.inf: 1, math.nan: 1, "3": 1}.items():
+        now = {**SAID, "sae": {**SAID["sae"], "new": value}}
+        assert len(differences(now, committed, pd.concat([MOVED, once]))) == n
+
+
 BREAKAGES = {
     "an SAE that was not trained": ("interpretability", "sae.", "random_directions."),
     "hidden states in place of the SAE's code": ("interpretability", "sae.", "neurons."),
