@@ -94,7 +94,10 @@ class Dataset:
         table = self.interactions[self.interactions["user"].isin(taught)]
         window = days * 86_400 * in_a_second(self.interactions["timestamp"])
         recent = table["timestamp"] > table["timestamp"].max() - window
-        counts = np.bincount(table["item"][recent], minlength=self.n_items + 1)
+        return self._counted(table["item"][recent])
+
+    def _counted(self, items: np.ndarray) -> np.ndarray:
+        counts = np.bincount(items, minlength=self.n_items + 1)
         return counts + self.popularity / (1 + self.popularity.max())
 
     def popularity_before_targets(self, days: float) -> Iterator[np.ndarray]:
@@ -110,8 +113,7 @@ class Dataset:
         judged = self.interactions[self.interactions["user"].isin(judges)].groupby("user")
         for time in judged["timestamp"].last()[judged.size() > 1]:
             start, end = np.searchsorted(times, [time - window, time])
-            counts = np.bincount(items[start:end], minlength=self.n_items + 1)
-            yield counts + self.popularity / (1 + self.popularity.max())
+            yield self._counted(items[start:end])
 
     @cached_property
     def titles(self) -> list[str]:
