@@ -219,9 +219,16 @@ def dense_loss(dictionary, x):
     return torch.stack(missed).square().sum() / (len(x) * len(sizes)), (code > 0).any(dim=0)
 
 
+@pytest.fixture(params=["by hand", "dense"])
+def both_ways(request, monkeypatch):
+    """The way of a CPU, and that of a GPU on a CPU."""
+    monkeypatch.setattr(sae.variants.TopK, "dense", request.param == "dense")
+
+
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("variant", ["topk", "batchtopk", "matryoshka"])
 @pytest.mark.parametrize(("shift", "factor"), [(0.0, 1.0), (0.0, 0.3), (3.0, 1.0), (99.0, 1.0)])
-def test_gradients_by_hand_are_those_of_dense_products(variant, shift, factor):
+def test_gradients_are_those_of_dense_products(variant, shift, factor):
     """Also where the largest entries are not positive, some or all, and where loss is scaled."""
     dictionary, x = random_sae(CONFIGS[variant]).double(), torch.randn(50, D_IN).double()
     with torch.no_grad():
@@ -238,6 +245,7 @@ def test_gradients_by_hand_are_those_of_dense_products(variant, shift, factor):
     assert found[1]["fired"].any() == (shift < 99)
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec"])
 @pytest.mark.parametrize("shift", [0.0, 3.0])
 def test_one_weight_that_is_not_a_number_shows_in_the_loss(name, shift):
@@ -260,7 +268,7 @@ def test_nth_largest_is_that_of_each_sorted_row():
 
 
 @pytest.fixture
-def with_dead():
+def with_dead(both_ways):
     """A TopK SAE, a batch, and dead features: 20, none of which the main code ever uses."""
     dictionary, x = random_sae(sae.Config(8, 40, k=3)), torch.randn(120, 8)
     dictionary.aux_coefficient = 0.25
@@ -408,12 +416,11 @@ def test_the_seed_of_training_decides_the_batches(planted):
 def test_an_epoch_sees_every_position_once():
     training = sae.Training(batch_size=4, seed=1)
     states = np.arange(12, dtype=np.float32)[:, None]
-    arguments = (states, Normalisation(0.0, 1.0), training)
-    batches = [x[:, 0].tolist() for x in islice(sae.training._batches(*arguments), 6)]
+    batches = [x[:, 0].tolist() for x in islice(sae.training._batches(states, training), 6)]
     epochs = [sum(batches[:3], []), sum(batches[3:], [])]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1]
-    later = next(sae.training._batches(*arguments, first=4))  # within the second epoch
+    later = next(sae.training._batches(states, training, first=4))  # within the second epoch
     assert later[:, 0].tolist() == batches[4]
 
 

@@ -1,10 +1,11 @@
-"""The loss of a sparse code, and its gradients, by hand.
+"""The loss of a sparse code: by hand with its gradients, and by dense products.
 
-Codes are sparse matrices, and one dense product is left: the one that tells which entries are
-active. A training takes about half the time of one by autograd on dense codes.
+By hand, codes are sparse matrices, and one dense product is left: the one that tells which entries
+are active. On a CPU a training takes about half the time of one by autograd on dense codes.
 """
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -60,6 +61,16 @@ class Autoencode(torch.autograd.Function):
     @staticmethod
     def backward(ctx, of_loss, *_):
         return None, None, None, None, *(of_loss * gradient for gradient in ctx.saved_tensors)
+
+
+def dense_loss(x, pre, active, sizes, W_dec, b_dec):
+    """As `Autoencode`, for autograd through `pre`: a GPU has arithmetic in plenty."""
+    widths = [end - start for start, end in pairwise([0, *sizes])]
+    codes = torch.where(active, pre, 0.0).split(widths, dim=1)
+    parts = [f @ directions for f, directions in zip(codes, W_dec.split(widths), strict=True)]
+    residual = (x - b_dec)[:, None] - torch.stack(parts, dim=1).cumsum(dim=1)
+    loss = residual.square().sum() / residual[..., 0].numel()
+    return loss, residual[:, -1].detach(), active.any(dim=0)
 
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -117,13 +116,11 @@ def train(
     if progress:
         name = f"{sae.config.variant} steps"
         steps = tqdm(steps, name, initial=first, total=training.steps, leave=False)
-    batches = _ahead(_batches(states, normalisation, training, first), device)
+    batches = _ahead(_batches(states, training, first), normalisation, device)
+    any_dead = bool((silent > training.dead_after).any())
     for step, x in zip(steps, batches, strict=False):  # batches never end
         dead = silent > training.dead_after
-        loss, fired = sae.loss(x, dead if dead.any() else None)
-        if not math.isfinite(loss.item()):
-            way_out = f"lower learning_rate={training.learning_rate}"
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}: {way_out}")
+        loss, fired = sae.loss(x, dead if any_dead else None)
         factor = training.learning_rate_factor(step)
         optimizer.param_groups[0]["lr"] = training.learning_rate * factor
         optimizer.zero_grad()
@@ -132,6 +129,11 @@ def train(
         optimizer.step()
         sae.constrain()
         silent.add_(len(x)).masked_fill_(fired, 0.0)
+        asked = loss.isfinite(), (silent > training.dead_after).any()
+        finite, any_dead = torch.stack(asked).tolist()  # at once: each answer waits for a GPU
+        if not finite:
+            way_out = f"lower learning_rate={training.learning_rate}"
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}: {way_out}")
         if sae.resamples and step % tenth == 0 and step < 0.8 * training.steps and dead.any():
             silent[_resample(sae, optimizer, dead, x, seed=[training.seed, step])] = 0.0
         if step % every == 0 or step == training.steps - 1:
@@ -157,31 +159,31 @@ def _check(sae: SAE, states: np.ndarray, training: Training) -> None:
         raise ValueError(f"batch_size={training.batch_size} {over}")
 
 
-def _batches(
-    states: np.ndarray, normalisation: Normalisation, training: Training, first: int = 0
-) -> Iterator[Tensor]:
-    """Batches [batch_size, d_in] from step `first`, without end: shuffled anew each epoch."""
+def _batches(states: np.ndarray, training: Training, first: int = 0) -> Iterator[np.ndarray]:
+    """States [batch_size, d_in] from step `first`, without end: shuffled anew each epoch."""
     size, per_epoch = training.batch_size, len(states) // training.batch_size
     for step in count(first):
         epoch, batch = divmod(step, per_epoch)
         if batch == 0 or step == first:
             order = np.random.default_rng([training.seed, epoch]).permutation(len(states))
         rows = np.sort(order[batch * size : (batch + 1) * size])
-        yield as_input(np.take(states, rows, axis=0), normalisation)
+        yield np.take(states, rows, axis=0)
 
 
-def _ahead(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Batches on the device; for a GPU the next one is read while this one is learnt from."""
+def _ahead(
+    batches: Iterator[np.ndarray], normalisation: Normalisation, device: torch.device
+) -> Iterator[Tensor]:
+    """Normalised batches on the device; a GPU learns from one while the next one is read."""
     if device.type != "cuda":
-        yield from (x.to(device) for x in batches)
+        yield from (as_input(x, normalisation).to(device) for x in batches)
         return
     with ThreadPoolExecutor(1) as reader:
-        pinned = (x.pin_memory() for x in batches)
+        pinned = (torch.from_numpy(x).pin_memory() for x in batches)
         read = reader.submit(next, pinned)
         while True:
             x = read.result().to(device, non_blocking=True)
             read = reader.submit(next, pinned)
-            yield x
+            yield normalisation.apply(x.float())
 
 
 def as_input(states: np.ndarray, normalisation: Normalisation) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..normalisation import Normalisation
-from .sparse import Autoencode, nth_largest
+from .sparse import Autoencode, dense_loss, nth_largest
 
 
 @dataclass(frozen=True)
@@ -195,17 +195,29 @@ class TopK(SAE):
         """What an entry of a batch [batch, d_sae] must reach, and be positive, to be active."""
         return nth_largest(pre, self.config.k)
 
+    @property
+    def dense(self) -> bool:
+        """Whether training multiplies dense codes and all features: on a GPU that is faster."""
+        return self.W_dec.is_cuda
+
     def loss(self, x, dead=None):
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.dense):
             pre = self.pre_activations(x)
+        with torch.no_grad():
             bound = self.bound(pre).clamp(min=torch.finfo(pre.dtype).tiny)
             active = ~(pre < bound)  # with what is not a number: the loss must show it
-        weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
-        loss, residual, fired = Autoencode.apply(x, pre, active, self.config.group_sizes, *weights)
+        batch = x, pre, active, self.config.group_sizes
+        if self.dense:
+            loss, residual, fired = dense_loss(*batch, self.W_dec, self.b_dec)
+        else:
+            weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
+            loss, residual, fired = Autoencode.apply(*batch, *weights)
         if dead is not None:  # AuxK, estimated from a quarter of the batch
-            pre = (x[::4] - self.b_dec) @ self.W_enc[:, dead] + self.b_enc[dead]
+            some = slice(None) if self.dense else dead
+            pre = (x[::4] - self.b_dec) @ self.W_enc[:, some] + self.b_enc[some]
+            pre = pre.masked_fill(~dead[some], -torch.inf)
             code = keep_top(pre, min(max(1, self.config.d_in // 2), pre.shape[1]))
-            error = squared_error(residual[::4], code @ self.W_dec[dead])
+            error = squared_error(residual[::4], code @ self.W_dec[some])
             loss = loss + self.aux_coefficient * error
         return loss, fired
 

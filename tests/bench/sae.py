@@ -91,6 +91,7 @@ def run(library: str, variant: str, threads: int, d_sae: int, folder: Path, argu
         "library": library, "variant": variant, "threads": threads, "d_sae": d_sae,
         "batch_size": arguments.batch, "steps": arguments.steps, "learning_rate": 1e-3,
         "warmup_steps": min(100, arguments.steps // 4), "seed": 0, "device": arguments.device,
+        "bf16": arguments.bf16,
         **SETTINGS[variant], **OF_PEERS.get((library, variant), {}),
     }  # fmt: skip
     if "k" in settings:
@@ -131,6 +132,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1_024, help="1,024 by default")
     parser.add_argument(
         "--device", default="cpu", help="cuda: with TF32, the first steps unmeasured"
+    )
+    parser.add_argument(
+        "--bf16", action="store_true", help="the peers in bf16, which ours does not offer"
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.variants or []) - set(SETTINGS):

@@ -110,7 +110,8 @@ def dictionary_learning(vectors: np.ndarray, s: dict):
         trainer.dead_feature_threshold = DEAD_AFTER
     start = now(s)
     for step, x in enumerate(batches(data, s["batch_size"], s["steps"])):
-        trainer.update(step, x)
+        with torch.autocast(s["device"], torch.bfloat16, enabled=s["bf16"]):  # as its own loop does
+            trainer.update(step, x)
     seconds = now(s) - start
     made = trainer.ae
     directions = made.W_dec if hasattr(made, "W_dec") else made.decoder.weight.T
@@ -152,6 +153,7 @@ def saelens(vectors: np.ndarray, s: dict):
             dead_feature_window=DEAD_AFTER // s["batch_size"],
             logger=LoggingConfig(log_to_wandb=False),
             device=s["device"],
+            autocast=s["bf16"],
         ),
         made,
         batches(data, s["batch_size"], s["steps"] + 10),
