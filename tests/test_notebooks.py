@@ -33,7 +33,7 @@ MEGABYTE = 2**20
 #: Another processor adds in another order, and training carries that on, so that a number may be as
 #: far from the committed ones as another training would be: so many standard deviations over the
 #: committed trainings, fewer for a number that a claim compares. Each of the five trainings, held
-#: against the other four, is off by at most 8.0, and 5.8 for claims. Numbers that no training moves
+#: against the other four, is off by at most 7.0, and 4.6 for claims. Numbers that no training moves
 #: may differ by NOISE, a rounding error.
 DEVIATIONS, CLAIMED, NOISE = 8, 6, 1e-4
 #: Many numbers of one thing (a model, a representation, a way to steer) must not be off together:
@@ -41,9 +41,8 @@ DEVIATIONS, CLAIMED, NOISE = 8, 6, 1e-4
 #: counts here by the arithmetic mean over its kind, in which the widest numbers weigh most.
 TOGETHER, N_TOGETHER = 3.2, 8
 #: Where the trainings set two numbers of a claim so many standard deviations of their difference
-#: apart, another training must have them in the same order. Four were more than 4 apart, and the
-#: fifth had another order.
-APART = 5
+#: apart, another training must have them in the same order.
+APART = 4
 
 
 # The rules
@@ -455,32 +454,23 @@ def orders(trainings: pd.DataFrame) -> pd.Series:
 def differences(now: dict, committed: dict, trainings: pd.DataFrame) -> list[str]:
     """What is not as committed: names and texts must be equal, numbers as retraining moves them.
 
-    A kind of label that some trainings lack, and others or this run have for few features, may come
-    and go, and its numbers say nothing. Nor does a p-value over .05 say more than another.
+    A kind of label that some of the trainings have, and none for five features, may come and go.
     """
+    counts = trainings[trainings["name"].str.endswith(".features")]
+    counts = counts.groupby(["stage", "name"])["value"].agg(["max", "size"])
+    rare = (counts["max"] < FEW) & (counts["size"] < trainings["seed"].nunique())
+    come_and_go = {(s, name.removesuffix(".features")) for s, name in counts[rare].index}
     now, committed = dict(leaves(now)), dict(leaves(committed))
     numbers = {(path[0], ".".join(path[1:])): value for path, value in now.items()}
-    counts = trainings[trainings["name"].str.endswith(".features")]
-    counts = counts.groupby(["stage", "name"])["value"].agg(["min", "size"])
-    in_all = counts["size"] == trainings["seed"].nunique()
-    least = {name: n for name, n in numbers.items() if name[1].endswith(".features")}
-    least |= {name: min(n, least.get(name, n)) for name, n in counts["min"].items()}
-    come_and_go = {
-        (stage, name.removesuffix(".features"))
-        for (stage, name), n in least.items()
-        if n < FEW and not in_all.get((stage, name), False)
-    }
     spread, found, off = spreads(trainings), [], {}
     for path in {**committed, **now}:
         a, b = now.get(path, "nothing"), committed.get(path, "nothing")
         key = path[0], ".".join(path[1:])
         if a == b and type(a) is type(b):
             continue
-        if (key[0], key[1].rpartition(".")[0]) in come_and_go:
+        if "nothing" in (a, b) and (key[0], key[1].rpartition(".")[0]) in come_and_go:
             continue
         if all(type(x) in (int, float) for x in (a, b)) and key in spread.index:
-            if key[1].endswith("p_value") and 0.05 < min(a, b) <= max(a, b) <= 1:
-                continue
             mean, sd, limit, wide = spread.loc[key]
             if sd > 0:
                 thing = f"{key[0]}.{key[1].partition('.')[0]}" if "." in key[1] else key[0]
@@ -548,13 +538,12 @@ def test_differences_are_noticed(stage, change, equal):
 
 
 @pytest.mark.parametrize(
-    "counts, equal",
-    [([2, 0, 2], True), ([9, 0, 2], True), ([7, 0, 7], False), ([2, 2, 2], False)],
+    "features, seeds, equal",
+    [(2, [0, 2], True), (7, [0, 2], False), (2, [0, 1, 2], False), (2, [], False)],
 )
-def test_a_kind_of_label_that_few_features_have_may_come_and_go(counts, equal):
-    features = (counts or [2])[0]
-    rows = [(seed, "sae", f"names.decade.{key}", v) for seed, n in enumerate(counts) if n
-            for key, v in {"features": n, "accuracy": 0.6}.items()]  # fmt: skip
+def test_a_kind_of_label_that_few_features_have_may_come_and_go(features, seeds, equal):
+    rows = [(seed, "sae", f"names.decade.{key}", v) for seed in seeds
+            for key, v in {"features": features, "accuracy": 0.6}.items()]  # fmt: skip
     rows = pd.DataFrame(rows, columns=MOVED.columns).astype(MOVED.dtypes)
     trainings = pd.concat([MOVED, rows])
     said = {**SAID["sae"], "names": {"decade": {"features": features, "accuracy": 0.6}}}
@@ -562,16 +551,6 @@ def test_a_kind_of_label_that_few_features_have_may_come_and_go(counts, equal):
     assert (differences(SAID, with_it, trainings) == []) == equal
     assert (differences(with_it, SAID, trainings) == []) == equal
     assert differences({**with_it, "data": {}}, SAID, trainings)
-
-
-def test_p_values_over_5_percent_say_the_same():
-    rows = pd.DataFrame([(seed, "sae", "p_value", 0.5) for seed in range(3)], columns=MOVED.columns)
-    of = {
-        p: {**SAID, "sae": {**SAID["sae"], "p_value": p}} for p in (0.06, 0.9, 0.04, math.nan, 2.0)
-    }
-    trainings = pd.concat([MOVED, rows])
-    for p, n in {0.06: 0, 0.04: 1, math.nan: 1, 2.0: 1}.items():
-        assert len(differences(of[p], of[0.9], trainings)) == n
 
 
 def nested(rows: pd.DataFrame) -> dict:
@@ -632,7 +611,7 @@ ALTERED = {
     "a recommender that learned nothing": ("recommender", "ndcg@10", 0.001),
     "a score on the films that chose": ("interpretability", "sae.held_out", 0.327),
     "features of other users": ("interpretability", "sae.held_out", 0.02),
-    "an AUC that no training gives": ("interpretability", "sae.max_auc", 0.75),
+    "an AUC that no training gives": ("interpretability", "sae.max_auc", 0.73),
     "a test that finds all significant": ("interpretability", "sae.share_significant", 1.0),
     "labels that see the answer": ("interpretability", "names.sae.all.accuracy", 0.66),
     "labels as good as shuffled ones": ("interpretability", "names.sae.all.accuracy", 0.506),
