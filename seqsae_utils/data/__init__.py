@@ -103,10 +103,13 @@ class Dataset:
     def popularity_before_targets(self, days: float) -> Iterator[np.ndarray]:
         """How many had each item [n_items + 1] in so many days before each test user's last item.
 
-        All users count, those who judge too: a service sees what they take. Test users come in the
-        order of `recommender.new_users`; the rest is as in `recent_popularity`.
+        All users count, those who judge too: a service sees what they take. Who is there twice
+        (`LATER`) counts once. Test users come in the order of `recommender.new_users`; the rest is
+        as in `recent_popularity`.
         """
-        table = self.interactions.sort_values("timestamp", kind="stable")
+        person = self.users["user_id"].str.removesuffix(LATER).to_numpy()
+        table = self.interactions.assign(person=person[self.interactions["user"]])
+        table = table.drop_duplicates(["person", "item"]).sort_values("timestamp", kind="stable")
         times, items = table["timestamp"].to_numpy(), table["item"].to_numpy()
         window = days * 86_400 * in_a_second(self.interactions["timestamp"])
         judges = self.users["user"][self.users["split"] == "test"]
