@@ -74,7 +74,7 @@ def check(values: Mapping) -> None:
             fits = isinstance(value, str) and re.fullmatch(allowed, value)
         else:
             number = isinstance(value, Real) and not isinstance(value, bool)
-            fits = number and allowed.holds(float(value))
+            fits = number and allowed.holds(value)
         if not fits:
             raise ValueError(f"{name} is {value!r}, expected {allowed}")
     if {"k", "d_sae"} <= values.keys() and values["k"] > values["d_sae"]:

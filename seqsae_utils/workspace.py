@@ -199,7 +199,9 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    threads = os.environ.get("SEQSAE_THREADS", "1")
+    threads = os.environ.get("SEQSAE_THREADS") or "1"
+    if not threads.isdecimal() or not int(threads):
+        raise ValueError(f"SEQSAE_THREADS is {threads!r}, expected a number of threads")
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)  # of workers
     torch.set_num_threads(int(threads))
 
@@ -229,11 +231,6 @@ if process := multiprocessing.parent_process():
 def _claimed(folder: Path, claim: str) -> bool:
     file = folder / CLAIM
     return bool(claim) and file.is_file() and file.read_bytes() == claim.encode()
-
-
-def _progress(folder: Path) -> list[Path]:
-    """What work goes on from; the claim last, for without it the rest is void."""
-    return [*sorted(folder.rglob("*.checkpoint*")), folder / CLAIM]
 
 
 @dataclass(frozen=True)
@@ -352,7 +349,8 @@ class Workspace:
 
             yield partial
 
-            progress = _progress(partial)
+            # What work goes on from; the claim last, for without it the rest is void.
+            progress = [*sorted(partial.rglob("*.checkpoint*")), partial / CLAIM]
             files = sorted({*filter(Path.is_file, partial.rglob("*"))} - {*progress})
             for path in files:
                 fsync(path)

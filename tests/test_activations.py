@@ -204,6 +204,14 @@ def test_harvest_is_the_plain_model_row_for_row(model, sequences, tmp_path, site
     assert index.columns.tolist() == ["user", "item", "position"]
 
 
+@pytest.mark.parametrize(
+    "names", [[3_000_000_000, -1_294_967_296], [("a", 1), ("a", 2)], ["1", 1], [2**70, 1]]
+)
+def test_users_keep_the_names_that_they_have(names):
+    index = harvesting.index_of(dict.fromkeys(names, np.array([4, 5])))
+    assert index["user"].tolist() == [names[0]] * 2 + [names[1]] * 2
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_padding_may_stand_on_the_left(sequences, tmp_path, batch_size):
     model = ByItem()

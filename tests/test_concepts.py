@@ -138,6 +138,18 @@ def test_who_judges_later_is_in_the_group_of_before(folder):
     assert has[later.users["split"] == "test"].any()
 
 
+def test_an_empty_cell_of_users_is_no_value(dataset, folder):
+    users = dataset.users["user_id"].tolist()
+    rows = [f"{user},{('a', '', ' b ')[i % 3]}" for i, user in enumerate(users)]
+    write(folder / "users.csv", "user_id,plan", *rows)
+    groups = concepts.load_users("mine", dataset)
+    assert sorted(groups) == [("plan", "a"), ("plan", "b")]
+    assert groups["plan", "b"].tolist() == [i % 3 == 2 for i in range(len(users))]
+    write(folder / "users.csv", "user_id,plan", ",a", *rows)
+    with pytest.raises(data.DataError, match=r"users.csv: line 2 has user_id '', expected an id"):
+        concepts.load_users("mine", dataset)
+
+
 def test_numbered_occupations_get_the_names_of_their_publisher(dataset, folder):
     users = dataset.users["user_id"].tolist()
     rows = (f"{u}::F::25::{(10, 0, 99)[i % 3]}::00000" for i, u in enumerate(users))

@@ -566,6 +566,7 @@ def test_repeats_that_a_reader_left_out_are_counted():
         ({"min_attribute_items": 999}, "most frequent is 'Desert', with 54: lower min_attribute"),
         ({"test_fraction": 1.5}, "test_fraction=1.5: expected a share between 0 and 1"),
         ({"dev_fraction": 0}, "dev_fraction=0: expected a share"),
+        ({"test_users": "later", "test_fraction": 1.5}, "test_fraction=1.5: expected a share"),
         ({"max_users": -1}, "max_users=-1: expected a number of users, or 0 for all"),
         ({"max_users": 2}, "2 users are too few for this split"),
         ({"test_users": "newset"}, "test_users='newset' is unknown; nearest: 'newest'"),

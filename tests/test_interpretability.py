@@ -558,6 +558,7 @@ def test_svd_vectors_of_few_users_are_filled_with_zeros():
     assert found.shape == (7, 5)
     np.testing.assert_allclose(found[:, :2], recommender.svd_vectors(sequences, 6, d=2))
     assert (found[:, 2:] == 0).all()
+    assert (recommender.svd_vectors(sequences[:1], n_items=6, d=5) == np.zeros((7, 5))).all()
 
 
 def test_svd_vectors_know_who_took_what_and_no_order():

@@ -542,6 +542,12 @@ def test_a_changed_file_of_the_readers_own_is_noticed(project, monkeypatch):
     assert before == changes.fingerprint(ws, "data", {"dataset": "mine"})
     (folder / "interactions.csv").write_text("1,2,4\n")
     assert before != changes.fingerprint(ws, "data", {"dataset": "mine"})
+    published = project / "datasets" / "ml-10M100K"  # as its zip unpacks
+    published.mkdir()
+    (published / "ratings.dat").write_text("1::2::3::4\n")
+    before = changes.fingerprint(ws, "data", {"dataset": "ml-10m"})
+    (published / "ratings.dat").write_text("1::2::4::4\n")
+    assert before != changes.fingerprint(ws, "data", {"dataset": "ml-10m"})
 
 
 def test_concepts_that_come_later_are_noticed_by_the_notebook_that_reads_them(project, monkeypatch):
@@ -603,6 +609,13 @@ def test_a_value_of_an_unknown_type_is_passed_on():
     assert parameters.fit("mode", "a", "Literal['a', 'b']") == "a"
     assert parameters.fit("sizes", [1, 2], "list[int]") == [1, 2]
     assert parameters.fit("rate", 1, "float") == 1
+    for text, value in {"1e-3": 0.001, "1E-3": 0.001, "1.5e3": 1500, "-.5": -0.5}.items():
+        assert parameters.fit("rate", text, "float") == value
+        assert parameters.fit("rate", text, "float | str") == text
+    with pytest.raises(
+        parameters.RunError, match="'rate' is '1e', but the notebooks declare `rate: float`"
+    ):
+        parameters.fit("rate", "1e", "float")
 
 
 def bar(percent: int) -> str:

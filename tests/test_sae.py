@@ -23,6 +23,7 @@ from seqsae_utils.fingerprint import LOADED
 from seqsae_utils.normalisation import Normalisation
 from seqsae_utils.recommender import CausalTransformer
 from seqsae_utils.recommender import Config as RecommenderConfig
+from seqsae_utils.sae import sweeping
 from seqsae_utils.workspace import seed_everything
 
 D_IN, D_SAE, DIRECTIONS = 24, 64, 48
@@ -765,6 +766,13 @@ def test_a_sweep_is_a_table_with_a_row_for_each_run(runs, planted, tmp_path):
     assert table["problems"][1].startswith("relu: ") or found["dense_fraction"] <= 0.1
 
 
+def test_a_run_that_a_sweep_has_twice_is_trained_once(runs, planted, tmp_path, monkeypatch):
+    trained, train = [], sweeping._run
+    monkeypatch.setattr(sweeping, "_run", lambda *run: [trained.append(run[-1]), train(*run)])
+    table = sae.sweep([runs[0], runs[0]], planted[0][:2_000], planted[0][:1_000], tmp_path)
+    assert len(trained) == 1 and table.iloc[0].equals(table.iloc[1])
+
+
 def test_a_sweep_without_held_out_states_is_refused_before_it_trains(runs, planted, tmp_path):
     with pytest.raises(ValueError, match="no position is held out .* raise dev_fraction"):
         sae.sweep(runs, planted[0], planted[0][:0], tmp_path)
@@ -977,6 +985,24 @@ def test_a_file_of_sparsify_gives_what_its_formula_gives(tmp_path):
     torch.testing.assert_close(loaded(x), code @ tensors["W_dec"] + tensors["b_dec"])
 
 
+def test_what_a_file_of_sparsify_lacks_is_named(tmp_path):
+    tensors = of_sparsify(tmp_path, k=None)
+    with pytest.raises(ValueError, match="cfg.json: k is missing"):
+        sae.load(tmp_path)
+    del tensors["encoder.weight"]
+    save_file(tensors, tmp_path / "sae.safetensors")
+    with pytest.raises(ValueError, match="tensors are missing: W_enc"):
+        sae.load(tmp_path)
+
+
+def test_a_threshold_that_a_variant_has_not_is_refused(tmp_path):
+    sae.save(random_sae(CONFIGS["topk"]), tmp_path)
+    file = tmp_path / "sae_weights.safetensors"
+    save_file({**load_file(file), "threshold": torch.ones(12)}, file)
+    with pytest.raises(ValueError, match=r"tensors that do not fit cfg.json: threshold \[12\]"):
+        sae.load(altered(tmp_path, metadata=None))
+
+
 @pytest.mark.parametrize(
     "field, value", [("activation", "groupmax"), ("transcode", True), ("skip_connection", True)]
 )
@@ -1030,6 +1056,7 @@ def test_a_file_of_early_2024_is_read_by_what_it_calls_things(tmp_path):
         ({"architecture": "gated"}, "do not fit cfg.json: b_mag is missing, r_mag is missing"),
         ({"k": None}, "cfg.json: k is missing"),
         ({"d_in": None}, "cfg.json: d_in is missing"),
+        ({"metadata": {"seqsae": {"wide": 1}, "std": 1}}, "cfg.json: metadata.seqsae: .*'wide'"),
         ({"architecture": "standard", "activation_fn_str": "topk"}, "cfg.json: k is missing"),
     ],
 )

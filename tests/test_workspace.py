@@ -337,6 +337,18 @@ def test_workers_have_as_many_threads_whatever_the_number_of_cores(monkeypatch):
     workspace.torch.set_num_threads(threads)
 
 
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch):
+    for wrong in ("two", "0", "-1", "1.5"):
+        monkeypatch.setenv("SEQSAE_THREADS", wrong)
+        with pytest.raises(ValueError, match=f"SEQSAE_THREADS is '{wrong}', expected a number"):
+            workspace.seed_everything(0)
+    threads = workspace.torch.get_num_threads()
+    monkeypatch.setenv("SEQSAE_THREADS", "")  # not set
+    workspace.seed_everything(0)
+    assert workspace.torch.get_num_threads() == 1
+    workspace.torch.set_num_threads(threads)
+
+
 def test_an_absent_gpu_is_named(monkeypatch):
     monkeypatch.setattr(workspace.torch.cuda, "is_available", lambda: False)
     assert workspace.pick_device().type == "cpu"

@@ -161,9 +161,11 @@ def _batches(
 def index_of(sequences: dict[int, np.ndarray]) -> pd.DataFrame:
     """Whose each row of a `harvest` is: user, item, position; 12 bytes a row."""
     lengths = np.array([len(sequence) for sequence in sequences.values()])
-    users = np.array(list(sequences))
+    users = pd.Series(list(sequences)).to_numpy()  # a user may have any name
+    if users.dtype.kind in "iu" and (users == (short := users.astype(np.int32))).all():
+        users = short
     table = {
-        "user": np.repeat(users.astype(np.int32) if users.dtype.kind in "iu" else users, lengths),
+        "user": np.repeat(users, lengths),
         "item": np.concatenate(list(sequences.values()), dtype=np.int32),
         "position": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
     }

@@ -176,6 +176,9 @@ def prepare(
     """
     if test_users not in (known := ["newest", "random", "later"]):
         raise ValueError(f"test_users={test_users!r} is unknown; {name_nearest(test_users, known)}")
+    for name, value in (("test_fraction", test_fraction), ("dev_fraction", dev_fraction)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name}={value}: expected a share between 0 and 1")
     rng = np.random.default_rng(seed)
     users_read, items_read = raw.interactions[["user_id", "item_id"]].nunique()
     table = _some_users(raw.interactions, max_users, rng)
@@ -318,9 +321,6 @@ def _split(n_users, oldest_first, test_fraction, dev_fraction, rng, most, n_test
 
     `most` above 0 is the size of both at most; `n_test`, if not None, takes the share's place.
     """
-    for name, value in (("test_fraction", test_fraction), ("dev_fraction", dev_fraction)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name}={value}: expected a share between 0 and 1")
     order = rng.permutation(n_users) if oldest_first is None else oldest_first
     most = most or n_users
     if n_test is None:

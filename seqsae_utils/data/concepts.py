@@ -14,7 +14,7 @@ from sklearn.decomposition import TruncatedSVD
 from ..workspace import project
 from . import LATER, Dataset
 from .sources import find
-from .tables import DataError, Folder, header, tables
+from .tables import TEXT, DataError, Folder, header, tables
 
 #: Files of user attributes as publishers name them: separator, and columns where no line has them.
 USER_FILES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -71,36 +71,26 @@ def load_concepts(name: str, dataset: Dataset, min_items: int = 8) -> Concepts:
         )
     table = kept.rename("items").reset_index()
     table["name"] = table["kind"] + ": " + table["concept"]
-    column = pd.MultiIndex.from_frame(table[["kind", "concept"]]).get_indexer_for(
-        pd.MultiIndex.from_frame(found[["kind", "concept"]])
-    )
+    has = found.merge(table.assign(column=table.index), on=["kind", "concept"])
     matrix = np.zeros((dataset.n_items + 1, len(table)), np.float32)
-    matrix[found["item"].to_numpy()[column >= 0], column[column >= 0]] = 1
+    matrix[has["item"], has["column"]] = 1
     return Concepts(table, matrix)
 
 
 def built_in(dataset: Dataset) -> pd.DataFrame:
     """Concepts that any dataset has: columns item, kind, concept; see `load_concepts`."""
-    item = dataset.items["item"].to_numpy()
-    year = dataset.items["year"].to_numpy(np.float64, na_value=np.nan)
-    dated = ~np.isnan(year)
-    decades = [f"{int(y) // 10 * 10}s" for y in year[dated]]
-    fifths = np.argsort(np.argsort(dataset.items["popularity"], kind="stable")) * 5 // len(item)
+    items = dataset.items
+    fifths = np.argsort(np.argsort(items["popularity"], kind="stable")) * 5 // len(items)
     words = ("rarest fifth", "second fifth", "middle fifth", "fourth fifth", "most popular fifth")
-    series = pd.Series(dataset.titles[1:]).map(series_of)
-    whole = pd.Series(dataset.titles[1:]).map(bare)
-    known = set(series[series != whole])  # a first part bears the bare name of its series
-    part = series.isin(known)
-    parts = {
-        "decade": (item[dated], decades),
-        "popularity": (item, [words[i] for i in fifths]),
-        "series": (item[part], series[part]),
-        "audience": (item, _audiences(dataset)),
-    }
-    return pd.concat(
-        pd.DataFrame({"item": items, "kind": kind, "concept": list(concepts)})
-        for kind, (items, concepts) in parts.items()
+    series = items["title"].map(series_of)
+    known = series[series != items["title"].map(bare)]  # a first part bears its series' bare name
+    concepts = items[["item"]].assign(
+        decade=(items["year"] // 10 * 10).astype(str) + "s",
+        popularity=[words[i] for i in fifths],
+        series=series.where(series.isin(known)),
+        audience=_audiences(dataset),
     )
+    return concepts.melt("item", var_name="kind", value_name="concept").dropna()
 
 
 def series_of(title: str) -> str:
@@ -124,7 +114,7 @@ def _audiences(dataset: Dataset) -> list[str]:
     items = np.concatenate(list(sequences)) - 1
     shape = dataset.n_items, len(sequences)
     taken = sparse.csr_array((np.ones(len(items)), (items, user)), shape=shape)
-    n = min(N_DIMENSIONS, min(shape) - 1)
+    n = max(1, min(N_DIMENSIONS, min(shape) - 1))
     vectors = TruncatedSVD(n, random_state=0).fit_transform(taken)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     n_clusters = max(2, dataset.n_items // CLUSTER)
@@ -169,7 +159,8 @@ def load_users(name: str, dataset: Dataset, min_users: int = 20) -> pd.DataFrame
         return empty
     separator, columns = USER_FILES[file.name]
     named = list(columns) or header(file, separator)[1]
-    kinds = {column: pa.string() for column in named if not column.startswith("zip")}
+    kinds = {name: TEXT for name in named if not name.startswith("zip")}
+    kinds |= {name: pa.string() for name in named if name.partition(":")[0] == "user_id"}
     table = pa.concat_tables(tables(file, separator, kinds, columns)).to_pandas()
     table.columns = [column.partition(":")[0] for column in table]
     if "user_id" not in table:
@@ -177,7 +168,8 @@ def load_users(name: str, dataset: Dataset, min_users: int = 20) -> pd.DataFrame
     if file.name == "users.dat":
         names = {str(number): name for number, name in enumerate(OCCUPATIONS)}
         table["occupation"] = table["occupation"].replace(names)
-    table = table.drop_duplicates("user_id").set_index("user_id")
+    table = table.drop_duplicates("user_id").set_index("user_id").apply(lambda c: c.str.strip())
+    table = table[table != ""]  # an empty cell is no value
     if not table.index.isin(ids).any():
         theirs, ours = (", ".join(map(repr, some[:3])) for some in (table.index, ids))
         raise DataError(

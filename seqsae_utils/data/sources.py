@@ -144,18 +144,26 @@ def _difference(raw: Raw, published: Published) -> str:
     return ""
 
 
-def find(dataset: str) -> tuple[Folder, str]:
-    """A folder that holds the dataset, and where it came from; see `load_raw`."""
+def at_hand(dataset: str) -> Path | None:
+    """The folder or the zip of a dataset that need not be downloaded, if there is one."""
     published = PUBLISHED.get(dataset)
     own = os.environ.get("SEQSAE_DATA_DIR")
-    archives = published.archives if published else ()
-    names = [dataset, *(archive.inside for archive in archives)]
+    names = [dataset, *(archive.inside for archive in (published.archives if published else ()))]
     folders = [project() / own / name for name in names] if own else []
     for folder in folders if published else [*folders, project() / dataset]:
         if folder.is_dir():
-            return folder, f"the folder {folder.name}"
+            return folder
         if (packed := folder.with_name(folder.name.removesuffix(".zip") + ".zip")).is_file():
-            return _inside(packed), packed.name
+            return packed
+    return None
+
+
+def find(dataset: str) -> tuple[Folder, str]:
+    """A folder that holds the dataset, and where it came from; see `load_raw`."""
+    if path := at_hand(dataset):
+        return (path, f"the folder {path.name}") if path.is_dir() else (_inside(path), path.name)
+    published = PUBLISHED.get(dataset)
+    own = os.environ.get("SEQSAE_DATA_DIR")
     if not published:
         mine = sorted(path.name for path in Path(own).glob("*/")) if own else []
         raise DataError(
@@ -170,7 +178,7 @@ def find(dataset: str) -> tuple[Folder, str]:
         raise DataError(f"dataset {dataset!r} was not found: {tried}.\n{published.access} {place}.")
     downloads = project() / "data" / "downloads"
     failures = []
-    for archive in sorted(archives, key=lambda archive: not (downloads / archive.file).exists()):
+    for archive in sorted(published.archives, key=lambda a: not (downloads / a.file).exists()):
         try:
             return download(archive, downloads)
         except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
@@ -179,7 +187,7 @@ def find(dataset: str) -> tuple[Folder, str]:
             failures.append(f"\n  {archive.origin}: {why}")
     raise DataError(
         f"dataset {dataset!r} was not found. Tried:\n  {tried}{''.join(failures)}\n"
-        f"Put {archives[0].file} into {downloads}, or its files, unzipped, into {place}."
+        f"Put {published.archives[0].file} into {downloads}, or its files, unzipped, into {place}."
     )
 
 

@@ -80,7 +80,8 @@ def svd_vectors(sequences: list[np.ndarray], n_items: int, d: int, seed: int = 0
     Where X has not so many, those that are left are 0.
     """
     taken = _taken(sequences, n_items).astype(np.float64)
-    possible = min(d, *(size - 1 for size in taken.shape))
+    if not (possible := min(d, *(size - 1 for size in taken.shape))):
+        return np.zeros((n_items + 1, d), np.float32)
     svd = TruncatedSVD(possible, algorithm="arpack", random_state=seed).fit(taken)
     vectors = (svd.components_ * svd.singular_values_[:, None]).T.astype(np.float32)
     return np.pad(vectors, [(1, 0), (0, d - possible)])

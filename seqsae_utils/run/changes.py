@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 
 from ..data.concepts import USER_FILES
+from ..data.sources import at_hand
 from ..fingerprint import changes, code, digest, imports, sources
 from ..workspace import (
     MANIFEST,
@@ -60,15 +61,12 @@ def fingerprint(workspace: Workspace, stage: str, parameters: dict) -> dict[str,
 def _own_data(dataset: str | None, names: Iterable[str] = ()) -> dict[str, str]:
     """Checksums of the files, not folders, of the user's own dataset, wherever it is found.
 
-    With `names`, of those alone, and of a zip that may hold them.
+    With `names`, of those alone, or of the zip that may hold them.
     """
-    roots = [project(), project() / os.environ.get("SEQSAE_DATA_DIR", os.devnull)]
-    places = [root / dataset for root in roots if dataset]
-    files = [p for place in places if place.is_dir() for p in sorted(place.iterdir())]
-    files += [Path(f"{place}.zip".replace(".zip.zip", ".zip")) for place in places]
-    if names:
-        files = [path for path in files if path.name in names or path.suffix == ".zip"]
-    return {path.name: sha256(path) for path in files if path.is_file()}
+    if not dataset or not (place := at_hand(dataset)):
+        return {}
+    files = [place] if place.is_file() else [place / name for name in names or os.listdir(place)]
+    return {path.name: sha256(path) for path in sorted(files) if path.is_file()}
 
 
 def _told(manifest: Path | None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What each notebook is to be run with: its defaults, the profile, and what is asked for."""
 
 import ast
-import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,13 @@ def resolve(profile: str, overrides: dict) -> dict[str, dict]:
 def fit(key: str, value, kind: str):
     """The value as the declared type has it; raises `RunError` where it does not fit.
 
-    >>> fit("lr", "1e-3", "float")  # YAML reads a number without a point as text
+    >>> fit("lr", "1e-3", "float")  # for YAML a number without a point or a sign is a text
     0.001
     """
     kinds = [part.strip().partition("[")[0] for part in kind.split("|")]
-    if "float" in kinds and isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value):
-        return float(value)
+    if "float" in kinds and "str" not in kinds and isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
     if (value is None and "None" in kinds) or any(name not in (*TYPES, "None") for name in kinds):
         return value
     fits = [isinstance(value, TYPES[name]) for name in kinds if name != "None"]

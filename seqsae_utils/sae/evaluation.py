@@ -113,11 +113,7 @@ def stability(dictionaries: list[np.ndarray], same: float = 0.7) -> tuple[float,
     at least the cosine `same`. A dictionary in which no feature is alive matches none: a pair with
     it does not count, and the mean is NaN where no pair does.
     """
-    pairs = [
-        matching(*sorted(two, key=len))
-        for two in combinations(dictionaries, 2)
-        if all(map(len, two))
-    ]
+    pairs = [matching(*sorted(two, key=len)) for two in combinations(filter(len, dictionaries), 2)]
     first, *others = map(_unit, dictionaries)
     again = [(first @ other.T).max(axis=1, initial=-1.0) >= same for other in others]
     mean = float(np.mean([pair.mean() for pair in pairs])) if pairs else float("nan")

@@ -69,8 +69,9 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
     weights = {name: tensor.float() for name, tensor in file.items()}
     if theirs.is_file():
         cfg, weights = _of_sparsify(cfg, weights, path)
-    _drop_scale_of_one(weights)
-    metadata = cfg.get("metadata", {})
+    if "scaling_factor" in weights and (weights["scaling_factor"] == 1).all():
+        del weights["scaling_factor"]  # of early 2024: only finetuning makes it other than 1
+    metadata = cfg.get("metadata") or {}
     own = metadata.get("seqsae")
     if own and "std" in metadata and normalisation:
         raise ValueError(f"{path}: these weights take raw hidden states: give no normalisation")
@@ -79,7 +80,10 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
             f"{path}: these weights expect normalised hidden states; give their normalisation, "
             "Normalisation.of(states), or run notebook 04_sae again"
         )
-    sae = create(Config(**own) if own else _their_config(cfg, path))
+    try:
+        sae = create(Config(**own) if own else _their_config(cfg, path))
+    except TypeError as error:  # a field that `Config` has not
+        raise ValueError(f"{path}: metadata.seqsae: {error}") from None
     if not cfg.get("apply_b_dec_to_input", True):  # ours always is
         shift = weights["b_dec"] @ weights["W_enc"]
         if "b_mag" in weights:
@@ -92,9 +96,9 @@ def load(folder: Path, normalisation: Normalisation | None = None) -> SAE:
         weights["W_dec"] = weights["W_dec"] / norm[:, None]
     if "b_gate" in weights:
         weights["b_enc"] = weights.pop("b_gate")
-    if "threshold" in weights and sae.state_dict()["threshold"].ndim == 0:
-        weights["threshold"] = weights["threshold"][0]
     expected = {name: [*tensor.shape] for name, tensor in sae.state_dict().items()}
+    if "threshold" in weights and expected.get("threshold") == []:
+        weights["threshold"] = weights["threshold"][0]
     found = {name: [*tensor.shape] for name, tensor in weights.items()}
     if wrong := [f"{n} {found.get(n, 'is missing')}" for n in sorted({*found, *expected})
                  if found.get(n) != expected.get(n)]:  # fmt: skip
@@ -120,12 +124,6 @@ def _read(path: Path, weights: Path) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError(f"{weights} is damaged: {error}") from None
 
 
-def _drop_scale_of_one(weights: dict[str, Tensor]) -> None:
-    """Files of early 2024 have a ``scaling_factor`` that only finetuning makes other than 1."""
-    if "scaling_factor" in weights and (weights["scaling_factor"] == 1).all():
-        del weights["scaling_factor"]
-
-
 def _of_sparsify(cfg: dict, weights: dict, path: Path) -> tuple[dict, dict]:
     """The config and the weights of sparsify's files as SAELens has them."""
     for field, known in (("activation", "topk"), ("transcode", False), ("skip_connection", False)):
@@ -135,9 +133,11 @@ def _of_sparsify(cfg: dict, weights: dict, path: Path) -> tuple[dict, dict]:
             )
     renamed = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
     weights = {renamed.get(name, name): tensor for name, tensor in weights.items()}
+    if missing := {"W_enc", "W_dec"} - weights.keys():
+        raise ValueError(f"{path.parent}: tensors are missing: {', '.join(sorted(missing))}")
     weights["W_enc"] = weights["W_enc"].T.contiguous()
     d_sae, d_in = weights["W_dec"].shape
-    return {"architecture": "topk", "d_in": d_in, "d_sae": d_sae, "k": cfg["k"]}, weights
+    return {"architecture": "topk", "d_in": d_in, "d_sae": d_sae, "k": cfg.get("k")}, weights
 
 
 def _their_config(cfg: dict, path: Path) -> Config:

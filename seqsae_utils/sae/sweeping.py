@@ -52,10 +52,10 @@ def sweep(
     runs = list(runs)
     data = {"states": digest(states), "held_out": digest(held_out)}  # once for all runs
     names = [f"{run[0].variant}-{digest(fingerprint(sweep, run=run, **data))[:12]}" for run in runs]
-    missing = [i for i, name in enumerate(names) if not _row(folder / name)]
+    missing = {n: run for n, run in zip(names, runs, strict=True) if not _row(folder / n)}
     folder.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
-    jobs = (delayed(_run)(*runs[i], states, held_out, folder / names[i]) for i in missing)
+    jobs = (delayed(_run)(*run, states, held_out, folder / n) for n, run in missing.items())
     done = Parallel(n_jobs, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, "sweep", initial=len(runs) - len(missing), total=len(runs), leave=False):
         pass
