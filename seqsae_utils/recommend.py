@@ -139,8 +139,13 @@ def recommend(
     which the item loses most), lost (that loss, in nats), features (labels of those that carry it
     most, see `Desk.reasons`). And a row for each user and way (untouched, features, scores where
     they can be raised): way, ndcg (NaN without a target), and the share of each attribute.
-    ValueError for what the scenario cannot turn here, and for another `how`.
+    ValueError for what the scenario cannot turn here, shares too, and for another `how`.
     """
+    if scenario.share:
+        raise ValueError(
+            f"scenario {scenario.name!r} asks for shares, which the desk solves for one user at a "
+            "time: say what to turn and what to suppress"
+        )
     scenario.check(desk.knobs, desk.features)
     delta = sae_delta(desk.dictionary, scenario.edits(desk.knobs))
     scorers: dict[str, Scorer] = {"untouched": desk.model.next_item_scores}
@@ -153,7 +158,8 @@ def recommend(
             raise
     if how not in (known := ["features", "scores"]):
         raise ValueError(f"how={how!r} is unknown; {name_nearest(how, known)}")
-    for block in _blocks(served):
+    waiting = iter(served)
+    while block := tuple(islice(waiting, USERS_AT_A_TIME)):
         histories = [user.history for user in block]
         scores = {way: scorer(histories) for way, scorer in scorers.items()}
         effects = [_effect(desk, block, way, found) for way, found in scores.items()]
@@ -161,11 +167,6 @@ def recommend(
             _lists(desk, block, scores["untouched"], scores[how], scorers[how], scenario, how, why),
             pd.concat(effects, ignore_index=True),
         )
-
-
-def _blocks(things: Iterable) -> Iterator[tuple]:
-    things = iter(things)
-    return iter(lambda: tuple(islice(things, USERS_AT_A_TIME)), ())
 
 
 def _effect(desk: Desk, block: tuple[User, ...], way: str, scores: Tensor) -> pd.DataFrame:

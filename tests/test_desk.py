@@ -495,7 +495,22 @@ def test_a_feature_is_found_by_concept_label_or_example_in_any_case(engine):
     unnamed = next(f for f in found.alive if found.names[f].startswith("like "))
     assert found.names[found.feature(found.names[unnamed].upper())] == found.names[unnamed]
     option = next(o for o in widgets.Page(found).feature.options if "Kubrick" in o)
-    assert found.feature(option) == some
+    assert found.feature(option) == found.feature(f" #{some} ") == some
+    features.loc[features["feature"] == other, "label"] = f"{some} Angry Men"
+    found = desk.Desk(*parts, features, engine.knobs)
+    assert found.feature(f"{some} angry men") == other, "a title, not a number"
+
+
+def test_a_refused_feature_stays_and_everything_else_goes_on(engine):
+    page, attribute = widgets.Page(engine), engine.attributes[0]
+    page.feature.value = "nonsense"
+    assert "no feature &#x27;nonsense&#x27;" in page.says["features"].value
+    before = page.lists.value
+    page.knobs[attribute].value = 8.0
+    assert engine.state.scenario.turn == {attribute: 8.0} and page.lists.value != before
+    assert page.feature.value == "nonsense" and page.strength.value == 0
+    page.feature.value = ""
+    assert page.says["features"].value == ""
 
 
 def test_nothing_is_logged_without_a_study_and_without_consent(engine, tmp_path, monkeypatch):
@@ -513,6 +528,7 @@ def test_nothing_is_logged_without_a_study_and_without_consent(engine, tmp_path,
     page.knobs[attribute].value = 2.0
     page._attempt("steps", engine.undo)
     page._attempt("who", engine.compose, "Nothing Known")
+    page.title.value = engine.dataset.unique_titles[1]
     *asked, send = questions.children
     asked[0].value = 4
     send.click()
@@ -523,10 +539,10 @@ def test_nothing_is_logged_without_a_study_and_without_consent(engine, tmp_path,
     agree.value = False
     page.knobs[attribute].value = 3.0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    expected = ["consent", "knobs", "undo", "compose", "answers", "withdrawn"]
+    expected = ["consent", "knobs", "undo", "compose", "add", "answers", "withdrawn"]
     assert [line["event"] for line in lines] == expected
-    assert len({line["participant"] for line in lines}) == 1 and lines[4]["answers"] == [4] * 7
-    assert [bool(line["refused"]) for line in lines[1:4]] == [False, False, True]
+    assert len({line["participant"] for line in lines}) == 1 and lines[5]["answers"] == [4] * 7
+    assert [bool(line["refused"]) for line in lines[1:5]] == [False, False, True, False]
     assert lines[1]["items"] != [] and f"{attribute}: 2.0" in unquote_plus(lines[1]["state"])
     numbered = [f"{i}. {text}" for i, text in enumerate(study.QUESTIONS, 1)]
     assert [question.description for question in asked] == numbered

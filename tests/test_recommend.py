@@ -272,6 +272,12 @@ def test_an_output_that_would_be_empty_or_the_input_is_not_written(
     assert (tmp_path / "users.csv").read_text() == text
 
 
+def test_a_scenario_that_asks_for_shares_is_refused(desk, some):
+    scenario = Scenario("half", share={desk.attributes[0]: 0.5})
+    with pytest.raises(ValueError, match="'half' asks for shares, .* what to turn"):
+        served(desk, some, scenario)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_histories_are_read_as_programs_write_them(tmp_path, encoding):
     file = tmp_path / "users.csv"

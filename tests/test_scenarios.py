@@ -153,6 +153,15 @@ def test_a_file_that_cannot_be_added_to_stays_as_it_is(tmp_path):
     assert file.read_text() == "first: {"
 
 
+@pytest.mark.parametrize("text", ["", "# mine\n\n  # to come\n"])
+def test_a_file_of_comments_has_no_scenarios_and_takes_the_first(tmp_path, text):
+    file, first = tmp_path / "mine.yaml", Scenario("first", turn={"Horror": 1.0})
+    file.write_text(text)
+    assert scenarios.read(file) == {}
+    scenarios.append(file, first)
+    assert scenarios.read(file) == {"first": first} and file.read_text().startswith(text.strip())
+
+
 def test_the_committed_scenarios_can_be_read():
     found = scenarios.read(project() / "notebooks" / "scenarios.yaml")
     assert {"family evening", "hidden gems"} <= {*found}

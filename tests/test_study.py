@@ -62,6 +62,9 @@ def test_what_participants_did():
     found = study.participants(pd.concat([events, pd.DataFrame([answered])], ignore_index=True))
     assert found.loc["a"].tolist() == pytest.approx([4, 3, 3, 1 / 3, 1])
     assert found.loc["b", "actions"] == 0 and np.isnan(found.loc["b", "control"])
+    nobody = study.participants(events)
+    assert nobody["control"].isna().all() and nobody["actions"].tolist() == [3, 0]
+    assert study.answers(events).empty
 
 
 @pytest.mark.parametrize("line", ["no json", "[]", '{"time": 1}', ""])

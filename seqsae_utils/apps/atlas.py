@@ -118,7 +118,7 @@ def content(
             some = slice(feature, feature + BLOCK)
             tops = interpretability.top_items(codes[:, some], item, n_items, N_ITEMS)
             logits = interpretability.logit_lens(directions[some], head)[:, 1:]
-        rows, values = _column_of(codes, feature)
+        rows, _, values = sparse.find(codes[:, [feature]])
         top = tops.loc[tops["feature"] == number, ["item", "activation", "positions"]]
         page = {
             "positions": len(rows),
@@ -175,13 +175,6 @@ def _hide_weak(table: dict[str, list], feature: int, deviation: float) -> None:
     ):
         if what in table and number in table and (table[number][feature] or 0) < least:
             table[what][feature] = table[number][feature] = None
-
-
-def _column_of(matrix: sparse.csc_array, feature: int) -> tuple[NDArray, NDArray]:
-    """Rows in which a column is positive, in order, and its values there."""
-    entries = slice(matrix.indptr[feature], matrix.indptr[feature + 1])
-    rows, values = matrix.indices[entries], matrix.data[entries]
-    return rows[values > 0], values[values > 0]
 
 
 def _histogram(values: NDArray) -> list[int]:

@@ -85,7 +85,8 @@ def answers(events: pd.DataFrame) -> pd.DataFrame:
 
     From 1 to 5; agreement with what speaks against control is turned round.
     """
-    last = events[events["event"] == "answers"].groupby("participant")["answers"].last()
+    given = events.assign(answers=events.get("answers"))[events["event"] == "answers"]
+    last = given.groupby("participant")["answers"].last()
     table = pd.DataFrame([*last], index=last.index, columns=[*QUESTIONS], dtype=float)
     for question, against in QUESTIONS.items():
         if against:

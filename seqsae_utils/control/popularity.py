@@ -1,7 +1,6 @@
 """Less popularity: knobs from synthetic users, a dose for each user, and what lists become."""
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -78,11 +77,8 @@ def dosed(method: Method, dose: Dose, n_axes: int) -> Method:
 
     Two axes for `turn`, which edits states [n_users, length, d_in]; one for `rerank`.
     """
-
-    def scorer(j: int, strength: float, users: list[NDArray]) -> Tensor:
-        return method(j, strength * dose(users).reshape(-1, *[1] * n_axes))(users)
-
-    return lambda j, strength: partial(scorer, j, strength)
+    shape = -1, *[1] * n_axes
+    return lambda j, strength: lambda users: method(j, strength * dose(users).reshape(shape))(users)
 
 
 def strengths_for(gain: float, curves: pd.DataFrame) -> dict[str, float]:

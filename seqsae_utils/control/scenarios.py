@@ -14,6 +14,7 @@ Knobs are a table (attribute, feature, weight): a strength adds strength * weigh
 """
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -161,11 +162,12 @@ def load_yaml(text: str):
 
 
 def read(file: Path) -> dict[str, Scenario]:
-    """The scenarios of a YAML file, by name, none without one; see `parse`."""
+    """The scenarios of a YAML file, by name; none without one, or of comments; see `parse`."""
     try:
-        return parse(file.read_text(encoding="utf-8"), file.name) if file.is_file() else {}
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
     except UnicodeDecodeError as error:
         raise ValueError(f"{file.name} is not UTF-8: {error}; save it anew") from None
+    return parse(text, file.name) if re.search(r"(?m)^\s*[^#\s]", text) else {}
 
 
 def parse(text: str, source: str = "scenario") -> dict[str, Scenario]:
@@ -224,9 +226,9 @@ def append(file: Path, scenario: Scenario) -> None:
 
     What the file says stays as it is, comments too.
     """
-    before = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if scenario.name in parse(before or "{}", file.name):
+    if scenario.name in read(file):
         raise ValueError(f"{file.name} has a scenario {scenario.name!r}: write another name")
+    before = file.read_text(encoding="utf-8") if file.is_file() else ""
     write_text(file, f"{before.rstrip()}\n{write(scenario)}".lstrip())
 
 

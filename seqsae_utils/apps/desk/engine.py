@@ -194,7 +194,7 @@ class Desk:
 
     def feature(self, text: str) -> int:
         """The feature of a text: its number, label, concept or an example; else `ValueError`."""
-        if number := re.match(r"\s*#?(-?\d+)\b(?!s)", text):
+        if number := re.fullmatch(r"\s*#?(-?\d+)\s*(·.*)?", text):  # "7", or as a list shows it
             return int(number[1])
         said = {feature: self.finding[feature].casefold() for feature in self.alive}
         wanted = text.strip().casefold()
@@ -296,7 +296,7 @@ class Desk:
         rows = {"place": np.arange(1, N_ITEMS + 1)}
         described = self.dataset.items.set_index("item")
         described["title"] = self.dataset.unique_titles[1:]
-        for when, view in self._views.items():
+        for when, view in {"before": self.before, "after": self.after}.items():
             rows[f"item_{when}"] = view.items
             for name in ("title", "attributes"):
                 rows[f"{name}_{when}"] = described[name].reindex(view.items, fill_value="").tolist()
@@ -375,12 +375,8 @@ class Desk:
 
     def shares(self) -> pd.DataFrame:
         """Share of each attribute in the list before and after: attribute, before, after."""
-        shares = {when: share(view.items, self.matrix) for when, view in self._views.items()}
-        return pd.DataFrame({"attribute": self.counted, **shares})
-
-    @property
-    def _views(self) -> dict[str, View]:
-        return {"before": self.before, "after": self.after}
+        before, after = (share(view.items, self.matrix) for view in (self.before, self.after))
+        return pd.DataFrame({"attribute": self.counted, "before": before, "after": after})
 
     def behind(self, attribute: str) -> str:
         """The features that an attribute's knob turns, with weights and labels."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 from collections import defaultdict
+from contextlib import suppress
 from urllib.parse import parse_qs
 
 import ipywidgets as ipw
@@ -132,7 +133,9 @@ class Page:
         if title.strip():
             item = self.desk.find(title.strip())
             self.desk.take([*(i for i in self.desk.state.history if i != item), item])
+            self.syncing = True  # to empty the box is no action
             self.title.value = ""
+            self.syncing = False
 
     def _drop(self, item: int) -> None:
         self.desk.take(i for i in self.desk.state.history if i != item)
@@ -223,7 +226,7 @@ class Page:
             layout=WIDE,
         )
         self.strength = _slider("strength")
-        self._on(self.feature, lambda _: self._chosen(), "features")
+        self._on(self.feature, lambda text: text.strip() and self._chosen(), "features")
         self._on(
             self.strength, lambda strength: self.desk.turn(self._chosen(), strength), "features"
         )
@@ -343,8 +346,10 @@ class Page:
                 self.off[attribute].value = scenario.share.get(attribute) == 0
             if not keep_text:
                 self.text.value = scenarios.write(scenario)
-                chosen = self.feature.value
-                self.strength.value = scenario.features.get(self._chosen(), 0.0) if chosen else 0.0
+                strength = 0.0
+                with suppress(ValueError):  # no feature is chosen, or one that was refused
+                    strength = scenario.features.get(self._chosen(), 0.0)
+                self.strength.value = strength
         finally:
             self.syncing = False
         self._chips(state)
