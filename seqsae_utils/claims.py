@@ -277,6 +277,7 @@ PUBLISHED = {
     "ml-100k": "MovieLens-100K",
     "ml-1m": "ML-1M (rebuilt)",
     "ml-1m-small": "ML-1M (rebuilt), as many users as MovieLens-100K",
+    "ml-100k-again": "MovieLens-100K, four other trainings, made after all claims were fixed",
     "ml-100k-fresh": "MovieLens-100K, other users in each group, looked at once",
     "ml-1m-later": "ML-1M (rebuilt), cut in time: nobody learns from the last tenth",
     "ml-1m-last": "ML-1M (rebuilt), trained on everybody, two layers of width 128",

@@ -103,14 +103,21 @@ def test_what_is_said_of_the_datasets_is_counted():
     assert f"{(tested == 'holds').sum()} of {len(tested)} hold again" in paragraph("Two datasets")
 
 
-def test_what_is_said_of_the_cut_in_time_is_counted():
-    line = paragraph("Cut in time")
-    here, later = (
-        pd.read_csv(PROJECT / "figures" / n / "claims.csv").set_index("claim")
-        for n in ("ml-1m", "ml-1m-later")
+@pytest.mark.parametrize(
+    "name, other, begins",
+    [
+        ("ml-1m", "ml-1m-later", "Cut in time"),
+        ("ml-100k", "ml-100k-again", "One training decides nothing"),
+    ],
+)
+def test_how_many_verdicts_stand_elsewhere_is_counted(name, other, begins):
+    line = paragraph(begins)
+    here, there = (
+        pd.read_csv(PROJECT / "figures" / n / "claims.csv").set_index("claim")["verdict"]
+        for n in (name, other)
     )
-    decided = here["verdict"][here["verdict"].isin(claims.DECIDED)]
-    again = later["verdict"].reindex(decided.index)
+    decided = here[here.isin(claims.DECIDED)]
+    again = there.reindex(decided.index)
     of = {"holds": "does not hold", "does not hold": "holds"}
     n = {name: (again == name).sum() for name in ("undecided", "not tested")}
     assert not (again == decided.map(of)).any() and "none is reversed" in line
@@ -118,6 +125,11 @@ def test_what_is_said_of_the_cut_in_time_is_counted():
         f"{len(decided)} verdicts {(again == decided).sum()} stand, {n['undecided']} are undecided"
     )
     assert said in line and (f"{n['not tested']} are not tested" in line) == bool(n["not tested"])
+
+
+def test_what_is_said_of_the_cut_in_time_is_counted():
+    line = paragraph("Cut in time")
+    later = pd.read_csv(PROJECT / "figures/ml-1m-later/claims.csv").set_index("claim")
     start = "given the current item, an SAE feature predicts the next item's genres better than "
     counted = later.loc[start + "counting the genres of the last ten items"]
     beaten = counted["verdict"] == "does not hold"

@@ -810,7 +810,7 @@ def test_no_seed_is_trained_twice(chains):
     (chains / "notebooks/params/toy.yaml").write_text("seed: 1\n")
     found = trainings.places("toy", parameters.resolve("toy", {}), 3)
     folder = chains / "runs/toy/trainings"
-    assert list(found.items()) == [(1, chains), (0, folder / "0"), (2, folder / "2")]
+    assert list(found.items()) == [(1, chains), (2, folder / "2"), (3, folder / "3")]
 
 
 def test_seeds_waits_for_nobody_and_asks_for_one_at_least(chains, capsys):

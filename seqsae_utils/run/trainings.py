@@ -6,7 +6,6 @@ import re
 import sys
 from contextlib import chdir
 from functools import partial
-from itertools import count, islice
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 
@@ -29,10 +28,10 @@ SHOWN = re.compile(r"\[\d+/\d+\]|\s+\d+ s$|error: ")
 def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) -> None:
     """Train the chain of a profile with n seeds and write ``trainings.csv`` and ``claims.csv``.
 
-    The first has the profile's own seed, the others 0, 1, 2, ...; `overrides` are parameters of
-    all. `jobs` run side by side through joblib (None: as ``joblib.parallel_config`` says, also on a
-    cluster). What is up to date is not trained again, and other seeds in ``trainings.csv`` stay.
-    Raises `RunError` for n below 1 and, when the others are finished, for a training that failed.
+    The first has the profile's own seed, the others those that follow; `overrides` are parameters
+    of all. `jobs` run side by side through joblib (None: as ``joblib.parallel_config`` says, also
+    on a cluster). What is up to date is not trained again, and other seeds in ``trainings.csv``
+    stay. Raises `RunError` for n below 1 and, when the others are finished, for one that failed.
     """
     if n < 1:
         raise RunError(f"{n} trainings: at least one is needed")
@@ -78,9 +77,8 @@ def seeds(profile: str, overrides: dict, n: int = 5, jobs: int | None = None) ->
 def places(profile: str, parameters: dict[str, dict], n: int) -> dict[int, Path]:
     """Output roots of n trainings, by seed, from each notebook's parameters (`resolve`)."""
     first = next((own["seed"] for own in parameters.values() if "seed" in own), 0)
-    others = islice((seed for seed in count() if seed != first), n - 1)
-    folder = _folder(profile)
-    return {first: output_root().absolute(), **{seed: folder / str(seed) for seed in others}}
+    others = {seed: _folder(profile) / str(seed) for seed in range(first + 1, first + n)}
+    return {first: output_root().absolute(), **others}
 
 
 def train(seed: int, command: list, environment: dict, folder: Path, log: Path) -> tuple[int, int]:
