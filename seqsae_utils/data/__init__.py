@@ -107,7 +107,7 @@ class Dataset:
         (`LATER`) counts once. Test users come in the order of `recommender.new_users`; the rest is
         as in `recent_popularity`.
         """
-        person = self.users["user_id"].str.removesuffix(LATER).to_numpy()
+        person, _ = pd.factorize(self.users["user_id"].str.removesuffix(LATER))
         table = self.interactions.assign(person=person[self.interactions["user"]])
         table = table.drop_duplicates(["person", "item"]).sort_values("timestamp", kind="stable")
         times, items = table["timestamp"].to_numpy(), table["item"].to_numpy()
