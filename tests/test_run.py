@@ -823,6 +823,9 @@ def test_seeds_waits_for_nobody_and_asks_for_one_at_least(chains, capsys):
     with pytest.raises(SystemExit):
         run.main(["paper", "--profile", "toy", "-n", "3"])
     assert "-n and --jobs belong to the command seeds" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run.main(["data", "--name", "wide"])
+    assert "`data` has no run with a --name" in capsys.readouterr().err
 
 
 def test_a_training_can_be_sent_to_another_machine(chains, tmp_path):

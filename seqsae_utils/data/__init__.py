@@ -335,7 +335,7 @@ def _split(n_users, oldest_first, test_fraction, dev_fraction, rng, most, n_test
 
 def _check_ids(taken, described: pd.Series) -> None:
     """DataError if none of the ids that were taken is described, UserWarning if few of them are."""
-    missing = np.setdiff1d(taken, described)
+    missing = taken[~pd.Series(taken).isin(described).to_numpy()]
     if len(missing) < len(taken):
         if len(missing) >= len(taken) / 2:
             few = f"{len(missing)} of {len(taken)} items are not described, {missing[0]!r} first"

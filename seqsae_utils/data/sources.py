@@ -165,14 +165,14 @@ def find(dataset: str) -> tuple[Folder, str]:
     published = PUBLISHED.get(dataset)
     own = os.environ.get("SEQSAE_DATA_DIR")
     if not published:
-        mine = sorted(path.name for path in Path(own).glob("*/")) if own else []
+        mine = sorted(path.name for path in (project() / own).glob("*/")) if own else []
         raise DataError(
             f"dataset {dataset!r} is neither a folder, here or in $SEQSAE_DATA_DIR "
             f"({own or 'not set'}), nor known; "
             + name_nearest(dataset, list(dict.fromkeys(["smoke", *PUBLISHED, *mine])))
         )
 
-    place = Path(own) / dataset if own else f"$SEQSAE_DATA_DIR/{dataset}"
+    place = project() / own / dataset if own else f"$SEQSAE_DATA_DIR/{dataset}"
     tried = f"{place}: {'no such folder' if own else 'SEQSAE_DATA_DIR is not set'}"
     if published.access:
         raise DataError(f"dataset {dataset!r} was not found: {tried}.\n{published.access} {place}.")

@@ -32,21 +32,8 @@ def item_knn_scores(sequences: list[np.ndarray], n_items: int, n_neighbours: int
     """
     if n_neighbours < 1:
         raise ValueError(f"n_neighbours={n_neighbours} must be at least 1")
-    taken = _taken(sequences, n_items)
-    users = taken.sum(axis=0)
-    neighbours, weights = [], []
-    for block, together in _co_occurrence(taken):
-        similarity = together / np.maximum(np.sqrt(users[block, None] * users), 1)
-        similarity[np.arange(len(similarity)), np.arange(n_items)[block]] = 0
-        best = torch.from_numpy(similarity).topk(min(n_neighbours, n_items), dim=1)
-        neighbours.append(best.indices.numpy())
-        weights.append(best.values.numpy())
-    neighbours, weights = np.concatenate(neighbours), np.concatenate(weights)
-    target = np.repeat(np.arange(n_items), neighbours.shape[1])
-    similarity = sparse.csr_array(
-        (weights.ravel(), (neighbours.ravel(), target)), shape=(n_items, n_items)
-    )
-    return _linear(lambda history: (history @ similarity).toarray(), n_items)
+    (similarity,) = _similarities(sequences, n_items, (n_neighbours,)).values()
+    return _by_neighbours(similarity)
 
 
 def ease_scores(sequences: list[np.ndarray], n_items: int, regularisation: float = 100.0) -> Scorer:
@@ -108,8 +95,9 @@ def simple_models(split: Split, ease: bool = True) -> tuple[dict[str, Scorer], d
     if ease:
         _require_few(n_items)
     scorers, settings = {"popularity": popularity_scores(split.popularity)}, {}
+    similarities = _similarities(train, n_items, NEIGHBOURS)  # of all pairs of items: once
     settings["item neighbours: how many"], scorers["item_knn"] = best_of(
-        lambda n: item_knn_scores(train, n_items, n), NEIGHBOURS, split.validation
+        lambda n: _by_neighbours(similarities[n]), NEIGHBOURS, split.validation
     )
     if ease:
         settings["EASE: regularisation"], scorers["ease"] = best_of(
@@ -139,6 +127,33 @@ def _taken(histories: list[np.ndarray], n_items: int) -> sparse.csr_array:
     taken = sparse.csr_array((ones, (users, items)), shape=(len(histories), n_items))
     taken.data[:] = 1  # an item that was taken twice counts once
     return taken
+
+
+def _similarities(
+    sequences: list[np.ndarray], n_items: int, counts: Iterable[int]
+) -> dict[int, sparse.csr_array]:
+    """For each number of neighbours, sim(i, j) where i is among the neighbours of j, else 0."""
+    taken = _taken(sequences, n_items)
+    users = taken.sum(axis=0)
+    found = {n: ([], []) for n in counts}
+    for block, together in _co_occurrence(taken):
+        similarity = together / np.maximum(np.sqrt(users[block, None] * users), 1)
+        similarity[np.arange(len(similarity)), np.arange(n_items)[block]] = 0
+        for n, (weights, neighbours) in found.items():
+            best = torch.from_numpy(similarity).topk(min(n, n_items), dim=1)
+            weights.append(best.values.numpy())
+            neighbours.append(best.indices.numpy())
+    matrices = {}
+    for n, parts in found.items():
+        weights, neighbours = (np.concatenate(part).ravel() for part in parts)
+        target = np.repeat(np.arange(n_items), min(n, n_items))
+        shape = n_items, n_items
+        matrices[n] = sparse.csr_array((weights, (neighbours, target)), shape=shape)
+    return matrices
+
+
+def _by_neighbours(similarity: sparse.csr_array) -> Scorer:
+    return _linear(lambda history: (history @ similarity).toarray(), similarity.shape[0])
 
 
 def _co_occurrence(taken: sparse.csr_array, rows: int = 512) -> Iterator[tuple[slice, np.ndarray]]:

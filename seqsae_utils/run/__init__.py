@@ -232,6 +232,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command != "seeds" and (options.n, options.jobs) != (None, None):
         parser.error("-n and --jobs belong to the command seeds")
+    has_folder = options.command in ("paper", "seeds", "compare", "atlas", "desk")
+    if options.name and not has_folder:
+        parser.error(f"`{options.command}` has no run with a --name")
     for name in ("SEQSAE_WORKSPACE", "SEQSAE_DATA_DIR", "SEQSAE_STUDY"):
         if os.environ.get(name):  # kernels start in another folder
             os.environ[name] = str(Path(os.environ[name]).absolute())
@@ -248,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command == "notebooks" and overrides:
             raise RunError("`notebooks` keeps what a profile's own parameters give: no others here")
         root = None
-        if command in ("paper", "seeds", "compare", "atlas", "desk") and not options.end_with_stdin:
+        if has_folder and not options.end_with_stdin:
             root = folder_of(options.profile, overrides, options.name)
         if command == "compare":
             compare(options.profile, root)

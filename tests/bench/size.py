@@ -1,13 +1,14 @@
 """Time and memory of every notebook on made-up data of the shape of MovieLens-20M, and parts of it.
 
     make bench-size PARAMS="--parts 100 10 1"
+    make bench-size PARAMS="--profile music4all --parts 1"
 
 A hundredth has a hundredth of the users; the catalogue, the lengths of the histories and the groups
 of users are those of the whole. Users follow planted moods, as in the profile smoke, through items
-of Zipf's popularity. The notebooks run with the profile ml-20m, but for a short training: one epoch
-of the sampled loss, no EASE, whose time is that of its items, and few steps of the dictionaries.
+of Zipf's popularity. The notebooks run with the profile, but for a short training: one epoch of the
+sampled loss, no EASE, whose time is that of its items, and few steps of the dictionaries.
 
-Writes a figure and its table into `figures/ml-20m-made-up/`; parts that are not asked for
+Writes a figure and its table into `figures/PROFILE-made-up/`; parts that are not asked for
 keep their rows, and a part that was interrupted goes on. The whole takes hours on two cores.
 """
 
@@ -24,29 +25,28 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFo
 
 from seqsae_utils import figures, run
 from seqsae_utils.data.planted import CONCEPTS, DAY, START, SWITCH
+from seqsae_utils.data.sources import PUBLISHED, Published
 from seqsae_utils.workspace import STAGES, Workspace, project, read_json, replacing
 
-USERS, ROWS, ITEMS = 138_493, 20_000_263, 26_744
 SHORT = {"max_epochs": 1, "loss": "sampled", "ease": False, "sae_steps": 1000, "sweep_steps": 200}
-PROFILE = "ml-20m"
 
 
-def write(folder: Path, part: int, seed: int = 0) -> None:
+def write(folder: Path, shape: Published, part: int, seed: int = 0) -> None:
     """Write interactions and items of a `part`-th of the users, a thousand users at a time."""
     rng = np.random.default_rng(seed)
-    pairs = np.array(list(combinations(range(len(CONCEPTS)), 2)))[np.arange(ITEMS) % 66]
+    pairs = np.array(list(combinations(range(len(CONCEPTS)), 2)))[np.arange(shape.items) % 66]
     a, b = (np.array(CONCEPTS)[pairs[:, side]] for side in (0, 1))
-    ids = np.arange(1, ITEMS + 1)
+    ids = np.arange(1, shape.items + 1)
     titles = [f"{x} and {y}, part {n} ({1950 + n % 65})" for x, y, n in zip(a, b, ids, strict=True)]
     items = pd.DataFrame({"item_id": ids, "title": titles})
-    appeal = rng.permutation(1 / (np.arange(ITEMS) + 20))  # Zipf's law, with a flatter head
+    appeal = rng.permutation(1 / (np.arange(shape.items) + 20))  # Zipf's law, with a flatter head
     carries = (pairs[:, :, None] == np.arange(len(CONCEPTS))).any(axis=1)
     chances = np.cumsum(appeal[:, None] * carries, axis=0)  # of each concept
     folder.mkdir(parents=True, exist_ok=True)
     items.assign(attributes=[f"{x}|{y}" for x, y in zip(a, b, strict=True)]).to_csv(
         folder / "items.csv", index=False
     )
-    n_users, mean = USERS // part, ROWS / USERS
+    n_users, mean = shape.users // part, shape.interactions / shape.users
     lengths = np.maximum(20, rng.lognormal(np.log(mean) - 0.5, 1, n_users)).clip(max=2_000)
     lengths = (lengths * mean / lengths.mean()).astype(int)
     with replacing(folder / "interactions.csv") as file:
@@ -64,21 +64,21 @@ def write(folder: Path, part: int, seed: int = 0) -> None:
             table = pd.DataFrame({"user_id": user + 1, "item_id": item + 1}).drop_duplicates()
             place = table.groupby("user_id").cumcount()
             table = table[place < length[table["user_id"] - 1 - start]]
-            arrival = START + table["user_id"] * (20 * 365 * DAY // USERS)
+            arrival = START + table["user_id"] * (20 * 365 * DAY // shape.users)
             step = pd.Series(rng.integers(60, DAY, len(table)), table.index)
             table["timestamp"] = arrival + step.groupby(table["user_id"]).cumsum()
             table.to_csv(file, index=False, header=not start, mode="a")
 
 
-def measure(part: int, scratch: Path) -> pd.DataFrame:
+def measure(profile: str, part: int, scratch: Path) -> pd.DataFrame:
     """Run the notebooks on a part; rows of those that were done before are read."""
-    folder = scratch / f"1-{part}"
+    folder = scratch / profile / f"1-{part}"
     os.environ["SEQSAE_WORKSPACE"] = str(folder)
     if not (folder / "data" / "interactions.csv").is_file():
-        write(folder / "data", part)
-    own = {"dataset": str(folder / "data"), "label": f"made up, 1/{part} of ML-20M"}
-    parameters = run.resolve(PROFILE, {**SHORT, **own, "attributes": "", "n_jobs": 1})
-    workspace, file = Workspace(PROFILE), folder / "size.csv"
+        write(folder / "data", PUBLISHED[profile], part)
+    own = {"dataset": str(folder / "data"), "label": f"made up, 1/{part} of {profile}"}
+    parameters = run.resolve(profile, {**SHORT, **own, "attributes": "", "n_jobs": 1})
+    workspace, file = Workspace(profile), folder / "size.csv"
     rows = pd.read_csv(file).to_dict("records") if file.is_file() else []
     for stage, name in STAGES.items():
         if not run.outdated(workspace, stage, parameters[name]):
@@ -143,13 +143,14 @@ def draw(table: pd.DataFrame):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", choices=PUBLISHED, default="ml-20m")
     parser.add_argument("--parts", type=int, nargs="+", default=[100, 10], help="1 is the whole")
     parser.add_argument("--scratch", type=Path, default=project() / "runs" / "size")
     arguments = parser.parse_args()
     scratch, home = arguments.scratch.absolute(), os.environ.get("SEQSAE_WORKSPACE", "")
-    tables = [measure(part, scratch) for part in arguments.parts]
+    tables = [measure(arguments.profile, part, scratch) for part in arguments.parts]
     os.environ["SEQSAE_WORKSPACE"] = home
-    workspace = Workspace("ml-20m-made-up")
+    workspace = Workspace(f"{arguments.profile}-made-up")
     file = workspace.figures / "tables" / "size.csv"
     if file.is_file():
         kept = pd.read_csv(file)
