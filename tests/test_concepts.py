@@ -81,6 +81,12 @@ def test_without_a_file_everybody_has_decades_popularity_series_and_audiences(da
     assert again.table.equals(known.table) and np.array_equal(again.matrix, known.matrix)
 
 
+def test_one_user_to_learn_from_makes_no_audiences():
+    alone = data.prepare(data.synthetic(n_users=3), min_attribute_items=1)
+    assert len(alone.sequences("recommender")) == 1
+    assert set(concepts.built_in(alone)["kind"]) == {"decade", "popularity"}
+
+
 @pytest.mark.parametrize(
     "title, series",
     [

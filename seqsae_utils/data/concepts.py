@@ -107,14 +107,16 @@ def bare(title: str) -> str:
     return re.sub(r"(?:, (?:The|A|An))? *(?:\([^()]*\) *)*$", "", title).strip()
 
 
-def _audiences(dataset: Dataset) -> list[str]:
+def _audiences(dataset: Dataset) -> list[str | None]:
     """For each item its cluster of co-consumption, named by the two most popular items in it."""
     sequences = dataset.sequences("recommender").values()
+    if len(sequences) == 1:  # one user tells no items apart
+        return [None] * dataset.n_items
     user = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
     items = np.concatenate(list(sequences)) - 1
     shape = dataset.n_items, len(sequences)
     taken = sparse.csr_array((np.ones(len(items)), (items, user)), shape=shape)
-    n = max(1, min(N_DIMENSIONS, min(shape) - 1))
+    n = min(N_DIMENSIONS, min(shape) - 1)
     vectors = TruncatedSVD(n, random_state=0).fit_transform(taken)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     n_clusters = max(2, dataset.n_items // CLUSTER)
