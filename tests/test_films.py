@@ -131,7 +131,7 @@ def test_draws_are_of_users_and_films_together(positions, codes):
     """Weights of one user and of one film only: what is left is their common positions."""
     x, y = codes["attribute"]["test"][:, :3], positions["test"].attributes
     weights = rng.integers(0, 3, (4, len(x))).astype(np.float32)
-    found = drawn_correlations(x, y, [weights[:2], weights[2:]])
+    found = drawn_correlations([x], y, [weights[:2], weights[2:]])
     for draw, weight in zip(found, weights, strict=True):
         rows = np.repeat(np.arange(len(x)), weight.astype(int))
         for j in range(3):

@@ -66,7 +66,7 @@ def test_drawn_scores_are_those_of_repeated_rows(x, attributes):
     y = attributes[:, [0, 1]]
     user = np.random.default_rng(4).integers(0, 60, size=500)  # in no order
     draws = np.random.default_rng(4).integers(0, 4, size=(3, 60))
-    correlation = drawn_correlations(x, y, [draws[:2, user], draws[2:, user]])
+    correlation = drawn_correlations([x], y, [draws[:2, user], draws[2:, user]])
     auc = [drawn_auc(*pair, user, [draws[:2], draws[2:]]) for pair in zip(x.T, y.T, strict=True)]
     for draw, counts in enumerate(draws):
         rows = np.repeat(np.arange(500), counts[user])
@@ -81,7 +81,7 @@ def test_a_draw_without_the_attribute_has_no_score(attributes):
     counts = np.stack([np.ones(500), attributes[:, 0] == 0, attributes[:, 0] == 1])
     x, y = sparse_codes()[:, 0], attributes[:, 0]
     auc = drawn_auc(x, y, np.arange(500), [counts])
-    correlation = drawn_correlations(x[:, None], y[:, None], [counts])[:, 0, 0]
+    correlation = drawn_correlations([x[:, None]], y[:, None], [counts])[:, 0, 0]
     for values in (auc, correlation):
         assert np.isnan(values).tolist() == [False, True, True]
 
@@ -89,7 +89,7 @@ def test_a_draw_without_the_attribute_has_no_score(attributes):
 def test_a_feature_that_is_silent_in_a_draw_scores_what_is_asked(attributes):
     x, y = sparse_codes()[:, [0]], attributes[:, [0]]
     counts = np.stack([np.ones(500), x[:, 0] == 0])
-    found = [drawn_correlations(x, y, [counts], silent)[:, 0, 0] for silent in (np.nan, 0.0)]
+    found = [drawn_correlations([x], y, [counts], silent)[:, 0, 0] for silent in (np.nan, 0.0)]
     np.testing.assert_allclose(found[0], [pearsonr(x[:, 0], y[:, 0]).statistic, np.nan], atol=1e-5)
     np.testing.assert_allclose(found[1], [found[0][0], 0])
 

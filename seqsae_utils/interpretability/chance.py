@@ -52,17 +52,16 @@ def everybody_then_drawn(n: int, seed: int = 0) -> list[NDArray]:
 
 
 def drawn_correlations(
-    x: NDArray, y: NDArray, weights: Iterable[NDArray], silent: float = np.nan
+    codes: Iterable[NDArray], y: NDArray, weights: Iterable[NDArray], silent: float = np.nan
 ) -> NDArray:
-    """Correlation of each column of x with its attribute: [n_draws, n_codes, n_attributes].
+    """Correlation of each column of codes with its attribute: [n_draws, n_codes, n_attributes].
 
-    `x` is [n, n_codes * n_attributes] and `y` [n, n_attributes]; `weights` of the positions are
-    float32 [n_some, n], some draws at a time. A column that does not vary scores `silent`, and
-    NaN where the attribute does not vary.
+    Each of the `codes` and `y` are [n, n_attributes]; `weights` of the positions are float32
+    [n_some, n], some draws at a time. A column that does not vary scores `silent`, and NaN where
+    the attribute does not vary.
     """
     n_attributes = y.shape[1]
-    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-12)  # sums in float32: nothing cancels
-    x, y = x.astype(np.float32), y.astype(np.float32)
+    x, y = np.hstack([_standardised(own) for own in codes]), y.astype(np.float32)
     products = x, x * x, x * np.tile(y, x.shape[1] // n_attributes)
     found = []
     for some in weights:
@@ -75,6 +74,11 @@ def drawn_correlations(
         scored = ratio(sum_xy - sum_x * sum_y / n, var_x, var_y)
         found.append(np.where(np.isnan(var_x) & ~np.isnan(var_y), silent, scored))
     return np.concatenate(found)
+
+
+def _standardised(x: NDArray) -> NDArray:
+    """Columns of mean 0 and deviation 1 in float32: in sums of them nothing cancels."""
+    return ((x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-12)).astype(np.float32)
 
 
 def drawn_auc(x: NDArray, has: NDArray, user: NDArray, counts: list[NDArray]) -> NDArray:

@@ -235,7 +235,7 @@ def compare(
         redrawn = {}
         if intervals:
             weights = (some[:, user] for some in counts)
-            redrawn["correlation"] = chance.drawn_correlations(x, has, weights)[:, 0]
+            redrawn["correlation"] = chance.drawn_correlations([x], has, weights)[:, 0]
             pairs = zip(chance.columns(codes["test"], *chosen_by_auc).T, has.T, strict=True)
             of_pairs = [chance.drawn_auc(*pair, user, counts) for pair in pairs]
             redrawn["auc"] = np.stack(of_pairs, axis=1)

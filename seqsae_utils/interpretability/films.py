@@ -68,10 +68,11 @@ def held_out_films(
     found = []
     for fold, films in enumerate(folds):
         rows = np.flatnonzero(~films[test.items])
-        x = [columns(codes[rows], *places[fold]) for _, codes, places in every]
+        x = (columns(codes[rows], *places[fold]) for _, codes, places in every)  # one at a time
+        x = map(np.ascontiguousarray, x)
         pairs = zip(of_users, of_films, strict=True)
         weights = (users[:, user[rows]] * some[:, test.items[rows] - 1] for users, some in pairs)
-        found.append(drawn_correlations(np.hstack(x), test.attributes[rows], weights, silent=0.0))
+        found.append(drawn_correlations(x, test.attributes[rows], weights, silent=0.0))
     means = known_mean([known_mean(of_fold[1:], axis=2) for of_fold in found], axis=0)
     found = known_mean(found, axis=0)  # [1 + N_DRAWS, n_codes, n_attributes]
     names, scores, drawn = np.array([name for name, _, _ in every]), {}, {}
