@@ -22,8 +22,8 @@ def find_site(model: nn.Module, site: str) -> nn.Module:
 def hooked(model: nn.Module, site: str, function: Callable[[Tensor], Tensor | None]):
     """Show `function` what the module at `site` returns, [batch, length, d], inside the block.
 
-    If it returns a tensor, the model goes on with that. To keep the states, copy them: the model
-    may change them in place. Raises ValueError for an unknown site, a module that returns no hidden
+    If it returns a tensor, the model goes on with that, in its own dtype. To keep the states, copy
+    them: the model may change them in place. Raises ValueError for an unknown site, a module that returns no hidden
     states, and a tensor of another shape, because broadcasting would hide the mistake.
     """
 
@@ -38,6 +38,7 @@ def hooked(model: nn.Module, site: str, function: Callable[[Tensor], Tensor | No
         if changed.shape != hidden.shape:
             shapes = f"is {list(changed.shape)}, the hidden states are {list(hidden.shape)}"
             raise ValueError(f"site {site!r}: the replacement {shapes}")
+        changed = changed.to(hidden.dtype)
         return (changed, *rest) if isinstance(output, tuple) else changed
 
     handle = find_site(model, site).register_forward_hook(hook)

@@ -140,6 +140,15 @@ def test_the_model_goes_on_with_the_replacement(model):
     assert torch.equal(model(items), plain)
 
 
+def test_a_replacement_of_another_dtype_takes_that_of_the_model(model):
+    """As the mean of states that were stored in float16."""
+    items = torch.tensor([[1, 2, 3]])
+    with hooked(model.eval(), "blocks.0", torch.zeros_like):
+        expected = model(items)
+    with hooked(model, "blocks.0", lambda hidden: torch.zeros_like(hidden, dtype=torch.float16)):
+        assert torch.equal(model(items), expected)
+
+
 def test_a_module_that_returns_a_tuple(rng):
     model, seen = Recurrent(), []
     x = torch.from_numpy(rng.normal(size=(2, 3, 4)).astype(np.float32))
