@@ -23,8 +23,9 @@ def hooked(model: nn.Module, site: str, function: Callable[[Tensor], Tensor | No
     """Show `function` what the module at `site` returns, [batch, length, d], inside the block.
 
     If it returns a tensor, the model goes on with that, in its own dtype. To keep the states, copy
-    them: the model may change them in place. Raises ValueError for an unknown site, a module that returns no hidden
-    states, and a tensor of another shape, because broadcasting would hide the mistake.
+    them: the model may change them in place. Raises ValueError for an unknown site, a module that
+    returns no hidden states, and a tensor of another shape, because broadcasting would hide the
+    mistake.
     """
 
     def hook(module, inputs, output):
