@@ -24,16 +24,15 @@ def neighbours_share(dataset, order: str = "as it is") -> tuple[float, NDArray]:
     user, item, time = (table[name].to_numpy() for name in ("user", "item", "timestamp"))
     carried = np.packbits(dataset.attribute_matrix.astype(bool), axis=1)  # [n_items + 1, bytes]
     inside = user[1:] == user[:-1]
-    together = inside & (time[1:] == time[:-1]) if order == "ties shuffled" else inside
-    group = np.r_[0, np.cumsum(~together)]  # what is shuffled; rows are sorted by user and time
-    alike, draws = np.zeros(len(inside)), 1 if order == "as it is" else 5
-    for draw in range(draws):
-        if order != "as it is":
-            chance = np.random.default_rng([0, draw]).random(len(item))
-            item = table["item"].to_numpy()[np.argsort(group + chance)]
-        attributes = carried[item]
-        alike += (attributes[1:] & attributes[:-1]).any(axis=1)
-    pairs = pd.DataFrame({"user": user[1:], "alike": alike / draws, "all": 1})[inside]
+    orders = [item]
+    if order != "as it is":
+        together = inside & (time[1:] == time[:-1]) if order == "ties shuffled" else inside
+        group = np.r_[0, np.cumsum(~together)]  # what is shuffled; rows are sorted by user and time
+        chances = (np.random.default_rng([0, draw]).random(len(item)) for draw in range(5))
+        orders = (item[np.argsort(group + chance, kind="stable")] for chance in chances)
+    attributes = (carried[items] for items in orders)
+    alike = np.mean([(a[1:] & a[:-1]).any(axis=1) for a in attributes], axis=0)
+    pairs = pd.DataFrame({"user": user[1:], "alike": alike, "all": 1})[inside]
     by_user = pairs.groupby("user").sum().to_numpy()
     share = float(by_user[:, 0].sum() / by_user[:, 1].sum())
     return share, np.divide(*drawn_means(by_user).T)

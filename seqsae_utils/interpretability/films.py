@@ -68,8 +68,8 @@ def held_out_films(
     found = []
     for fold, films in enumerate(folds):
         rows = np.flatnonzero(~films[test.items])
-        x = (columns(codes[rows], *places[fold]) for _, codes, places in every)  # one at a time
-        x = map(np.ascontiguousarray, x)
+        of_codes = (columns(codes[rows], *places[fold]) for _, codes, places in every)
+        x = map(np.ascontiguousarray, of_codes)  # sums by row, were codes sparse or not
         pairs = zip(of_users, of_films, strict=True)
         weights = (users[:, user[rows]] * some[:, test.items[rows] - 1] for users, some in pairs)
         found.append(drawn_correlations(x, test.attributes[rows], weights, silent=0.0))

@@ -1,4 +1,4 @@
-"""Time and memory of every notebook on made-up data of the shape of MovieLens-20M, and parts of it.
+"""Time and memory of every notebook on made-up data of the shape of a published dataset, or a part.
 
     make bench-size PARAMS="--parts 100 10 1"
     make bench-size PARAMS="--profile music4all --parts 1"
@@ -76,7 +76,8 @@ def measure(profile: str, part: int, scratch: Path) -> pd.DataFrame:
     os.environ["SEQSAE_WORKSPACE"] = str(folder)
     if not (folder / "data" / "interactions.csv").is_file():
         write(folder / "data", PUBLISHED[profile], part)
-    own = {"dataset": str(folder / "data"), "label": f"made up, 1/{part} of {profile}"}
+    label = f"made up, 1/{part} of {PUBLISHED[profile].label}"
+    own = {"dataset": str(folder / "data"), "label": label}
     parameters = run.resolve(profile, {**SHORT, **own, "attributes": "", "n_jobs": 1})
     workspace, file = Workspace(profile), folder / "size.csv"
     rows = pd.read_csv(file).to_dict("records") if file.is_file() else []
