@@ -55,7 +55,7 @@ RANGES: dict[str, Interval | str] = {
     "dropout": Interval(0, 1, closed="left"), "learning_rate": RATE, "batch_size": MANY,
     "loss": "softmax|sampled|auto", "n_negatives": MANY, "precision": "float32|bfloat16",
     "max_epochs": MANY, "patience": MANY, "n_jobs": Interval(1, 256, closed="both"),
-    "device": r"auto|cpu|cuda(:\d+)?", "site": SITE, "states_dtype": "float32|float16",
+    "device": r"auto|cpu|cuda(:\d+)?", "site": SITE,
     "variant": VARIANT, "d_sae": Interval(1, 2**17, closed="both"), "k": SIZE,
     "l1_coefficient": WEIGHT, "l0_coefficient": WEIGHT, "sae_learning_rate": RATE,
     "sae_steps": MANY, "sae_batch_size": MANY, "variants": f"({VARIANT}| )*", "sweep_steps": MANY,

@@ -326,32 +326,11 @@ def test_what_was_harvested_is_loaded(model, sequences, tmp_path):
 # --- half precision ---
 
 
-def test_half_precision_is_the_same_states_rounded(model, sequences, tmp_path):
-    for dtype in activations.DTYPES:
-        file = tmp_path / f"{dtype}.npy"
-        activations.harvest(model, sequences, "final_norm", file, batch_size=3, dtype=dtype)
-    single, half = (np.load(tmp_path / f"{dtype}.npy") for dtype in ("float32", "float16"))
-    assert half.dtype == np.float16
-    np.testing.assert_array_equal(half, single.astype(np.float16))
-    assert not np.array_equal(half, single)
-
-
-def test_a_state_too_large_for_half_precision_is_refused(sequences, tmp_path):
-    model = ByItem()
-    nn.init.constant_(model.embedding.weight, 1.0)
-    nn.init.constant_(model.embedding.weight[sequences[4][2], :1], -70_000.0)
-    message = "values of a batch do not fit float16, the largest is 70000 .*65504.*float32"
-    with pytest.raises(ValueError, match=message):
-        activations.harvest(model, sequences, "current", tmp_path / "x.npy", dtype="float16")
-    assert not (tmp_path / "x.npy").exists()
-    activations.harvest(model, sequences, "current", tmp_path / "x.npy")
-
-
 def test_a_state_that_is_no_number_is_kept_for_who_can_say_more(sequences, tmp_path):
-    """`Normalisation.of` names it: an overflow of the storage it is not."""
+    """`Normalisation.of` names it."""
     model = ByItem()
     nn.init.constant_(model.embedding.weight, torch.inf)
-    activations.harvest(model, sequences, "current", tmp_path / "x.npy", dtype="float16")
+    activations.harvest(model, sequences, "current", tmp_path / "x.npy")
     with pytest.raises(ValueError, match="NaN or infinite values in dimensions"):
         Normalisation.of(np.load(tmp_path / "x.npy"))
 
@@ -364,12 +343,6 @@ def test_a_model_in_half_precision_is_read_too(sequences, tmp_path):
     assert states.dtype == np.float32
     weights = model.embedding.weight.detach().float().numpy()
     np.testing.assert_array_equal(states, weights[index["item"]])
-
-
-@pytest.mark.parametrize("dtype", ["float8", "float64", "int8"])
-def test_an_unknown_dtype_is_refused_with_the_nearest(model, sequences, tmp_path, dtype):
-    with pytest.raises(ValueError, match=f"dtype '{dtype}' is unknown; nearest: 'float"):
-        activations.harvest(model, sequences, "blocks.0", tmp_path / "x.npy", dtype=dtype)
 
 
 def test_what_is_stored_in_half_precision_is_not_computed_in_it(rng):
@@ -515,11 +488,11 @@ def other(what: str) -> tuple[nn.Module, dict, str, dict]:
     elif what == "site":
         site = "blocks.1"
     else:
-        settings = {"dtype": "float16"} if what == "dtype" else {"batch_size": 2}
+        settings = {"batch_size": 2}
     return model, sequences, site, settings
 
 
-DIFFERENT = ["weight", "architecture", "item", "user", "border between users", "site", "dtype"]
+DIFFERENT = ["weight", "architecture", "item", "user", "border between users", "site"]
 
 
 @pytest.mark.parametrize("what", [*DIFFERENT, "batch size"])

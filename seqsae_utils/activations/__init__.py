@@ -7,7 +7,7 @@ forward hook sees what it returns. The model says how it wants its input, see
 
 from ..hooks import find_site, hooked
 from ..normalisation import Normalisation, blocks
-from .harvesting import DTYPES, harvest, load, states_at
+from .harvesting import harvest, load, states_at
 from .probes import (
     compare_sites,
     cost_of_replacing,

@@ -18,10 +18,8 @@ from tqdm import tqdm
 
 from ..checkpoint import Checkpoint
 from ..hooks import hooked
-from ..workspace import fsync, name_nearest, replacing
+from ..workspace import fsync, replacing
 
-#: How hidden states may be stored. Half precision takes half the disk and keeps three digits.
-DTYPES = ("float32", "float16")
 #: After so many batches, a harvest notes how far it is.
 CHECKPOINT_BATCHES = 16
 
@@ -33,7 +31,6 @@ def harvest(
     site: str,
     file: Path,
     batch_size: int = 256,
-    dtype: str = "float32",
 ) -> pd.DataFrame:
     """Write the hidden state of every interaction to `file`, and beside it whose it is.
 
@@ -41,25 +38,23 @@ def harvest(
     the module whose output is read. Each sequence is cut into consecutive pieces of the model's
     length: every interaction is seen once, with what came before it in its piece as context.
 
-    `file` receives the states, .npy [n_positions, d_in]; ``<stem>_index.parquet`` the index, which
-    is returned: a row for each position with user, item, position (in the whole sequence), int32
-    but for users with names. Memory holds one batch and the index, 12 bytes a position. Called
-    again with the same inputs, a killed harvest goes on, and a finished one is not repeated.
+    `file` receives the states, .npy float32 [n_positions, d_in]; ``<stem>_index.parquet`` the
+    index, which is returned: a row for each position with user, item, position (in the whole
+    sequence), int32 but for users with names. Memory holds one batch and the index, 12 bytes a
+    position. Called again with the same inputs, a killed harvest goes on, and a finished one is
+    not repeated.
 
-    Raises ValueError for no sequences, an unknown `dtype` or a state that does not fit it, a `pad`
-    that drops or reorders items, and a module that is not called exactly once in a forward pass or
-    returns anything but [batch, length, d_in]; OSError, before the first state is written, if the
-    disk has no room for all.
+    Raises ValueError for no sequences, a `pad` that drops or reorders items, and a module that is
+    not called exactly once in a forward pass or returns anything but [batch, length, d_in];
+    OSError, before the first state is written, if the disk has no room for all.
     """
     n_positions = sum(map(len, sequences.values()))
     if not n_positions:
         raise ValueError(f"no sequences to harvest {site!r} from: the group of users is empty")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is unknown; {name_nearest(dtype, list(DTYPES))}")
     device = next(model.parameters()).device
-    given = {"model": model, "sequences": sequences, "site": site, "device": str(device)}
-    given |= {"batch_size": batch_size, "dtype": dtype}
-    checkpoint = Checkpoint(file.with_name(f"{file.name}.checkpoint"), harvest, **given)
+    given = {"model": model, "sequences": sequences, "site": site, "batch_size": batch_size}
+    name = f"{file.name}.checkpoint"
+    checkpoint = Checkpoint(file.with_name(name), harvest, **given, device=str(device))
     partial, index_file = (
         file.with_name(name) for name in (f"{file.name}.partial", f"{file.stem}_index.parquet")
     )
@@ -99,10 +94,10 @@ def harvest(
                     f"site {site!r} returns {shapes or 'nothing'} in a forward pass, expected one "
                     f"output [{items.shape[0]}, {items.shape[1]}, d_in]; a block has it: 'blocks.0'"
                 )
-            rows = _stored(seen.pop().cpu()[items > 0].float().numpy(), dtype)
+            rows = seen.pop().cpu()[items > 0].float().numpy()
             if done == 1:
                 checkpoint.file.unlink(missing_ok=True)
-                _create(partial, (n_positions, rows.shape[1]), dtype)
+                _create(partial, (n_positions, rows.shape[1]))
                 end = partial.stat().st_size - n_positions * rows[0].nbytes
                 written = _start(partial, end)
             # Plain writes: pages of a map count as memory of this process, and there a full disk
@@ -172,18 +167,6 @@ def index_of(sequences: dict[int, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(table, copy=False)
 
 
-def _stored(rows: NDArray, dtype: str) -> NDArray:
-    """Rows [n, d_in] as they are stored; values that do not fit `dtype` are refused."""
-    with np.errstate(over="ignore"):
-        stored = rows.astype(dtype)
-    lost = np.isinf(stored) & np.isfinite(rows)
-    if lost.any():
-        largest = f"{np.abs(rows[lost]).max():g} (at most {np.finfo(dtype).max:g} fits)"
-        what = f"{lost.sum()} values of a batch do not fit {dtype}"
-        raise ValueError(f"{what}, the largest is {largest}: store them as float32")
-    return stored
-
-
 def _start(file: Path, n_bytes: int):
     """SHA-256 of the start of a file, to go on with; of nothing, without one."""
     found = hashlib.sha256()
@@ -195,11 +178,11 @@ def _start(file: Path, n_bytes: int):
     return found
 
 
-def _create(file: Path, shape: tuple[int, int], dtype: str) -> None:
+def _create(file: Path, shape: tuple[int, int]) -> None:
     """An ``.npy`` file for all rows, if the disk has room: better no harvest than half of one."""
     file.unlink(missing_ok=True)
-    size, free = int(np.prod(shape)) * np.dtype(dtype).itemsize, shutil.disk_usage(file.parent).free
+    size, free = int(np.prod(shape)) * 4, shutil.disk_usage(file.parent).free
     if size > free:
         message = f"no room for {size:,} bytes of hidden states, {free:,} are free"
         raise OSError(errno.ENOSPC, message, str(file))
-    np.lib.format.open_memmap(file, "w+", dtype, shape)
+    np.lib.format.open_memmap(file, "w+", np.float32, shape)
