@@ -87,7 +87,6 @@ class Ranking(NamedTuple):
     lists: np.ndarray  # [n_users, k] items, best first; 0 where fewer than k are unseen
     rank: np.ndarray  # [n_users] place of the held-out item among the unseen items, from 1
     # Ties count against it, so that a model that tells no items apart scores nothing.
-    loss: np.ndarray  # [n_users] its cross-entropy over the whole catalogue, in nats
 
 
 def rank_items(
@@ -100,22 +99,32 @@ def rank_items(
     """
     if not len(histories):
         raise ValueError("no users to rank: none of them has two items")
-    lists, ranks, losses = [], [], []
+    lists, ranks = [], []
     for start in range(0, len(histories), 256):
         chosen = histories[start : start + 256]
         target = torch.as_tensor(targets[start : start + 256], dtype=torch.int64).unsqueeze(1)
         scores = scorer(chosen) if callable(scorer) else scorer[start : start + 256]
-        if scores.isnan().any():
+        if scores.amax().isnan():  # one NaN is enough; `isnan` would make a matrix of answers
             raise FloatingPointError(
                 f"scores of {int(scores.isnan().any(dim=1).sum())} users are NaN: the model "
                 "diverged (train with a lower learning_rate), or an edit of its states did"
             )
         score_of_target = scores.gather(1, target)
-        losses.append(scores.logsumexp(dim=1) - score_of_target.squeeze(1))
         scores = unseen(scores, chosen).scatter_(1, target, score_of_target)
         lists.append(best(scores, k))
-        ranks.append((scores >= score_of_target).sum(dim=1))  # the target itself makes it 1
-    return Ranking(*(torch.cat(parts).numpy() for parts in (lists, ranks, losses)))
+        beaten_by = (scores >= score_of_target).numpy()
+        ranks.append(np.count_nonzero(beaten_by, axis=1))  # the target itself makes it 1
+    return Ranking(torch.cat(lists).numpy(), np.concatenate(ranks))
+
+
+def cross_entropy(scorer: Scorer, histories: list[np.ndarray], targets: np.ndarray) -> np.ndarray:
+    """Of the item that each user took next, over the whole catalogue, in nats: [n_users]."""
+    losses = []
+    for start in range(0, len(histories), 256):
+        scores = scorer(histories[start : start + 256])
+        target = torch.as_tensor(targets[start : start + 256], dtype=torch.int64).unsqueeze(1)
+        losses.append(scores.logsumexp(dim=1) - scores.gather(1, target).squeeze(1))
+    return torch.cat(losses).numpy()
 
 
 def unseen(scores: Tensor, histories: list[np.ndarray]) -> Tensor:
@@ -156,7 +165,7 @@ def ndcg_of_shuffled(
 
 def summary(ranking: Ranking, split: Split) -> dict[str, float]:
     """All ranking metrics of one model, NDCG and HitRate with 95 % intervals over users."""
-    lists, rank, _ = ranking
+    lists, rank = ranking
     k, found = lists.shape[1], {}
     for name, of_users in {"ndcg": metrics.ndcg, "hit_rate": metrics.hit_rate}.items():
         values = of_users(rank, k)

@@ -158,7 +158,7 @@ def test_by_group_names_no_group_that_nobody_is_in():
 def test_summary_gathers_them_all(rng, lists):
     train = [1 + rng.permutation(60)[:20] for _ in range(100)]
     split, rank = Split(60, train, ([], train[0]), ([], train[0])), rng.integers(1, 30, size=40)
-    found = summary(Ranking(lists, rank, np.zeros(40)), split)
+    found = summary(Ranking(lists, rank), split)
     assert found["ndcg@10"] == metrics.ndcg(rank).mean()
     assert found["hit_rate@10"] == (rank <= 10).mean()
     assert found["mrr@10"] == metrics.mrr(rank).mean()
@@ -167,4 +167,4 @@ def test_summary_gathers_them_all(rng, lists):
     assert found["diversity@10"] == metrics.diversity(lists)
     for name in ("ndcg@10", "hit_rate@10"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
-    assert "ndcg@5_low" in summary(Ranking(lists[:, :5], rank, np.zeros(40)), split)
+    assert "ndcg@5_low" in summary(Ranking(lists[:, :5], rank), split)

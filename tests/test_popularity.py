@@ -121,8 +121,8 @@ def test_the_strength_of_a_gain_lies_between_two_that_were_tried():
 
 def test_the_table_has_what_the_metrics_say_and_survives_a_recommender_that_hits_nothing():
     lists, histories = np.array([[1, 2], [8, 7]]), [np.array([3]), np.array([1])]
-    before = Ranking(lists, np.array([1, 20]), np.zeros(2))
-    after = Ranking(lists[::-1], np.array([3, 20]), np.zeros(2))
+    before = Ranking(lists, np.array([1, 20]))
+    after = Ranking(lists[::-1], np.array([3, 20]))
     table = control.popularity_table({"untouched": before, "turned": after}, histories, POPULARITY)
     assert table.loc["turned", ["arp", "long_tail", "ndcg_kept"]].tolist() == [18.25, 0.5, 0.5]
     assert table.loc["untouched", "ndcg_kept"] == 1

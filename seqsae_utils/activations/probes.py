@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import metrics
 from ..hooks import find_site, hooked
 from ..normalisation import blocks
-from ..recommender import Recommender, rank_items
+from ..recommender import Recommender, cross_entropy, rank_items
 from ..resampling import drawn_means, interval
 from .harvesting import index_of, states_at
 
@@ -177,14 +177,14 @@ def cost_of_replacing(
     for end in ("original", "mean"):
         if end not in replacements:
             raise ValueError(f"replacements: {end!r} is missing, an end of the scale")
-    rankings = {}
+    rankings, losses = {}, {}
     for name, function in replacements.items():
         with hooked(model, site, function):
             rankings[name] = rank_items(model.next_item_scores, histories, targets)
+            losses[name] = float(cross_entropy(model.next_item_scores, histories, targets).mean())
     ndcg = {name: metrics.ndcg(ranking.rank) for name, ranking in rankings.items()}
     before = rankings["original"].lists
     kept = {name: _shares_kept(before, ranking.lists) for name, ranking in rankings.items()}
-    losses = {name: float(ranking.loss.mean()) for name, ranking in rankings.items()}
     table = pd.DataFrame({"ndcg@10": {n: x.mean() for n, x in ndcg.items()}, "loss": losses})
     recovered = (table - table.loc["mean"]) / (table.loc["original"] - table.loc["mean"])
     table["ndcg_recovered"], table["loss_recovered"] = recovered["ndcg@10"], recovered["loss"]

@@ -106,7 +106,7 @@ def popularity_table(
     """
     groups = metrics.popularity_groups(popularity)
     before, rows = next(iter(rankings.values())), {}
-    for name, (lists, rank, _) in rankings.items():
+    for name, (lists, rank) in rankings.items():
         row = rows[name] = {"gini": metrics.gini(lists, len(popularity) - 1)}
         for column, values, over in (
             ("arp", metrics.average_popularity(lists, popularity), 1.0),

@@ -5,6 +5,7 @@ from ..ranking import (
     Scorer,
     Split,
     best,
+    cross_entropy,
     hold_out_last,
     leave_last_out,
     ndcg_of_shuffled,
