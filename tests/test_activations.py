@@ -141,7 +141,7 @@ def test_the_model_goes_on_with_the_replacement(model):
 
 
 def test_a_replacement_of_another_dtype_takes_that_of_the_model(model):
-    """As the mean of states that were stored in float16."""
+    """As the mean of float16 states of one's own."""
     items = torch.tensor([[1, 2, 3]])
     with hooked(model.eval(), "blocks.0", torch.zeros_like):
         expected = model(items)
