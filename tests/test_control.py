@@ -802,6 +802,18 @@ def test_moments_by_hand():
     ]
 
 
+def test_of_very_many_moments_some_are_drawn(monkeypatch):
+    """From all users, in their order, the same in each run; fewer than that all stay."""
+    sequences = dict(enumerate([sequence_of(".............xx.x.............")] * 50))
+    every = control.moments(sequences, ONE_HAS_IT)
+    assert every["user"].tolist() == list(range(50))
+    monkeypatch.setattr(control.serving, "MOST", 20)
+    some = control.moments(sequences, ONE_HAS_IT)
+    assert len(some) == 20 and some["user"].is_monotonic_increasing and some["user"].max() > 20
+    pd.testing.assert_frame_equal(some, control.moments(sequences, ONE_HAS_IT))
+    pd.testing.assert_frame_equal(some, every.loc[some.index])
+
+
 def test_no_moment_depends_on_the_item_that_is_to_be_found():
     """Whatever was taken there, it is a moment: also among the earlier ones."""
     rng = np.random.default_rng(14)
@@ -823,6 +835,7 @@ def test_serve_ranks_what_came_next(model, methods, attribute_matrix):
     rng = np.random.default_rng(12)
     sequences = {u: 1 + rng.permutation(N_ITEMS)[:20] for u in range(6)}
     found = pd.DataFrame({"user": [2, 4, 5], "attribute": [1, 1, 0], "at": [12, 9, 7]})
+    found.index = [7, 3, 5]  # as of moments that were drawn
     results = control.serve(model, "blocks.0", sequences, found, methods, [1.0, 2.0])
     assert len(results) == 3 * len(methods) * 2
     for row in results.itertuples():

@@ -16,6 +16,8 @@ from .methods import Method
 #: The last items before a moment hold little of an attribute, those after the next one much.
 BEFORE, AFTER = 10, 5
 LITTLE, MUCH = 0.1, 0.6
+#: So many moments are drawn where there are more: each ranks the catalogue at every setting.
+MOST = 65_536
 
 
 def moments(sequences: dict[int, NDArray], attribute_matrix: NDArray) -> pd.DataFrame:
@@ -23,7 +25,7 @@ def moments(sequences: dict[int, NDArray], attribute_matrix: NDArray) -> pd.Data
 
     At most one of the last ten items has it, and at least three of the five after the next one do.
     The next one is to be found and must not decide, so overlapping ones all count. A history of
-    twelve items is the shortest. A row for each:
+    twelve items is the shortest. A row for each, or for `MOST` of them that are drawn by chance:
     user, attribute (column of [n_items + 1, n_attributes]), at (number of items in the history).
     """
     rows = []
@@ -35,7 +37,8 @@ def moments(sequences: dict[int, NDArray], attribute_matrix: NDArray) -> pd.Data
         after = (total[at + 1 + AFTER] - total[at + 1]) / AFTER
         found = np.argwhere(((before <= LITTLE) & (after >= MUCH)).T)
         rows += [(user, column, at[i]) for column, i in found]
-    return pd.DataFrame(rows, columns=["user", "attribute", "at"])
+    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST])
+    return pd.DataFrame(rows, columns=["user", "attribute", "at"]).iloc[drawn]
 
 
 def serve(
@@ -61,7 +64,7 @@ def serve(
             targets = np.array([sequences[user][at] for user, at in some])
             with remembered(model, site):
                 for i, scorer in enumerate([model.next_item_scores, *turned]):
-                    ndcg[i, here] = metrics.ndcg(rank_items(scorer, histories, targets).rank)
+                    ndcg[i, here] = metrics.ndcg(rank_items(scorer, histories, targets, 0).rank)
     parts = [
         found.assign(method=name, strength=strength, ndcg=values, change=values - ndcg[0])
         for (name, strength), values in zip(settings, ndcg[1:], strict=True)
