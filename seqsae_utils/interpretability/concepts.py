@@ -31,16 +31,18 @@ def ranks(values: NDArray, weights: NDArray) -> NDArray:
     >>> ranks(np.array([[0.0], [2.0], [0.0]]), np.array([1.0, 1.0, 1.0])).ravel().tolist()
     [1.0, 2.5, 1.0]
     """
-    order = np.argsort(values, axis=0, kind="stable")
-    ordered, weight = np.take_along_axis(values, order, axis=0), weights[order]
-    total = weight.cumsum(axis=0)
-    edge = np.ones((1, values.shape[1]), dtype=bool)
-    steps = ordered[1:] > ordered[:-1]
-    below = np.maximum.accumulate(np.where(np.vstack([edge, steps]), total - weight, 0), axis=0)
-    to_last = np.where(np.vstack([steps, edge]), total, np.inf)
-    upto = np.minimum.accumulate(to_last[::-1], axis=0)[::-1]
-    found = np.empty_like(total)
-    np.put_along_axis(found, order, (below + upto) / 2, axis=0)
+    found = np.empty(values.shape)
+    for start in range(0, values.shape[1], 32):  # all at once would take nine times the memory
+        some = values[:, start : start + 32]
+        order = np.argsort(some, axis=0, kind="stable")
+        ordered, weight = np.take_along_axis(some, order, axis=0), weights[order]
+        total = weight.cumsum(axis=0)
+        edge = np.ones((1, some.shape[1]), dtype=bool)
+        steps = ordered[1:] > ordered[:-1]
+        below = np.maximum.accumulate(np.where(np.vstack([edge, steps]), total - weight, 0), axis=0)
+        to_last = np.where(np.vstack([steps, edge]), total, np.inf)
+        upto = np.minimum.accumulate(to_last[::-1], axis=0)[::-1]
+        np.put_along_axis(found[:, start : start + 32], order, (below + upto) / 2, axis=0)
     return found
 
 
