@@ -123,7 +123,8 @@ def _audiences(dataset: Dataset) -> list[str | None]:
     cluster = KMeans(n_clusters, random_state=0, n_init=1).fit_predict(vectors)
     order = np.argsort(-dataset.items["popularity"].to_numpy(), kind="stable")
     examples = {
-        c: [dataset.titles[1 + i] for i in order if cluster[i] == c][:2] for c in set(cluster)
+        c: [dataset.titles[1 + i] for i in some[:2]]
+        for c, some in pd.Series(order).groupby(cluster[order]).apply(list).items()
     }
     return ["like " + " and ".join(map(bare, examples[c])) for c in cluster]
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 from ..resampling import N_DRAWS, drawn_means, draws, interval, known_mean
@@ -46,14 +47,14 @@ def ranks(values: NDArray, weights: NDArray) -> NDArray:
     return found
 
 
-def auc(ranked: NDArray, matrix: NDArray, weights: NDArray) -> NDArray:
+def auc(ranked: NDArray, matrix: Codes, weights: NDArray) -> NDArray:
     """How often an item with a concept has the higher value: [n_features, n_concepts].
 
     All pairs at once, by Mann and Whitney's U: `ranked` [n_items, n_features] are the values'
     `ranks`, `matrix` is 0/1 [n_items, n_concepts], items count `weights` [n_items] times; ties
     count half. NaN where every item has the concept, or none.
     """
-    weighted = matrix * weights[:, None]
+    weighted = sparse.diags_array(weights) @ sparse.csr_array(matrix)
     inside, total = weighted.sum(axis=0), weights.sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         return (ranked.T @ weighted - inside**2 / 2) / (inside * (total - inside))
@@ -90,7 +91,7 @@ def find_concepts(
     of_users = draws(user.max() + 1, N_CONCEPT_DRAWS).astype(np.float64)
     of_items = draws(n_items, N_CONCEPT_DRAWS, seed=1).astype(np.float64)
     one_hot = indicator(test.items, np.arange(len(test.items)), (n_items + 1, len(test.items)))
-    dealt = [permuted(matrix, popularity, seed=seed + i) for i in range(N_PERMUTATIONS)]
+    matrix, dealt = sparse.csr_array(matrix), _deals(popularity, seed)
     rows, scores, drawn = {}, {}, {}
     for name, made in representations.items():
         codes = {group: made[group] for group in GROUPS}
@@ -99,7 +100,7 @@ def find_concepts(
             halves = _Halves.of(codes, positions, half)
             found, feature, sign = halves.score(matrix)
             per_fold.append(found)
-            by_chance += [_summary(halves.score(has)[0]) for has in dealt]
+            by_chance += [_summary(halves.score(matrix[order])[0]) for order in dealt]
             some, column = np.unique(feature, return_inverse=True)
             x, scoring = codes["test"][:, some], halves.items["test"]
             for users, items in zip(of_users, of_items, strict=True):
@@ -143,17 +144,23 @@ class _Halves(NamedTuple):
             ranked[group], fires = ranks(mean, np.ones(len(mean))), fires & (mean != 0).any(axis=0)
         return cls(items, fires, ranked)
 
-    def auc(self, group: str, matrix: NDArray) -> NDArray:
+    def auc(self, group: str, matrix: Codes) -> NDArray:
         """AUC [n_features, n_concepts] on the items of a group; NaN where too few have it."""
         enough = np.min([matrix[some].sum(axis=0) for some in self.items.values()], axis=0)
         has = matrix[self.items[group]]
-        found = auc(self.ranked[group], has, np.ones(len(has)))
+        found = auc(self.ranked[group], has, np.ones(has.shape[0]))
         return np.where(enough >= MIN_ITEMS, found, np.nan)
 
-    def score(self, matrix: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    def score(self, matrix: Codes) -> tuple[NDArray, NDArray, NDArray]:
         """The chosen features' AUC, their number and their sign: three arrays [n_concepts]."""
         feature, sign = choose(self.auc("dev", matrix), 0.5)
         return of_chosen(self.auc("test", matrix), feature, sign, 0.5), feature, sign
+
+
+def _deals(popularity: NDArray, seed: int) -> list[NDArray]:
+    """Whose concepts each item [n_items + 1] gets in each deal among equally popular items."""
+    items = np.arange(len(popularity))
+    return [permuted(items, popularity, seed=seed + i) for i in range(N_PERMUTATIONS)]
 
 
 def _summary(found: NDArray) -> dict[str, float]:
@@ -182,14 +189,14 @@ def explained(
     halves = _Halves.of(codes, positions, half)
     alive = np.flatnonzero(halves.fires)
 
-    def best(has: NDArray) -> tuple[NDArray, NDArray]:
+    def best(has: Codes) -> tuple[NDArray, NDArray]:
         known, new = (np.nan_to_num(halves.auc(group, has)[alive], nan=0.5) for group in GROUPS)
         concept = known.argmax(axis=1)
         return concept, new[np.arange(len(alive)), concept]
 
+    matrix = sparse.csr_array(matrix)
     concept, found = best(matrix)
-    dealt = (permuted(matrix, popularity, seed=seed + i) for i in range(N_PERMUTATIONS))
-    by_chance = [best(has)[1] for has in dealt]
+    by_chance = [best(matrix[order])[1] for order in _deals(popularity, seed)]
     needed = float(np.quantile(by_chance, 0.95)) if len(alive) else np.nan
     candidate = np.asarray(names)[concept]
     table = pd.DataFrame({"feature": alive, "candidate": candidate, "auc": found})
