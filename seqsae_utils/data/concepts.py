@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
@@ -46,7 +45,7 @@ class Concepts(NamedTuple):
     """Which items have which concept; a row of the table is a column of the matrix."""
 
     table: pd.DataFrame  # [kind, concept, items (how many), name (both, as one text)]
-    matrix: NDArray  # float32 [n_items + 1, n_concepts], 0 or 1; row 0 is padding
+    matrix: sparse.csr_array  # float32 [n_items + 1, n_concepts], 0 or 1; row 0 is padding
 
 
 def load_concepts(name: str, dataset: Dataset, min_items: int = 8) -> Concepts:
@@ -72,9 +71,8 @@ def load_concepts(name: str, dataset: Dataset, min_items: int = 8) -> Concepts:
     table = kept.rename("items").reset_index()
     table["name"] = table["kind"] + ": " + table["concept"]
     has = found.merge(table.assign(column=table.index), on=["kind", "concept"])
-    matrix = np.zeros((dataset.n_items + 1, len(table)), np.float32)
-    matrix[has["item"], has["column"]] = 1
-    return Concepts(table, matrix)
+    ones, shape = np.ones(len(has), np.float32), (dataset.n_items + 1, len(table))
+    return Concepts(table, sparse.csr_array((ones, (has["item"], has["column"])), shape=shape))
 
 
 def built_in(dataset: Dataset) -> pd.DataFrame:
@@ -122,10 +120,8 @@ def _audiences(dataset: Dataset) -> list[str | None]:
     n_clusters = max(2, dataset.n_items // CLUSTER)
     cluster = KMeans(n_clusters, random_state=0, n_init=1).fit_predict(vectors)
     order = np.argsort(-dataset.items["popularity"].to_numpy(), kind="stable")
-    examples = {
-        c: [dataset.titles[1 + i] for i in some[:2]]
-        for c, some in pd.Series(order).groupby(cluster[order]).apply(list).items()
-    }
+    taken_by = pd.Series(order).groupby(cluster[order])
+    examples = {c: [dataset.titles[1 + i] for i in some.head(2)] for c, some in taken_by}
     return ["like " + " and ".join(map(bare, examples[c])) for c in cluster]
 
 

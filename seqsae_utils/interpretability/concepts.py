@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import diags_array
 
 from ..resampling import N_DRAWS, drawn_means, draws, interval, known_mean
 from .chance import choose, of_chosen
@@ -54,7 +54,7 @@ def auc(ranked: NDArray, matrix: Codes, weights: NDArray) -> NDArray:
     `ranks`, `matrix` is 0/1 [n_items, n_concepts], items count `weights` [n_items] times; ties
     count half. NaN where every item has the concept, or none.
     """
-    weighted = sparse.diags_array(weights) @ sparse.csr_array(matrix)
+    weighted = diags_array(weights) @ matrix
     inside, total = weighted.sum(axis=0), weights.sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         return (ranked.T @ weighted - inside**2 / 2) / (inside * (total - inside))
@@ -63,7 +63,7 @@ def auc(ranked: NDArray, matrix: Codes, weights: NDArray) -> NDArray:
 def find_concepts(
     representations: dict[str, Mapping[str, Codes]],
     positions: dict[str, Positions],
-    matrix: NDArray,
+    matrix: Codes,
     folds: NDArray,
     popularity: NDArray,
     seed: int = 0,
@@ -86,12 +86,12 @@ def find_concepts(
     repeated. A count of noisy scores above a threshold is biased, so its draws are moved to have
     the count as their mean.
     """
-    n_items, test = len(matrix) - 1, positions["test"]
+    n_items, test = matrix.shape[0] - 1, positions["test"]
     _, user = np.unique(test.users, return_inverse=True)
     of_users = draws(user.max() + 1, N_CONCEPT_DRAWS).astype(np.float64)
     of_items = draws(n_items, N_CONCEPT_DRAWS, seed=1).astype(np.float64)
     one_hot = indicator(test.items, np.arange(len(test.items)), (n_items + 1, len(test.items)))
-    matrix, dealt = sparse.csr_array(matrix), _deals(popularity, seed)
+    dealt = _deals(popularity, seed)
     rows, scores, drawn = {}, {}, {}
     for name, made in representations.items():
         codes = {group: made[group] for group in GROUPS}
@@ -172,7 +172,7 @@ def _summary(found: NDArray) -> dict[str, float]:
 def explained(
     codes: Mapping[str, Codes],
     positions: dict[str, Positions],
-    matrix: NDArray,
+    matrix: Codes,
     names: list[str],
     half: NDArray,
     popularity: NDArray,
@@ -194,7 +194,6 @@ def explained(
         concept = known.argmax(axis=1)
         return concept, new[np.arange(len(alive)), concept]
 
-    matrix = sparse.csr_array(matrix)
     concept, found = best(matrix)
     by_chance = [best(matrix[order])[1] for order in _deals(popularity, seed)]
     needed = float(np.quantile(by_chance, 0.95)) if len(alive) else np.nan
@@ -207,7 +206,7 @@ def explained(
 def told_by_labels(
     representations: dict[str, Mapping[str, Codes]],
     positions: dict[str, Positions],
-    matrix: NDArray,
+    matrix: Codes,
     half: NDArray,
     strata: NDArray,
     genres: NDArray,
@@ -243,7 +242,8 @@ def told_by_labels(
         items, values = found.items["test"], found.ranked["test"][:, features]
         scores = {"accuracy": [], "hard": []}
         for value, concept in zip(values.T, known.argmax(axis=1), strict=True):
-            has, alike = matrix[items, concept] > 0, genres[items, own_genre[concept]] > 0
+            has = as_dense(matrix[:, [concept]])[items, 0] > 0
+            alike = genres[items, own_genre[concept]] > 0
             scores["accuracy"].append(_ahead(value, has, strata[items], np.ones_like(has)))
             scores["hard"].append(_ahead(value, has, strata[items], alike))
         rows[name] = {"features": float(np.isfinite(scores["accuracy"]).sum())}
